@@ -1,0 +1,62 @@
+"""Rules of the whole suite: executed shape annotations, untouched global random state, honest CUDA skips."""
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+install_import_hook("fame", "beartype.beartype")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+torch.set_num_threads(2)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="rewrite golden files from this run")
+
+
+@pytest.fixture(autouse=True)
+def global_random_state_is_left_alone() -> Iterator[None]:
+    """Fail a test that draws from a global generator: randomness is addressed, never ambient."""
+    before = (random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state())  # noqa: NPY002
+    yield
+    assert random.getstate() == before[0], "the test drew from Python's global random state"
+    assert np.array_equal(np.random.get_state()[1], before[1]), "the test drew from NumPy's global state"  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), before[2]), "the test drew from torch's global generator"
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Run the test on the CPU and, where there is one, on CUDA."""
+    return torch.device(request.param)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        if os.environ.get("FAME_REQUIRE_CUDA") == "1":
+            pytest.fail("FAME_REQUIRE_CUDA=1 but torch sees no CUDA device")
+        pytest.skip("no CUDA device")
+
+
+def _shared(folder: str) -> Path:
+    path = SHARED / folder
+    if not path.is_dir():
+        pytest.skip(f"{folder} not found beside the checkout: real footage is not shipped with the project")
+    return path
+
+
+@pytest.fixture
+def golden() -> Path:
+    """Golden outputs of the reference implementation."""
+    return _shared("golden")
+
+
+@pytest.fixture
+def footage() -> Path:
+    """Real footage (tests that need it skip where it is absent)."""
+    return _shared("data")
