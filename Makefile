@@ -1,0 +1,36 @@
+# Every target makes the virtual environment on first use. PYTHON may name another interpreter (3.11 or newer).
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check format
+
+help: ## show what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
+
+install: $(STAMP) ## make the environment in .venv (minutes the first time, nothing the second)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "FAME needs Python 3.11 or newer; set PYTHON=python3.11")'
+	@echo "Making the environment in $(VENV) and installing (PyTorch, Ray and OpenCV are large: a few minutes) ..."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: install ## write a small video set, then preprocess, pretrain and evaluate it (under 5 minutes on 2 cores)
+	$(BIN)/fame demo
+
+test: install ## run the test suite (under 5 minutes on 2 cores)
+	$(BIN)/python -m pytest
+
+check: install ## lint, format, types and the import law; any finding fails
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: install ## apply the formatter and the safe fixes
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
