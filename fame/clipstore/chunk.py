@@ -1,0 +1,75 @@
+"""One clip or one map to the bytes of its zarr chunk and back: the codec, then a CRC-32C of what it gave.
+
+T frames, H W height and width of a frame.
+"""
+
+import struct
+
+import google_crc32c
+import numpy as np
+from jaxtyping import UInt8
+from numcodecs import blosc, zstd
+
+from fame.clipstore.jpeg import decode_tall_jpeg, encode_tall_jpeg
+from fame.clipstore.layout import Layout
+
+CRC_BYTES = 4
+_BLOSC_HEADER = struct.Struct("<BBBBIII")
+
+# A worker decodes with one thread: parallelism belongs to whoever runs the workers.
+blosc.use_threads = False
+
+
+def crc32c(data: bytes | UInt8[np.ndarray, " bytes"]) -> bytes:
+    """The CRC-32C of ``data`` as zarr stores it: four bytes, little endian."""
+    return google_crc32c.value(data).to_bytes(CRC_BYTES, "little")
+
+
+def encode_chunk(layout: Layout, array: str, element: UInt8[np.ndarray, "..."]) -> bytes:
+    """The chunk of one element of ``clips`` or ``foreground``: byte for byte what zarr's own writer makes of it."""
+    element = np.ascontiguousarray(element)
+    match _codec(layout, array):
+        case "jpeg":
+            data = encode_tall_jpeg(element, quality=layout.header.spec.quality)
+        case "lz4":
+            data = bytes(blosc.compress(element.reshape(-1), b"lz4", 5, blosc.NOSHUFFLE, 0))
+        case _:
+            data = bytes(zstd.compress(element.reshape(-1), 1, False))
+    return data + crc32c(data)
+
+
+def decode_chunk(layout: Layout, array: str, chunk: bytes) -> UInt8[np.ndarray, "..."]:
+    """One element from its chunk; raises ``ValueError`` where the bytes are not what was written or lie about sizes."""
+    data = np.frombuffer(chunk, np.uint8)[:-CRC_BYTES]
+    if len(chunk) <= CRC_BYTES or crc32c(data) != chunk[-CRC_BYTES:]:
+        raise ValueError("the checksum does not match")
+    shape, codec = layout.element_shape(array), _codec(layout, array)
+    if codec == "jpeg":
+        return decode_tall_jpeg(data, frames=shape[0], height=shape[1], width=shape[2])
+    element = np.empty(shape, np.uint8)
+    if codec == "lz4":
+        _check_blosc(data, element.nbytes)
+        blosc.decompress(data, element)
+    else:
+        _decompress_zstd(data, element)
+    return element
+
+
+def _codec(layout: Layout, array: str) -> str:
+    return layout.header.spec.codec if array == "clips" else "zstd"
+
+
+def _check_blosc(data: UInt8[np.ndarray, " bytes"], expected: int) -> None:
+    """Hold a blosc header against the truth: its decoder believes the sizes it finds there."""
+    if len(data) < _BLOSC_HEADER.size:
+        raise ValueError("the chunk is shorter than a blosc header")
+    *_, decoded, _block, encoded = _BLOSC_HEADER.unpack_from(data)
+    if (decoded, encoded) != (expected, len(data)):
+        raise ValueError(f"the blosc header tells of {encoded} -> {decoded} bytes, not {len(data)} -> {expected}")
+
+
+def _decompress_zstd(data: UInt8[np.ndarray, " bytes"], element: UInt8[np.ndarray, "..."]) -> None:
+    try:
+        zstd.decompress(data, element)
+    except RuntimeError as error:
+        raise ValueError(f"zstd: {error}") from error

@@ -1,0 +1,207 @@
+"""Where everything in a store is, and the zarr metadata it has there: pure functions of header and video count.
+
+V videos, N = V x clips_per_video clips, T frames, H W height and width of a frame, h w size of a foreground map.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+from fame.clipstore.schema import (
+    MAX_VIDEOS,
+    StoreError,
+    StoreHeader,
+    canonical_json,
+    expect_keys,
+    parse_json_object,
+)
+
+ATTRIBUTE = "fame_clip_store"
+ROOT_KEY = "zarr.json"
+SEAL_KEY = "seal.json"
+RECORDS = "records"
+PARTIAL = ".partial"
+WHOLE_ARRAYS = ("video", "label", "start_frame", "valid", "names")
+NO_FRAME = -1  # start_frame of a clip that was never decoded
+_CHUNK_PREFIX = "c"
+_CRC = {"name": "crc32c"}
+_LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
+_ZSTD = {"name": "zstd", "configuration": {"level": 1, "checksum": False}}
+_LZ4 = {
+    "name": "blosc",
+    "configuration": {"cname": "lz4", "clevel": 5, "shuffle": "noshuffle", "typesize": 1, "blocksize": 0},
+}
+
+Codecs = list[dict[str, Any]]
+
+
+def videos_digest(names: Sequence[str], labels: Sequence[int]) -> str:
+    """A hash of which videos a store holds, in which order and of which class."""
+    return hashlib.sha256(canonical_json([list(names), list(labels)])).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """One store's header and videos, and what follows from them: sizes, keys and metadata of every array."""
+
+    header: StoreHeader
+    num_videos: int
+    videos_sha256: str
+
+    @property
+    def num_clips(self) -> int:
+        """N, known before anything is decoded."""
+        return self.num_videos * self.header.spec.clips_per_video
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of the store; the last one may hold fewer videos."""
+        return -(-self.num_videos // self.header.spec.videos_per_shard)
+
+    @cached_property
+    def identity(self) -> str:
+        """A hash naming recipe and videos: a record made for one store is never taken for another's."""
+        root = self._attribute()
+        del root["software"]
+        return hashlib.sha256(canonical_json(root)).hexdigest()
+
+    @property
+    def sharded_arrays(self) -> tuple[str, ...]:
+        """The arrays that come in shards."""
+        return ("clips",) if self.header.spec.foreground == "none" else ("clips", "foreground")
+
+    def videos_of(self, shard: int) -> range:
+        """The videos of one shard."""
+        if not 0 <= shard < self.num_shards:
+            raise StoreError(f"no shard {shard}: the store has shards 0 to {self.num_shards - 1}")
+        size = self.header.spec.videos_per_shard
+        return range(shard * size, min((shard + 1) * size, self.num_videos))
+
+    def shard_key(self, array: str, shard: int) -> str:
+        """Where one shard of one array is."""
+        return ".".join((f"{array}/{_CHUNK_PREFIX}", str(shard), *("0" for _ in self.element_shape(array))))
+
+    def record_key(self, shard: int) -> str:
+        """Where the record of one shard is."""
+        return f"{RECORDS}/{shard}.json"
+
+    def whole_key(self, array: str) -> str:
+        """Where the one chunk of a whole array is."""
+        return f"{array}/{_CHUNK_PREFIX}.0"
+
+    def element_shape(self, array: str) -> tuple[int, ...]:
+        """Shape of one clip or one map."""
+        spec = self.header.spec
+        if array == "clips":
+            return (spec.frames, spec.height, spec.width, 3)
+        return (spec.foreground_height, spec.foreground_width)
+
+    def root_json(self) -> bytes:
+        """The root ``zarr.json``: the header, and every array's metadata consolidated."""
+        return canonical_json(
+            {
+                "zarr_format": 3,
+                "node_type": "group",
+                "attributes": {ATTRIBUTE: self._attribute()},
+                "consolidated_metadata": {
+                    "kind": "inline",
+                    "must_understand": False,
+                    "metadata": self.array_metadata(),
+                },
+            }
+        )
+
+    def array_metadata(self) -> dict[str, dict[str, Any]]:
+        """The ``zarr.json`` of every array, by name."""
+        sharded = {name: self._sharded_metadata(name) for name in self.sharded_arrays}
+        return sharded | {name: self._whole_metadata(name) for name in WHOLE_ARRAYS}
+
+    @classmethod
+    def from_root_json(cls, data: bytes) -> Self:
+        """Read a root ``zarr.json`` that may come from anybody; raises :class:`StoreError`."""
+        root = parse_json_object(data, ROOT_KEY)
+        attributes = root.get("attributes")
+        attribute = attributes.get(ATTRIBUTE) if isinstance(attributes, dict) else None
+        if not isinstance(attribute, dict):
+            raise StoreError(f"no clip store: {ROOT_KEY} has no attribute {ATTRIBUTE!r}")
+        header = StoreHeader.from_json(
+            {key: value for key, value in attribute.items() if key not in ("num_videos", "videos_sha256")}
+        )
+        num_videos, digest = attribute.get("num_videos"), attribute.get("videos_sha256")
+        if type(num_videos) is not int or not 1 <= num_videos <= MAX_VIDEOS or not isinstance(digest, str):
+            raise StoreError(f"num_videos {num_videos!r} or videos_sha256 {digest!r} in {ROOT_KEY} is not valid")
+        layout = cls(header=header, num_videos=num_videos, videos_sha256=digest)
+        expect_keys(root, frozenset(parse_json_object(layout.root_json(), ROOT_KEY)), ROOT_KEY)
+        if root["consolidated_metadata"]["metadata"] != layout.array_metadata():
+            raise StoreError(f"the array metadata in {ROOT_KEY} is not what the header says")
+        return layout
+
+    def _attribute(self) -> dict[str, Any]:
+        return self.header.to_json() | {"num_videos": self.num_videos, "videos_sha256": self.videos_sha256}
+
+    def chunk_codecs(self, array: str) -> Codecs:
+        """The codecs of one clip or one map, as zarr metadata has them."""
+        if array == "foreground":
+            return [{"name": "bytes"}, _ZSTD, _CRC]
+        by_name: dict[str, Codecs] = {
+            "jpeg": [{"name": "fame.tall_jpeg", "configuration": {"quality": self.header.spec.quality}}],
+            "lz4": [{"name": "bytes"}, _LZ4],
+            "zstd": [{"name": "bytes"}, _ZSTD],
+        }
+        return [*by_name[self.header.spec.codec], _CRC]
+
+    def _sharded_metadata(self, array: str) -> dict[str, Any]:
+        element = list(self.element_shape(array))
+        sharding = {
+            "name": "sharding_indexed",
+            "configuration": {
+                "chunk_shape": [1, *element],
+                "codecs": self.chunk_codecs(array),
+                "index_codecs": [_LITTLE, _CRC],
+                "index_location": "end",
+            },
+        }
+        axes = ["clip", "frame", "row", "column", "rgb"] if array == "clips" else ["clip", "row", "column"]
+        return _array_json(
+            shape=[self.num_clips, *element],
+            chunk=[self.header.spec.clips_per_shard, *element],
+            data_type="uint8",
+            fill_value=0,
+            codecs=[sharding],
+            axes=axes,
+        )
+
+    def _whole_metadata(self, array: str) -> dict[str, Any]:
+        length = self.num_videos if array == "names" else self.num_clips
+        data_type, fill_value, codec = {
+            "names": ("string", "", {"name": "vlen-utf8", "configuration": {}}),
+            "valid": ("bool", False, {"name": "bytes"}),
+        }.get(array, ("int32", NO_FRAME, _LITTLE))
+        return _array_json(
+            shape=[length],
+            chunk=[length],
+            data_type=data_type,
+            fill_value=fill_value,
+            codecs=[codec, _CRC],
+            axes=["video" if array == "names" else "clip"],
+        )
+
+
+def _array_json(
+    *, shape: list[int], chunk: list[int], data_type: str, fill_value: object, codecs: Codecs, axes: list[str]
+) -> dict[str, Any]:
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": shape,
+        "data_type": data_type,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+        "fill_value": fill_value,
+        "codecs": codecs,
+        "attributes": {},
+        "dimension_names": axes,
+        "storage_transformers": [],
+    }

@@ -1,0 +1,110 @@
+"""The record of one shard: each video's fate, and size and checksum of each object. A shard is done when it has one."""
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self, get_args
+
+from fame.clipstore.files import read_whole, regular_size
+from fame.clipstore.layout import NO_FRAME, Layout
+from fame.clipstore.schema import Status, StoreError, canonical_json, expect_keys, parse_json_object
+
+MAX_START_FRAME = 2**31 - 1
+_KEYS = frozenset({"shard", "store", "objects", "videos", "sha256"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoOutcome:
+    """What became of one video. ``reason`` is empty unless it failed; a failed one has start frames of -1."""
+
+    video: int
+    status: Status
+    reason: str
+    start_frame: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredObject:
+    """One shard of one array as written: size in bytes and SHA-256 in hexadecimal."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardRecord:
+    """Proof that a shard is done. ``store`` is the identity of the store it was made for."""
+
+    shard: int
+    store: str
+    objects: dict[str, StoredObject]
+    videos: tuple[VideoOutcome, ...]
+
+    def to_json(self) -> bytes:
+        """The record as it is stored, with its own checksum."""
+        body = asdict(self)
+        return canonical_json(body | {"sha256": _sha256(body)})
+
+    @classmethod
+    def from_json(cls, data: bytes, layout: Layout, shard: int) -> Self:
+        """Read one record; raises :class:`StoreError` unless it is whole and belongs to this shard of this store."""
+        body = parse_json_object(data, f"record {shard}")
+        expect_keys(body, _KEYS, f"record {shard}")
+        checksum = body.pop("sha256")
+        if checksum != _sha256(body) or canonical_json(body | {"sha256": checksum}) != data:
+            raise StoreError(f"record {shard} does not match its checksum")
+        if (body["shard"], body["store"]) != (shard, layout.identity):
+            raise StoreError(f"record {shard} belongs to shard {body['shard']!r} of another store")
+        try:
+            record = cls(
+                shard=shard,
+                store=layout.identity,
+                objects={name: StoredObject(**entry) for name, entry in body["objects"].items()},
+                videos=tuple(_outcome(entry) for entry in body["videos"]),
+            )
+        except (TypeError, AttributeError, KeyError) as error:
+            raise StoreError(f"record {shard} is not of this format: {error}") from error
+        record._check(layout)
+        return record
+
+    def _check(self, layout: Layout) -> None:
+        where = f"record {self.shard}"
+        if tuple(sorted(self.objects)) != layout.sharded_arrays:
+            raise StoreError(f"{where} tells of objects {sorted(self.objects)}, not {layout.sharded_arrays}")
+        if any(type(entry.size) is not int for entry in self.objects.values()):
+            raise StoreError(f"{where} gives a size that is no whole number")
+        if [outcome.video for outcome in self.videos] != list(layout.videos_of(self.shard)):
+            raise StoreError(f"{where} does not tell of exactly the videos of its shard")
+        for outcome in self.videos:
+            _check_outcome(outcome, layout.header.spec.clips_per_video, where)
+
+
+def _sha256(body: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(body)).hexdigest()
+
+
+def _outcome(entry: dict[str, Any]) -> VideoOutcome:
+    return VideoOutcome(**entry | {"start_frame": tuple(entry["start_frame"])})
+
+
+def _check_outcome(outcome: VideoOutcome, clips: int, where: str) -> None:
+    if outcome.status not in get_args(Status) or not isinstance(outcome.reason, str):
+        raise StoreError(f"{where}: video {outcome.video} has no known status")
+    lowest, highest = (NO_FRAME, NO_FRAME) if outcome.status == "failed" else (0, MAX_START_FRAME)
+    frames = outcome.start_frame
+    if len(frames) != clips or not all(type(frame) is int and lowest <= frame <= highest for frame in frames):
+        raise StoreError(f"{where}: video {outcome.video} ({outcome.status}) has start frames {frames!r:.200}")
+
+
+def load_record(root: Path, layout: Layout, shard: int) -> ShardRecord:
+    """The record of a shard that is done; raises :class:`StoreError` where the shard is not, and says why.
+
+    Sizes of the objects are compared, their contents are not: an object is synced before its record is written, so
+    only damage to the disk could part them, and :func:`~fame.clipstore.verify.verify` looks for that.
+    """
+    record = ShardRecord.from_json(read_whole(root / layout.record_key(shard)), layout, shard)
+    for array, entry in record.objects.items():
+        found = regular_size(root / layout.shard_key(array, shard))
+        if found != entry.size:
+            raise StoreError(f"{root}: shard {shard} of {array} has {found} bytes, its record says {entry.size}")
+    return record

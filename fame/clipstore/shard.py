@@ -1,0 +1,77 @@
+"""The shard file of zarr's ``sharding_indexed`` codec: encoded chunks one after the other, then an index.
+
+The index has one pair (offset, length) of little-endian uint64 per chunk of the shard, both 2^64-1 for an absent
+chunk, and a CRC-32C. Writing it here instead of through zarr keeps memory at one chunk: zarr's writer wants the decoded
+shard whole.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from fame.clipstore.chunk import CRC_BYTES, crc32c
+from fame.clipstore.files import Draft, open_regular
+from fame.clipstore.schema import StoreError
+
+_PAIR_BYTES = 16
+_ABSENT = 2**64 - 1
+
+
+class ShardDraft(Draft):
+    """A shard in the making: chunks are appended in order, absent ones as none; ``finish`` writes the index."""
+
+    def __init__(self, root: Path, key: str, *, chunks_per_shard: int) -> None:
+        super().__init__(root, key)
+        self._index = np.full((chunks_per_shard, 2), _ABSENT, "<u8")
+        self._next = 0
+
+    def append(self, chunk: bytes | None) -> None:
+        """Add the next chunk."""
+        if chunk is not None:
+            self._index[self._next] = self.size, len(chunk)
+            self.write(chunk)
+        self._next += 1
+
+    def finish(self) -> None:
+        """Write the index: the file is whole."""
+        index = self._index.tobytes()
+        self.write(index + crc32c(index))
+
+
+class OpenShard:
+    """One shard file open for reading, its index checked. Safe to share between threads; closed with its last user."""
+
+    def __init__(self, path: Path, *, chunks_per_shard: int) -> None:
+        self._descriptor = -1
+        self._path, self._descriptor = path, open_regular(path)
+        index_bytes = chunks_per_shard * _PAIR_BYTES + CRC_BYTES
+        self._end = os.fstat(self._descriptor).st_size - index_bytes
+        if self._end < 0:
+            raise StoreError(f"{path}: too short to hold the index of {chunks_per_shard} chunks")
+        data = self._read(self._end, index_bytes)
+        if crc32c(data[:-CRC_BYTES]) != data[-CRC_BYTES:]:
+            raise StoreError(f"{path}: the checksum of the index does not match")
+        self._index = np.frombuffer(data[:-CRC_BYTES], "<u8").reshape(chunks_per_shard, 2)
+
+    def chunk(self, position: int) -> bytes | None:
+        """The bytes of one chunk, none where the shard has none; raises :class:`StoreError` for a false index."""
+        offset, length = self._index[position].tolist()
+        if offset == length == _ABSENT:
+            return None
+        if offset + length > self._end:
+            raise StoreError(f"{self._path}: chunk {position} at {offset}+{length} lies outside the shard")
+        return self._read(offset, length)
+
+    def _read(self, offset: int, length: int) -> bytes:
+        try:
+            data = os.pread(self._descriptor, length, offset)
+        except OSError as error:
+            raise StoreError(f"{self._path}: cannot read ({error.strerror})") from error
+        if len(data) != length:
+            raise StoreError(f"{self._path}: ends before byte {offset + length}")
+        return data
+
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
