@@ -1,0 +1,162 @@
+"""What a run tells: its progress while it works, its report when it ends."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from preprocess.plan import Estimate
+from preprocess.task import ShardResult
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """Where a run stands. ``videos_done`` counts earlier runs too; the other numbers are of this run alone."""
+
+    videos: int
+    videos_done: int
+    videos_made: int = 0
+    failed: int = 0
+    frames_read: int = 0
+    seconds: float = 0.0
+
+    def after(self, result: ShardResult, *, seconds: float) -> Self:
+        """The next snapshot, with one more shard made."""
+        return replace(
+            self,
+            videos_done=self.videos_done + result.videos,
+            videos_made=self.videos_made + result.videos,
+            failed=self.failed + result.failed,
+            frames_read=self.frames_read + result.frames_read,
+            seconds=seconds,
+        )
+
+    @property
+    def videos_per_second(self) -> float:
+        """Videos made per second of this run."""
+        return self.videos_made / self.seconds if self.seconds else 0.0
+
+    @property
+    def frames_per_second(self) -> float:
+        """Source frames decoded per second of this run."""
+        return self.frames_read / self.seconds if self.seconds else 0.0
+
+    def __str__(self) -> str:
+        left = (self.videos - self.videos_done) / self.videos_per_second if self.videos_made else float("nan")
+        return (
+            f"{self.videos_done}/{self.videos} videos, {self.videos_per_second:.2f} videos/s, "
+            f"{self.frames_per_second:.0f} frames/s, {self.failed} failed, {_duration(left)} left"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """How a run ended. ``problems`` is empty exactly when it reached what was asked for.
+
+    ``ok``, ``looped`` and ``failed`` count the videos of the whole store, earlier runs included; ``frames_read`` and
+    ``seconds`` are of this run. ``failures`` holds (video name, reason).
+    """
+
+    dataset: str
+    split: str
+    store: Path
+    videos: int
+    missing: int
+    extra: int
+    doubled: int
+    shards: int
+    shards_made: int = 0
+    ok: int = 0
+    looped: int = 0
+    failed: int = 0
+    stored_bytes: int = 0
+    frames_read: int = 0
+    seconds: float = 0.0
+    already_finished: bool = False
+    failures: tuple[tuple[str, str], ...] = ()
+    problems: tuple[str, ...] = ()
+    estimate: Estimate | None = None
+
+    def __str__(self) -> str:
+        unmatched = f"{self.missing} missing, {self.extra} extra, {self.doubled} doubly listed"
+        opening = f"{self.dataset} {self.split}: {self.videos} videos ({unmatched})"
+        lines = _planned(self.estimate) if self.estimate else self._done()
+        return "\n".join((opening, *lines, *(f"problem: {problem}" for problem in self.problems)))
+
+    def _done(self) -> list[str]:
+        if self.already_finished:
+            opening = f"{self.store} is finished: nothing to do"
+        else:
+            opening = f"{self.store}: {self.shards_made} of {self.shards} shards made in {_duration(self.seconds)}"
+        return [opening, f"{self.ok} ok, {self.looped} looped, {self.failed} failed, {_size(self.stored_bytes)}"]
+
+
+def write_report(report: Report) -> None:
+    """Write ``STORE.report.json`` and ``STORE.failures.jsonl``, beside the store because its bytes tell of no times."""
+    failures = "".join(
+        json.dumps({"video": name, "reason": reason}, ensure_ascii=False) + "\n" for name, reason in report.failures
+    )
+    _beside(report.store, "failures.jsonl").write_text(failures, encoding="utf-8")
+    fields = dataclasses.asdict(report) | {"store": report.store.name}
+    del fields["failures"], fields["estimate"]
+    _beside(report.store, "report.json").write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def show_progress(console: Console) -> Iterator[Callable[[Snapshot], None]]:
+    """A bar on a terminal, a plain line every few seconds elsewhere; yields what `run.preprocess` takes as progress."""
+    if not console.is_terminal:
+        yield _plain_lines(console)
+        return
+    columns = (SpinnerColumn(), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
+        shown = bar.add_task("listing", total=None)
+        yield lambda snapshot: bar.update(
+            shown, total=snapshot.videos, completed=snapshot.videos_done, description=str(snapshot)
+        )
+
+
+def _plain_lines(console: Console) -> Callable[[Snapshot], None]:
+    last = float("-inf")
+
+    def show(snapshot: Snapshot) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _SECONDS_BETWEEN_LINES or snapshot.videos_done == snapshot.videos:
+            last = time.monotonic()
+            console.print(str(snapshot), highlight=False)
+
+    return show
+
+
+def _planned(estimate: Estimate) -> list[str]:
+    cost = f"{_size(estimate.bytes)} and {_duration(estimate.seconds)} with {estimate.workers} free cores"
+    sample = f"a sample of {estimate.sampled} videos ({estimate.sampled_failed} failed)"
+    return [f"plan: {estimate.clips} clips in {estimate.shards} shards", f"about {cost}, by {sample}"]
+
+
+def _beside(store: Path, suffix: str) -> Path:
+    return store.with_name(f"{store.name}.{suffix}")
+
+
+def _duration(seconds: float) -> str:
+    if seconds != seconds:
+        return "unknown time"
+    minutes, hours = divmod(round(seconds) // 60, 60)[::-1]
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {round(seconds) % 60:02d} s"
+
+
+def _size(num_bytes: int) -> str:
+    size, units = float(num_bytes), iter(("B", "KB", "MB", "GB", "TB"))
+    unit = next(units)
+    while size >= 1000 and unit != "TB":
+        size, unit = size / 1000, next(units)
+    return f"{size:.3g} {unit}"

@@ -1,0 +1,165 @@
+"""The offline stage from end to end: list the videos, plan the shards, make the missing ones, finalise, report."""
+
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from fame.clipstore import StoreHeader, create, finalise, is_finished, lock, missing_shards, read_record
+from preprocess import plan
+from preprocess.config import PreprocessConfig, list_videos
+from preprocess.datasets import Listing
+from preprocess.executors import serial
+from preprocess.isolation import DECODER
+from preprocess.report import Report, Snapshot, write_report
+from preprocess.task import ShardResult, ShardTask, Work, make_shard, stored_bytes
+
+SAMPLED_VIDEOS = 8  # that a dry run decodes
+
+
+def preprocess(
+    config: PreprocessConfig,
+    *,
+    progress: Callable[[Snapshot], None] = lambda snapshot: None,
+    decoder: tuple[str, ...] = DECODER,
+) -> Report:
+    """Make the clip store, or as much of it as is still missing, and report.
+
+    Killed at any moment, the same call goes on where it was. SIGTERM is taken as Ctrl-C.
+
+    Args:
+        config: what to make.
+        progress: told where the run stands, after each shard.
+        decoder: command of the decoder process, for instance with a sandbox in front.
+
+    Raises:
+        ValueError: the config does not fit the files, or (StoreError) another store is there, another run holds it, or
+            it cannot be written; the message says what to do.
+    """
+    listing = list_videos(config)
+    work = Work(
+        store=config.store.absolute(),
+        videos=config.videos.absolute(),
+        spec=config.spec,
+        time_limit=config.time_limit,
+        memory_limit=config.memory_per_worker,
+        decoder=decoder,
+    )
+    report = Report(
+        dataset=config.dataset,
+        split=config.split,
+        store=config.store,
+        videos=len(listing.names),
+        missing=len(listing.missing),
+        extra=len(listing.extra),
+        doubled=len(listing.doubled),
+        shards=-(-len(listing.names) // config.spec.videos_per_shard),
+    )
+    if config.dry_run:
+        return replace(report, estimate=_estimate(config, listing, work))
+    with _sigterm_as_ctrl_c(), lock(work.store):
+        create(work.store, _header(config, listing), names=listing.names, labels=listing.labels)
+        if is_finished(work.store):
+            report = replace(report, already_finished=True)
+        else:
+            report = _make(config, listing, work, report, progress)
+        report = _judged(_tallied(report, listing), config)
+        write_report(report)
+    return report
+
+
+def _header(config: PreprocessConfig, listing: Listing) -> StoreHeader:
+    return StoreHeader(dataset=config.dataset, split=config.split, class_names=listing.class_names, spec=config.spec)
+
+
+def _make(
+    config: PreprocessConfig, listing: Listing, work: Work, report: Report, progress: Callable[[Snapshot], None]
+) -> Report:
+    """Make the missing shards and, if none failed, seal the store."""
+    todo, size, started = missing_shards(work.store), config.spec.videos_per_shard, time.monotonic()
+    tasks = plan.tasks(listing.names, todo, videos_per_shard=size)
+    todo_videos = sum(min(size, len(listing.names) - shard * size) for shard in todo)
+    stand = Snapshot(videos=len(listing.names), videos_done=len(listing.names) - todo_videos)
+    errors: list[str] = []
+    progress(stand)
+    for result in _execute(config, work, tasks):
+        if result.error:
+            errors.append(f"shard {result.shard} was not made: {result.error}")
+        else:
+            stand = stand.after(result, seconds=time.monotonic() - started)
+        progress(stand)
+    if not errors:
+        finalise(work.store)
+    return replace(
+        report,
+        shards_made=len(todo) - len(errors),
+        frames_read=stand.frames_read,
+        seconds=time.monotonic() - started,
+        problems=tuple(errors),
+    )
+
+
+def _execute(config: PreprocessConfig, work: Work, tasks: Iterable[ShardTask]) -> Iterator[ShardResult]:
+    if config.executor == "serial":
+        return serial.execute(work, tasks)
+    from preprocess.executors import ray  # here, because the serial executor works where Ray is not installed
+
+    return ray.execute(
+        work, tasks, workers=config.num_workers, address=config.address, memory_per_worker=config.memory_per_worker
+    )
+
+
+def _tallied(report: Report, listing: Listing) -> Report:
+    """Add up the records of every shard, of this run and of those before."""
+    missing = frozenset(missing_shards(report.store)) if report.problems else frozenset[int]()
+    counts, num_bytes = {"ok": 0, "looped": 0, "failed": 0}, 0
+    failures: list[tuple[str, str]] = []
+    for shard in range(report.shards):
+        if shard in missing:
+            continue
+        record = read_record(report.store, shard)
+        num_bytes += stored_bytes(record)
+        for outcome in record.videos:
+            counts[outcome.status] += 1
+            if outcome.status == "failed":
+                failures.append((listing.names[outcome.video], outcome.reason))
+    return replace(report, **counts, stored_bytes=num_bytes, failures=tuple(failures))
+
+
+def _judged(report: Report, config: PreprocessConfig) -> Report:
+    """Add the problem of too many failed videos."""
+    if report.failed <= config.max_failed * report.videos:
+        return report
+    problem = f"{report.failed} of {report.videos} videos failed, above the {config.max_failed:.1%} allowed"
+    return replace(report, problems=(*report.problems, problem))
+
+
+def _estimate(config: PreprocessConfig, listing: Listing, work: Work) -> plan.Estimate:
+    """Make a store of a few videos in a temporary folder, and scale up what it took."""
+    sampled = [listing.names[i] for i in plan.spread(len(listing.names), SAMPLED_VIDEOS)]
+    work = replace(work, spec=replace(work.spec, videos_per_shard=SAMPLED_VIDEOS))
+    with tempfile.TemporaryDirectory() as folder, work.open_decoder() as decoder:
+        work = replace(work, store=Path(folder) / "sample")
+        header = replace(_header(config, listing), spec=work.spec)
+        create(work.store, header, names=sampled, labels=[-1] * len(sampled))
+        sample = make_shard(work, ShardTask(shard=0, names=tuple(sampled)), decoder)
+    if sample.error:
+        raise ValueError(f"the sample could not be made: {sample.error}")
+    return plan.extrapolate(sample, videos=len(listing.names), spec=config.spec, workers=config.num_workers)
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM, as a scheduler sends it, unwind the run as Ctrl-C does."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

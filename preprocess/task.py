@@ -1,0 +1,121 @@
+"""One shard of a clip store, made from its videos: the idempotent unit that every executor runs."""
+
+import functools
+import time
+import traceback
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from fame.clipstore import ShardRecord, StoreError, StoreSpec, VideoClips, VideoFailure, write_shard
+from preprocess.decode import DecodeError, Sampling
+from preprocess.isolation import DECODER, Decoder, DecoderStartError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What is the same for every shard of a run. ``time_limit`` is in seconds per video, ``memory_limit`` in bytes."""
+
+    store: Path
+    videos: Path
+    spec: StoreSpec
+    time_limit: float
+    memory_limit: int = 0
+    decoder: tuple[str, ...] = DECODER
+
+    def open_decoder(self) -> Decoder:
+        """A decoder for these videos, in a process of its own."""
+        spec = self.spec
+        sampling = Sampling(
+            clips=spec.clips_per_video,
+            frames=spec.frames,
+            stride=spec.stride,
+            height=spec.height,
+            width=spec.width,
+            geometry=spec.geometry,
+        )
+        return Decoder(sampling, time_limit=self.time_limit, memory_limit=self.memory_limit, command=self.decoder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardTask:
+    """One shard to make, from these videos in this order."""
+
+    shard: int
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardResult:
+    """What became of one task. ``error`` is empty unless the shard could not be made; then nothing of it was kept."""
+
+    shard: int
+    videos: int
+    failed: int = 0
+    frames_read: int = 0
+    stored_bytes: int = 0
+    seconds: float = 0.0
+    error: str = ""
+
+
+def make_shard(work: Work, task: ShardTask, decoder: Decoder) -> ShardResult:
+    """Decode, map, encode and commit one shard.
+
+    A video that cannot be decoded becomes a failure on record. An unforeseen error costs the shard and is told in the
+    result.
+
+    Raises:
+        StoreError: the store cannot be written: going on with other shards would meet the same disk.
+        DecoderStartError: no video can be decoded at all.
+    """
+    started, frames_read = time.monotonic(), [0]
+    cv2.setNumThreads(1)
+    try:
+        record = write_shard(work.store, task.shard, _videos(work, task.names, decoder, frames_read))
+    except (StoreError, DecoderStartError):
+        raise
+    except Exception:
+        return ShardResult(shard=task.shard, videos=len(task.names), error=traceback.format_exc(limit=-3))
+    return ShardResult(
+        shard=task.shard,
+        videos=len(task.names),
+        failed=sum(outcome.status == "failed" for outcome in record.videos),
+        frames_read=sum(frames_read),
+        stored_bytes=stored_bytes(record),
+        seconds=time.monotonic() - started,
+    )
+
+
+def stored_bytes(record: ShardRecord) -> int:
+    """Bytes of the objects of one shard."""
+    return sum(entry.size for entry in record.objects.values())
+
+
+def _videos(
+    work: Work, names: Iterable[str], decoder: Decoder, frames_read: list[int]
+) -> Iterator[VideoClips | VideoFailure]:
+    for name in names:
+        try:
+            decoded, clips_NTHW3 = decoder.decode(str(work.videos / name))
+        except DecodeError as error:
+            yield VideoFailure(str(error))
+            continue
+        frames_read.append(decoded.frames_read)
+        yield VideoClips(
+            clips=clips_NTHW3,
+            foreground=_foreground(work.spec, clips_NTHW3),
+            start_frame=np.array(decoded.start_frame, np.int32),
+            looped=decoded.looped,
+        )
+
+
+def _foreground(spec: StoreSpec, clips_NTHW3: np.ndarray) -> np.ndarray | None:
+    if spec.foreground == "none":
+        return None
+    from preprocess.motion import map_clip
+
+    draw = functools.partial(map_clip, spec.foreground, height=spec.foreground_height, width=spec.foreground_width)
+    return np.stack([draw(clip_THW3) for clip_THW3 in clips_NTHW3])
