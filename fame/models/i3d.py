@@ -1,0 +1,122 @@
+"""I3D: Inception inflated to three dimensions (Carreira and Zisserman, CVPR 2017), named as the reference names it.
+
+Padding is TensorFlow's SAME, where the convolution was born: as little as makes the output ceil(size / stride), the odd
+element after the data. Shapes: B batch, C channels, T frames, H W height/width, D feature dim.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fame.models.backbone import Backbone
+from fame.models.norm import GroupedBatchNorm3d
+
+Size = tuple[int, int, int]
+
+# Output channels of the branches: 1x1 | 1x1 then 3x3 | 1x1 then 3x3 | pool then 1x1.
+MIXED = {
+    "mixed_3b": (64, 96, 128, 16, 32, 32),
+    "mixed_3c": (128, 128, 192, 32, 96, 64),
+    "mixed_4b": (192, 96, 208, 16, 48, 64),
+    "mixed_4c": (160, 112, 224, 24, 64, 64),
+    "mixed_4d": (128, 128, 256, 24, 64, 64),
+    "mixed_4e": (112, 144, 288, 32, 64, 64),
+    "mixed_4f": (256, 160, 320, 32, 128, 128),
+    "mixed_5b": (256, 160, 320, 32, 128, 128),
+    "mixed_5c": (384, 192, 384, 48, 128, 128),
+}
+
+
+class I3D(Backbone):
+    """I3D up to its last feature map, 8 times smaller in time and 32 times in space (rounded up).
+
+    ``width`` multiplies every channel count, rounded to a multiple of 8 (at least 8); 1.0 is the published network.
+    """
+
+    def __init__(self, *, width: float = 1.0) -> None:
+        super().__init__()
+        if not 0 < width <= 4:
+            raise ValueError(f"width multiplies I3D's channels and lies in (0, 4], got {width}")
+        stem, wide = scaled(64, width), scaled(192, width)
+        self.conv3d_1a_7x7 = Unit(3, stem, kernel=7, stride=2)
+        self.maxPool3d_2a_3x3 = MaxPool((1, 3, 3), (1, 2, 2))
+        self.conv3d_2b_1x1 = Unit(stem, stem)
+        self.conv3d_2c_3x3 = Unit(stem, wide, kernel=3)
+        self.maxPool3d_3a_3x3 = MaxPool((1, 3, 3), (1, 2, 2))
+        channels = wide
+        for name, widths in MIXED.items():
+            if name == "mixed_4b":
+                self.maxPool3d_4a_3x3 = MaxPool((3, 3, 3), (2, 2, 2))
+            if name == "mixed_5b":
+                self.maxPool3d_5a_2x2 = MaxPool((2, 2, 2), (2, 2, 2))
+            block = Mixed(channels, [scaled(count, width) for count in widths])
+            self.add_module(name, block)
+            channels = block.out_channels
+        self.feature_dim = channels
+
+
+class Unit(nn.Module):
+    """Convolution with SAME padding, batch norm, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, kernel: int = 1, stride: int = 1) -> None:
+        super().__init__()
+        self.conv3d = nn.Conv3d(in_channels, out_channels, kernel, stride, bias=False)
+        self.batch3d = GroupedBatchNorm3d(out_channels)
+
+    def forward(self, input: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d t_out h_out w_out"]:  # noqa: A002
+        """Convolve, normalise, rectify."""
+        conv = self.conv3d
+        pads = [same_padding(n, k, s) for n, k, s in zip(input.shape[2:], conv.kernel_size, conv.stride, strict=True)]
+        if any(before != after for before, after in pads):
+            # Copy only where the convolution cannot pad by itself: at the stem, whose input is the smallest tensor.
+            input = F.pad(input, [side for pad in reversed(pads) for side in pad])  # noqa: A001
+            pads = [(0, 0)] * 3
+        padding = [before for before, _ in pads]
+        return F.relu_(self.batch3d(F.conv3d(input, conv.weight, None, conv.stride, padding)))
+
+
+class MaxPool(nn.Module):
+    """Max pooling with SAME padding, without copying: an odd element of padding is what ``ceil_mode`` allows.
+
+    The reference pads with zeros; what is pooled is never negative (after ReLU), so the maximum is the same.
+    """
+
+    def __init__(self, kernel: Size, stride: Size) -> None:
+        super().__init__()
+        self.kernel, self.stride = kernel, stride
+
+    def forward(self, input: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t_out h_out w_out"]:  # noqa: A002
+        """Pool."""
+        sides = zip(input.shape[2:], self.kernel, self.stride, strict=True)
+        padding = [same_padding(size, kernel, stride)[0] for size, kernel, stride in sides]
+        return F.max_pool3d(input, self.kernel, self.stride, padding, ceil_mode=True)
+
+
+class Mixed(nn.Module):
+    """Inception block: four branches over the same input, concatenated."""
+
+    def __init__(self, in_channels: int, widths: list[int]) -> None:
+        super().__init__()
+        one, reduce_1, out_1, reduce_2, out_2, pooled = widths
+        self.branch_0 = Unit(in_channels, one)
+        self.branch_1 = nn.Sequential(Unit(in_channels, reduce_1), Unit(reduce_1, out_1, kernel=3))
+        self.branch_2 = nn.Sequential(Unit(in_channels, reduce_2), Unit(reduce_2, out_2, kernel=3))
+        self.branch_3 = nn.Sequential(MaxPool((3, 3, 3), (1, 1, 1)), Unit(in_channels, pooled))
+        self.out_channels = one + out_1 + out_2 + pooled
+
+    def forward(self, input: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d t h w"]:  # noqa: A002
+        """Run the branches and concatenate their channels."""
+        return torch.cat([self.branch_0(input), self.branch_1(input), self.branch_2(input), self.branch_3(input)], 1)
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Elements to add before and after ``size`` so that the output has ceil(size / stride)."""
+    last_start = (size - 1) // stride * stride
+    total = max(last_start + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+def scaled(channels: int, width: float) -> int:
+    """``channels * width`` as the nearest multiple of 8, at least 8."""
+    return max(8, round(channels * width / 8) * 8)

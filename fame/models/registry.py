@@ -1,0 +1,69 @@
+"""Networks by name, built from plain values (what a checkpoint's card holds), with addressed initial weights."""
+
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from fame.models.backbone import Backbone
+from fame.models.heads import HEADS
+from fame.models.i3d import I3D
+from fame.models.r2plus1d import R2Plus1D18
+
+T = TypeVar("T")
+
+BACKBONES: dict[str, Callable[..., Backbone]] = {"i3d": I3D, "r2plus1d_18": R2Plus1D18}
+
+
+def build_backbone(name: str, *, seed: int = 0, **options: Any) -> Backbone:
+    """Build ``"i3d"`` (option ``width``) or ``"r2plus1d_18"`` without a head; ``seed`` decides the initial weights.
+
+    Initial weights follow the reference: torch's defaults for I3D, He's normal over outgoing connections for the
+    convolutions of R(2+1)D. Global random state is neither read nor changed. ``ValueError`` for a name or option that
+    does not exist.
+    """
+    with seeded(seed):
+        return _construct("backbone", name, BACKBONES, **options)
+
+
+def build_encoder(
+    name: str, *, head: Mapping[str, Any], options: Mapping[str, Any] | None = None, seed: int = 0
+) -> Backbone:
+    """Build a backbone (``options`` as of :func:`build_backbone`) with a head on it.
+
+    ``head`` is ``{"kind": "projection", "dim": 128}``, ``{"kind": "linear", "dim": 128}`` or ``{"kind": "classifier",
+    "classes": 101, "dropout": 0.7}``.
+    """
+    settings = dict(head)
+    kind = settings.pop("kind", None)
+    attribute, constructor = _lookup("head", kind, HEADS)
+    with seeded(seed):
+        encoder = _construct("backbone", name, BACKBONES, **dict(options or {}))
+        built: nn.Module = _construct("head", kind, {kind: constructor}, encoder.feature_dim, **settings)
+    encoder.attach(attribute, built)
+    return encoder
+
+
+@contextmanager
+def seeded(seed: int) -> Generator[None]:
+    """Initial weights within this context depend on ``seed`` alone; the global generator is as it was afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which would also seed accelerators, where nothing is built.
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def _lookup(what: str, name: object, known: Mapping[str, T]) -> T:
+    if not isinstance(name, str) or name not in known:
+        raise ValueError(f"unknown {what} {name!r}: there are {', '.join(known)}")
+    return known[name]
+
+
+def _construct(what: str, name: str, known: Mapping[str, Callable[..., T]], *args: Any, **options: Any) -> T:
+    constructor = _lookup(what, name, known)
+    try:
+        return constructor(*args, **options)
+    except TypeError as error:
+        raise ValueError(f"{what} {name!r} cannot be built with {options}: {error}") from None
