@@ -46,8 +46,11 @@ class _Commands(TyperGroup):
 def _expand(command: Callable[..., Any]) -> Callable[..., Any]:
     """Let a command take dataclasses of options: each of their fields becomes an option of its own."""
     signature = inspect.signature(command)
-    annotations: dict[str, Any] = {name: parameter.annotation for name, parameter in signature.parameters.items()}
-    groups = {name: group for name, group in annotations.items() if dataclasses.is_dataclass(group)}
+    groups: dict[str, type[Any]] = {
+        name: parameter.annotation
+        for name, parameter in signature.parameters.items()
+        if hasattr(parameter.annotation, "__dataclass_fields__")
+    }
 
     def run(**options: Any) -> Any:
         for name, group in groups.items():
