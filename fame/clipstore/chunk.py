@@ -3,12 +3,14 @@
 T frames, H W height and width of a frame.
 """
 
+import math
 import struct
+from typing import Any, cast
 
 import google_crc32c
+import numcodecs  # pyright: ignore[reportMissingTypeStubs]
 import numpy as np
 from jaxtyping import UInt8
-from numcodecs import blosc, zstd
 
 from fame.clipstore.jpeg import decode_tall_jpeg, encode_tall_jpeg
 from fame.clipstore.layout import Layout
@@ -16,13 +18,17 @@ from fame.clipstore.layout import Layout
 CRC_BYTES = 4
 _BLOSC_HEADER = struct.Struct("<BBBBIII")
 
-# A worker decodes with one thread: parallelism belongs to whoever runs the workers.
-blosc.use_threads = False
+_crc, _codecs = cast("Any", google_crc32c), cast("Any", numcodecs)  # neither is typed
+_LZ4 = _codecs.Blosc(cname="lz4", clevel=9, shuffle=_codecs.Blosc.NOSHUFFLE, typesize=1)
+_ZSTD = _codecs.Zstd(level=1)
+
+# One clip is decoded by one thread: parallelism belongs to whoever runs the workers.
+_codecs.blosc.use_threads = False
 
 
 def crc32c(data: bytes | UInt8[np.ndarray, " bytes"]) -> bytes:
     """The CRC-32C of ``data`` as zarr stores it: four bytes, little endian."""
-    return google_crc32c.value(data).to_bytes(CRC_BYTES, "little")
+    return int(_crc.value(data)).to_bytes(CRC_BYTES, "little")
 
 
 def encode_chunk(layout: Layout, array: str, element: UInt8[np.ndarray, "..."]) -> bytes:
@@ -32,16 +38,16 @@ def encode_chunk(layout: Layout, array: str, element: UInt8[np.ndarray, "..."]) 
         case "jpeg":
             data = encode_tall_jpeg(element, quality=layout.header.spec.quality)
         case "lz4":
-            data = bytes(blosc.compress(element.reshape(-1), b"lz4", 5, blosc.NOSHUFFLE, 0))
+            data = bytes(_LZ4.encode(element))
         case _:
-            data = bytes(zstd.compress(element.reshape(-1), 1, False))
+            data = bytes(_ZSTD.encode(element))
     return data + crc32c(data)
 
 
-def decode_chunk(layout: Layout, array: str, chunk: bytes) -> UInt8[np.ndarray, "..."]:
+def decode_chunk(layout: Layout, array: str, chunk: UInt8[np.ndarray, " bytes"]) -> UInt8[np.ndarray, "..."]:
     """One element from its chunk; raises ``ValueError`` where the bytes are not what was written or lie about sizes."""
-    data = np.frombuffer(chunk, np.uint8)[:-CRC_BYTES]
-    if len(chunk) <= CRC_BYTES or crc32c(data) != chunk[-CRC_BYTES:]:
+    data = chunk[:-CRC_BYTES]
+    if len(chunk) <= CRC_BYTES or crc32c(data) != chunk[-CRC_BYTES:].tobytes():
         raise ValueError("the checksum does not match")
     shape, codec = layout.element_shape(array), _codec(layout, array)
     if codec == "jpeg":
@@ -49,10 +55,15 @@ def decode_chunk(layout: Layout, array: str, chunk: bytes) -> UInt8[np.ndarray, 
     element = np.empty(shape, np.uint8)
     if codec == "lz4":
         _check_blosc(data, element.nbytes)
-        blosc.decompress(data, element)
+        _LZ4.decode(data, element)
     else:
         _decompress_zstd(data, element)
     return element
+
+
+def max_chunk_bytes(layout: Layout, array: str) -> int:
+    """More than any chunk of this array takes: no codec here doubles its input, and a JPEG's tables are small."""
+    return 2 * math.prod(layout.element_shape(array)) + 2**16
 
 
 def _codec(layout: Layout, array: str) -> str:
@@ -63,13 +74,13 @@ def _check_blosc(data: UInt8[np.ndarray, " bytes"], expected: int) -> None:
     """Hold a blosc header against the truth: its decoder believes the sizes it finds there."""
     if len(data) < _BLOSC_HEADER.size:
         raise ValueError("the chunk is shorter than a blosc header")
-    *_, decoded, _block, encoded = _BLOSC_HEADER.unpack_from(data)
+    *_, decoded, _block, encoded = _BLOSC_HEADER.unpack(data[: _BLOSC_HEADER.size].tobytes())
     if (decoded, encoded) != (expected, len(data)):
         raise ValueError(f"the blosc header tells of {encoded} -> {decoded} bytes, not {len(data)} -> {expected}")
 
 
 def _decompress_zstd(data: UInt8[np.ndarray, " bytes"], element: UInt8[np.ndarray, "..."]) -> None:
     try:
-        zstd.decompress(data, element)
+        _ZSTD.decode(data, element)
     except RuntimeError as error:
         raise ValueError(f"zstd: {error}") from error

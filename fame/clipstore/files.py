@@ -135,6 +135,13 @@ def write_whole(root: Path, key: str, data: bytes) -> None:
         draft.commit()
 
 
+def remove_file(root: Path, key: str) -> None:
+    """Remove a file durably, if it is there."""
+    with write_errors(root):
+        (root / key).unlink(missing_ok=True)
+        sync_folder((root / key).parent)
+
+
 def remove_partial(root: Path) -> None:
     """Drop what killed writers left behind."""
     if (root / PARTIAL).is_dir():

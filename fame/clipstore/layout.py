@@ -4,17 +4,15 @@ V videos, N = V x clips_per_video clips, T frames, H W height and width of a fra
 """
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from fame.clipstore.schema import (
     MAX_VIDEOS,
     StoreError,
     StoreHeader,
     canonical_json,
-    expect_keys,
     parse_json_object,
 )
 
@@ -31,15 +29,15 @@ _LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
 _ZSTD = {"name": "zstd", "configuration": {"level": 1, "checksum": False}}
 _LZ4 = {
     "name": "blosc",
-    "configuration": {"cname": "lz4", "clevel": 5, "shuffle": "noshuffle", "typesize": 1, "blocksize": 0},
+    "configuration": {"cname": "lz4", "clevel": 9, "shuffle": "noshuffle", "typesize": 1, "blocksize": 0},
 }
 
 Codecs = list[dict[str, Any]]
 
 
-def videos_digest(names: Sequence[str], labels: Sequence[int]) -> str:
-    """A hash of which videos a store holds, in which order and of which class."""
-    return hashlib.sha256(canonical_json([list(names), list(labels)])).hexdigest()
+def record_key(shard: int) -> str:
+    """Where the record of one shard is."""
+    return f"{RECORDS}/{shard}.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +81,6 @@ class Layout:
         """Where one shard of one array is."""
         return ".".join((f"{array}/{_CHUNK_PREFIX}", str(shard), *("0" for _ in self.element_shape(array))))
 
-    def record_key(self, shard: int) -> str:
-        """Where the record of one shard is."""
-        return f"{RECORDS}/{shard}.json"
-
     def whole_key(self, array: str) -> str:
         """Where the one chunk of a whole array is."""
         return f"{array}/{_CHUNK_PREFIX}.0"
@@ -123,19 +117,17 @@ class Layout:
         """Read a root ``zarr.json`` that may come from anybody; raises :class:`StoreError`."""
         root = parse_json_object(data, ROOT_KEY)
         attributes = root.get("attributes")
-        attribute = attributes.get(ATTRIBUTE) if isinstance(attributes, dict) else None
+        attribute = cast("dict[str, Any]", attributes).get(ATTRIBUTE) if isinstance(attributes, dict) else None
         if not isinstance(attribute, dict):
             raise StoreError(f"no clip store: {ROOT_KEY} has no attribute {ATTRIBUTE!r}")
-        header = StoreHeader.from_json(
-            {key: value for key, value in attribute.items() if key not in ("num_videos", "videos_sha256")}
-        )
-        num_videos, digest = attribute.get("num_videos"), attribute.get("videos_sha256")
+        fields = dict(cast("dict[str, Any]", attribute))
+        num_videos, digest = fields.pop("num_videos", None), fields.pop("videos_sha256", None)
+        header = StoreHeader.from_json(fields)
         if type(num_videos) is not int or not 1 <= num_videos <= MAX_VIDEOS or not isinstance(digest, str):
             raise StoreError(f"num_videos {num_videos!r} or videos_sha256 {digest!r} in {ROOT_KEY} is not valid")
         layout = cls(header=header, num_videos=num_videos, videos_sha256=digest)
-        expect_keys(root, frozenset(parse_json_object(layout.root_json(), ROOT_KEY)), ROOT_KEY)
-        if root["consolidated_metadata"]["metadata"] != layout.array_metadata():
-            raise StoreError(f"the array metadata in {ROOT_KEY} is not what the header says")
+        if canonical_json(root) != layout.root_json():
+            raise StoreError(f"the array metadata in {ROOT_KEY} is not what its header says")
         return layout
 
     def _attribute(self) -> dict[str, Any]:
@@ -175,10 +167,11 @@ class Layout:
 
     def _whole_metadata(self, array: str) -> dict[str, Any]:
         length = self.num_videos if array == "names" else self.num_clips
-        data_type, fill_value, codec = {
+        special: dict[str, tuple[str, object, dict[str, Any]]] = {
             "names": ("string", "", {"name": "vlen-utf8", "configuration": {}}),
             "valid": ("bool", False, {"name": "bytes"}),
-        }.get(array, ("int32", NO_FRAME, _LITTLE))
+        }
+        data_type, fill_value, codec = special.get(array, ("int32", NO_FRAME, _LITTLE))
         return _array_json(
             shape=[length],
             chunk=[length],

@@ -2,8 +2,8 @@
 
 V videos, N clips, T frames, H W height and width of a frame, h w size of a foreground map.
 
-The reader goes to the shard files itself: look up the chunk in the shard's index, read it, check it, decode it. It needs
-neither zarr nor an event loop, so it is safe in forked and spawned workers alike.
+The reader goes to the shard files itself: look the chunk up in the shard's index, read it, check it, decode it. It
+needs neither zarr nor an event loop, so it is as safe in forked workers as in spawned ones.
 """
 
 from functools import cached_property, lru_cache
@@ -11,42 +11,47 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from jaxtyping import Bool, Int32, UInt8
+from jaxtyping import UInt8
 
-from fame.clipstore.chunk import CRC_BYTES, crc32c, decode_chunk
-from fame.clipstore.files import read_whole
-from fame.clipstore.layout import Layout
+from fame.clipstore.arrays import read_integers, read_labels, read_names, read_valid
+from fame.clipstore.chunk import decode_chunk, max_chunk_bytes
+from fame.clipstore.layout import NO_FRAME, Layout
 from fame.clipstore.schema import CorruptChunk, StoreError, StoreHeader, StoreSpec
+from fame.clipstore.seal import read_sealed_root
 from fame.clipstore.shard import OpenShard
-from fame.clipstore.write import is_finished, read_layout
 
-OPEN_SHARDS = 128
+OPEN_SHARDS = 128  # descriptors held at most; a shard that is not open costs one open and one read of its index
 
 
 class ClipStore:
-    """One finished store, opened for reading with :meth:`open`. Pickles as its path, so workers reopen it."""
+    """One finished store, opened for reading with :meth:`open`.
 
-    video_N: Int32[np.ndarray, " n"]
-    label_N: Int32[np.ndarray, " n"]
-    start_frame_N: Int32[np.ndarray, " n"]
-    valid_N: Bool[np.ndarray, " n"]
+    ``labels_V`` holds the class of each video (-1 unknown); ``video_N``, ``label_N``, ``start_frame_N`` (-1 where the
+    video failed) and ``valid_N`` describe each clip. Pickles as its path: a worker opens the store anew.
+    """
 
     def __init__(self, path: Path, layout: Layout) -> None:
         self.path, self._layout = path, layout
-        self.video_N = self._whole("video", "<i4")
-        self.label_N = self._whole("label", "<i4")
-        self.start_frame_N = self._whole("start_frame", "<i4")
-        self.valid_N = self._whole("valid", "?")
+        clips = layout.header.spec.clips_per_video
+        self.labels_V = read_labels(path, layout)
+        self.label_N = np.repeat(self.labels_V, clips)
+        self.video_N = read_integers(path, layout, "video")
+        self.start_frame_N = read_integers(path, layout, "start_frame")
+        self.valid_N = read_valid(path, layout)
+        if not np.array_equal(self.video_N, np.repeat(np.arange(layout.num_videos, dtype=np.int32), clips)):
+            raise StoreError(f"{path}: the clips are not in the order of their videos")
+        if not np.array_equal(self.valid_N, self.start_frame_N != NO_FRAME):
+            raise StoreError(f"{path}: valid and start_frame disagree")
         self._shard = lru_cache(maxsize=OPEN_SHARDS)(self._open_shard)
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
-        """Open a finished store; raises :class:`StoreError` where there is none or it is damaged."""
+        """Open a finished store; raises :class:`StoreError` where there is none or its metadata is damaged."""
         root = Path(path).resolve()
-        layout = read_layout(root)
-        if not is_finished(root):
-            raise StoreError(f"{root}: not finished; run the command that began it again")
-        return cls(root, layout)
+        try:
+            return cls(root, Layout.from_root_json(read_sealed_root(root)))
+        except StoreError as error:
+            raise StoreError(f"cannot open the clip store {root}: {error}") from error
 
     @property
     def header(self) -> StoreHeader:
@@ -74,19 +79,7 @@ class ClipStore:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the videos, relative to the root they came from."""
-        data = self._whole_bytes("names", None)
-        names: list[str] = []
-        position = 4
-        for _ in range(self.num_videos):
-            length = int.from_bytes(data[position : position + 4], "little")
-            names.append(data[position + 4 : position + 4 + length].decode())
-            position += 4 + length
-        return tuple(names)
-
-    @property
-    def labels_V(self) -> Int32[np.ndarray, " v"]:
-        """Class of each video, -1 where unknown."""
-        return self.label_N[:: self.spec.clips_per_video]
+        return read_names(self.path, self._layout)
 
     def clips_of(self, video: int) -> range:
         """The clips of one video."""
@@ -109,37 +102,32 @@ class ClipStore:
         return ClipStore.open, (self.path,)
 
     def __repr__(self) -> str:
-        spec = self.spec
-        return (
-            f"ClipStore({str(self.path)!r}: {self.num_videos} videos, {self.num_clips} clips of "
-            f"{spec.frames}x{spec.height}x{spec.width}, {spec.codec})"
-        )
+        spec, clips = self.spec, f"{self.num_clips} clips"
+        shape = f"{spec.frames}x{spec.height}x{spec.width}"
+        return f"ClipStore({str(self.path)!r}: {self.num_videos} videos, {clips} of {shape}, {spec.codec})"
 
     def _element(self, array: str, index: int) -> UInt8[np.ndarray, "..."]:
         if not 0 <= index < self.num_clips:
             raise IndexError(f"{self.path}: no clip {index}: there are {self.num_clips}")
         shard, position = divmod(index, self.spec.clips_per_shard)
-        where = f"{self.path}: {array} of clip {index} (shard {shard}, video {index // self.spec.clips_per_video})"
         if not self.valid_N[index]:
-            raise StoreError(f"{where}: its video could not be decoded; valid_N tells which clips are there")
+            raise StoreError(f"{self._where(array, index)}: its video could not be decoded; see valid_N")
         try:
             chunk = self._shard(array, shard).chunk(position)
             if chunk is None:
                 raise StoreError("the shard does not have it")
             return decode_chunk(self._layout, array, chunk)
         except ValueError as error:
-            raise CorruptChunk(f"{where} is corrupt: {error}. `fame store verify --repair` re-queues it") from error
+            cure = "`fame store verify --repair` has it made again"
+            raise CorruptChunk(f"{self._where(array, index)} is corrupt: {error}. {cure}") from error
+
+    def _where(self, array: str, index: int) -> str:
+        shard, video = index // self.spec.clips_per_shard, index // self.spec.clips_per_video
+        return f"{self.path}: {array} of clip {index} (shard {shard}, video {video})"
 
     def _open_shard(self, array: str, shard: int) -> OpenShard:
-        return OpenShard(self.path / self._layout.shard_key(array, shard), chunks_per_shard=self.spec.clips_per_shard)
-
-    def _whole(self, array: str, dtype: str) -> np.ndarray:
-        size = self.num_clips * np.dtype(dtype).itemsize
-        return np.frombuffer(self._whole_bytes(array, size), dtype)
-
-    def _whole_bytes(self, array: str, size: int | None) -> bytes:
-        path = self.path / self._layout.whole_key(array)
-        data = read_whole(path, limit=2**40 if size is None else size + CRC_BYTES)
-        if (size is not None and len(data) != size + CRC_BYTES) or crc32c(data[:-CRC_BYTES]) != data[-CRC_BYTES:]:
-            raise StoreError(f"{path}: damaged")
-        return data[:-CRC_BYTES]
+        return OpenShard(
+            self.path / self._layout.shard_key(array, shard),
+            chunks_per_shard=self.spec.clips_per_shard,
+            max_chunk_bytes=max_chunk_bytes(self._layout, array),
+        )

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, Self, get_args
 
 from fame.clipstore.files import read_whole, regular_size
-from fame.clipstore.layout import NO_FRAME, Layout
+from fame.clipstore.layout import NO_FRAME, Layout, record_key
 from fame.clipstore.schema import Status, StoreError, canonical_json, expect_keys, parse_json_object
 
 MAX_START_FRAME = 2**31 - 1
-_KEYS = frozenset({"shard", "store", "objects", "videos", "sha256"})
+_KEYS = {"shard", "store", "objects", "videos", "sha256"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +84,12 @@ def _sha256(body: dict[str, Any]) -> str:
 
 
 def _outcome(entry: dict[str, Any]) -> VideoOutcome:
-    return VideoOutcome(**entry | {"start_frame": tuple(entry["start_frame"])})
+    fields: dict[str, Any] = {**entry, "start_frame": tuple(entry["start_frame"])}
+    return VideoOutcome(**fields)
 
 
 def _check_outcome(outcome: VideoOutcome, clips: int, where: str) -> None:
-    if outcome.status not in get_args(Status) or not isinstance(outcome.reason, str):
+    if outcome.status not in get_args(Status) or type(outcome.reason) is not str:
         raise StoreError(f"{where}: video {outcome.video} has no known status")
     lowest, highest = (NO_FRAME, NO_FRAME) if outcome.status == "failed" else (0, MAX_START_FRAME)
     frames = outcome.start_frame
@@ -102,9 +103,18 @@ def load_record(root: Path, layout: Layout, shard: int) -> ShardRecord:
     Sizes of the objects are compared, their contents are not: an object is synced before its record is written, so
     only damage to the disk could part them, and :func:`~fame.clipstore.verify.verify` looks for that.
     """
-    record = ShardRecord.from_json(read_whole(root / layout.record_key(shard)), layout, shard)
+    record = ShardRecord.from_json(read_whole(root / record_key(shard)), layout, shard)
     for array, entry in record.objects.items():
         found = regular_size(root / layout.shard_key(array, shard))
         if found != entry.size:
             raise StoreError(f"{root}: shard {shard} of {array} has {found} bytes, its record says {entry.size}")
     return record
+
+
+def is_done(root: Path, layout: Layout, shard: int) -> bool:
+    """Whether :func:`load_record` finds the shard done."""
+    try:
+        load_record(root, layout, shard)
+    except StoreError:
+        return False
+    return True

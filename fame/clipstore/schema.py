@@ -31,7 +31,7 @@ class StoreError(ValueError):
     """A clip store cannot be made, written or read; the message names the store and, where there is one, the shard."""
 
 
-class CorruptChunk(StoreError):
+class CorruptChunk(StoreError):  # noqa: N818 - it names the thing that is wrong
     """The bytes of one clip or map in a finished store are not the bytes that were written."""
 
 
@@ -44,6 +44,7 @@ def parse_json_object(data: bytes, what: str) -> dict[str, Any]:
     """Parse a JSON object that may come from anybody; anything else is a :class:`StoreError`."""
     try:
         value = json.loads(data)
+        canonical_json(value)  # refuses NaN and lone surrogates, which Python's parser lets through
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{what} is not JSON: {error}") from error
     if not isinstance(value, dict):
@@ -51,10 +52,10 @@ def parse_json_object(data: bytes, what: str) -> dict[str, Any]:
     return cast("dict[str, Any]", value)
 
 
-def expect_keys(data: Mapping[str, object], keys: frozenset[str], what: str) -> None:
+def expect_keys(data: Mapping[str, object], keys: set[str], what: str) -> None:
     """Raise unless ``data`` has exactly these keys."""
-    if data.keys() != keys:
-        missing, extra = sorted(keys - data.keys()), sorted(data.keys() - keys)
+    if set(data) != keys:
+        missing, extra = sorted(keys - set(data)), sorted(set(data) - keys)
         raise StoreError(f"{what} is not of format {FORMAT_VERSION}: missing {missing}, unknown {extra}")
 
 
@@ -120,7 +121,7 @@ class StoreSpec:
     @classmethod
     def from_json(cls, data: Mapping[str, object]) -> Self:
         """Read a spec that may come from anybody; raises :class:`StoreError`."""
-        expect_keys(data, frozenset(f.name for f in dataclasses.fields(cls)), "the spec")
+        expect_keys(data, {f.name for f in dataclasses.fields(cls)}, "the spec")
         try:
             return cls(**cast("dict[str, Any]", data))
         except (TypeError, ValueError) as error:
@@ -144,7 +145,7 @@ class StoreHeader:
     version: int = FORMAT_VERSION
 
     def to_json(self) -> dict[str, Any]:
-        """The value of the root attribute ``fame_clip_store``, less what :class:`~fame.clipstore.layout.Layout` adds."""
+        """The header's part of the root attribute ``fame_clip_store``."""
         return {
             "version": self.version,
             "dataset": self.dataset,
@@ -162,7 +163,7 @@ class StoreHeader:
             raise StoreError(
                 f"the store is of format {data.get('version')!r}; this software reads format {FORMAT_VERSION}"
             )
-        expect_keys(data, frozenset(f.name for f in dataclasses.fields(cls)), "the header")
+        expect_keys(data, {f.name for f in dataclasses.fields(cls)}, "the header")
         classes, parameters, spec = data["class_names"], data["foreground_parameters"], data["spec"]
         if not (isinstance(classes, list) and all(isinstance(name, str) for name in cast("list[object]", classes))):
             raise StoreError("class_names in the header must be a list of strings")

@@ -6,9 +6,11 @@ shard whole.
 """
 
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 
 from fame.clipstore.chunk import CRC_BYTES, crc32c
 from fame.clipstore.files import Draft, open_regular
@@ -42,36 +44,56 @@ class ShardDraft(Draft):
 class OpenShard:
     """One shard file open for reading, its index checked. Safe to share between threads; closed with its last user."""
 
-    def __init__(self, path: Path, *, chunks_per_shard: int) -> None:
+    def __init__(self, path: Path, *, chunks_per_shard: int, max_chunk_bytes: int) -> None:
         self._descriptor = -1
-        self._path, self._descriptor = path, open_regular(path)
+        self._path, self._max_chunk_bytes = path, max_chunk_bytes
+        self._descriptor = open_regular(path)
         index_bytes = chunks_per_shard * _PAIR_BYTES + CRC_BYTES
         self._end = os.fstat(self._descriptor).st_size - index_bytes
         if self._end < 0:
             raise StoreError(f"{path}: too short to hold the index of {chunks_per_shard} chunks")
-        data = self._read(self._end, index_bytes)
+        data = self._read(self._end, index_bytes).tobytes()
         if crc32c(data[:-CRC_BYTES]) != data[-CRC_BYTES:]:
             raise StoreError(f"{path}: the checksum of the index does not match")
         self._index = np.frombuffer(data[:-CRC_BYTES], "<u8").reshape(chunks_per_shard, 2)
 
-    def chunk(self, position: int) -> bytes | None:
-        """The bytes of one chunk, none where the shard has none; raises :class:`StoreError` for a false index."""
+    def chunk(self, position: int) -> UInt8[np.ndarray, " bytes"] | None:
+        """The bytes of one chunk, none where the shard has none; raises :class:`StoreError` for a false index.
+
+        The array is this thread's reading buffer: it is overwritten by the thread's next read of any shard.
+        """
         offset, length = self._index[position].tolist()
         if offset == length == _ABSENT:
             return None
-        if offset + length > self._end:
-            raise StoreError(f"{self._path}: chunk {position} at {offset}+{length} lies outside the shard")
+        if offset + length > self._end or length > self._max_chunk_bytes:
+            raise StoreError(f"{self._path}: chunk {position} cannot be at {offset}+{length}")
         return self._read(offset, length)
 
-    def _read(self, offset: int, length: int) -> bytes:
+    def _read(self, offset: int, length: int) -> UInt8[np.ndarray, " bytes"]:
+        view = _buffer.of(length)
         try:
-            data = os.pread(self._descriptor, length, offset)
+            count = os.preadv(self._descriptor, [view], offset)
         except OSError as error:
             raise StoreError(f"{self._path}: cannot read ({error.strerror})") from error
-        if len(data) != length:
+        if count != length:
             raise StoreError(f"{self._path}: ends before byte {offset + length}")
-        return data
+        return np.frombuffer(view, np.uint8)
 
     def __del__(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
+
+
+class _Buffer(threading.local):
+    """One reading buffer per thread, kept: fresh memory for every chunk would cost as much as reading it."""
+
+    def __init__(self) -> None:
+        self._memory = bytearray()
+
+    def of(self, length: int) -> memoryview:
+        if len(self._memory) < length:
+            self._memory = bytearray(length)
+        return memoryview(self._memory)[:length]
+
+
+_buffer = _Buffer()

@@ -1,0 +1,121 @@
+"""The whole arrays of a store: one uncompressed chunk each, closed by a CRC-32C, small enough to be held in memory.
+
+V videos, N = V x clips_per_video clips.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int32
+
+from fame.clipstore.chunk import CRC_BYTES, crc32c
+from fame.clipstore.files import read_whole
+from fame.clipstore.layout import Layout
+from fame.clipstore.schema import StoreError, canonical_json
+
+_LENGTH_BYTES = 4
+_MAX_NAMES_BYTES = 2**36
+
+
+def videos_digest(names: Sequence[str], labels: Sequence[int]) -> str:
+    """A hash of which videos a store holds, in which order and of which class."""
+    return hashlib.sha256(canonical_json([list(names), list(labels)])).hexdigest()
+
+
+def check_name(name: str) -> None:
+    """Raise ``ValueError`` for a video name that is not a plain path below the source root."""
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts or "\0" in name or "\\" in name:
+        raise ValueError(f"video name {name!r} is not a path below the source root")
+
+
+def check_labels(labels_V: Int32[np.ndarray, " v"], num_classes: int) -> None:
+    """Raise ``ValueError`` for a label that is neither -1 (unknown) nor a class."""
+    if labels_V.min() < -1 or labels_V.max() >= num_classes:
+        raise ValueError(f"labels go from {labels_V.min()} to {labels_V.max()}, but there are {num_classes} classes")
+
+
+def encode_numbers(numbers: Int32[np.ndarray, " n"] | Bool[np.ndarray, " n"]) -> bytes:
+    """The chunk of ``video``, ``label``, ``start_frame`` or ``valid``."""
+    return _closed(numbers.astype("?" if numbers.dtype == np.bool_ else "<i4").tobytes())
+
+
+def encode_names(names: Sequence[str]) -> bytes:
+    """The chunk of ``names`` in zarr's ``vlen-utf8``: a count, then length and UTF-8 of each, lengths as uint32."""
+    parts = [_length(names)]
+    for name in names:
+        data = name.encode()
+        parts += [_length(data), data]
+    return _closed(b"".join(parts))
+
+
+def read_integers(root: Path, layout: Layout, array: str) -> Int32[np.ndarray, " n"]:
+    """Read ``video``, ``label`` or ``start_frame``; raises :class:`StoreError` where it is damaged."""
+    return np.frombuffer(_open(root, layout, array, layout.num_clips * 4), "<i4").astype(np.int32, copy=False)
+
+
+def read_valid(root: Path, layout: Layout) -> Bool[np.ndarray, " n"]:
+    """Read ``valid``; raises :class:`StoreError` where it is damaged."""
+    data_N = np.frombuffer(_open(root, layout, "valid", layout.num_clips), np.uint8)
+    if data_N.max() > 1:
+        raise StoreError(f"{root}: valid holds a byte that is no boolean")
+    return data_N.view(np.bool_)
+
+
+def read_labels(root: Path, layout: Layout) -> Int32[np.ndarray, " v"]:
+    """Class of each video; raises :class:`StoreError` where the array is damaged or its clips disagree."""
+    label_VC = read_integers(root, layout, "label").reshape(layout.num_videos, -1)
+    if (label_VC != label_VC[:, :1]).any():
+        raise StoreError(f"{root}: clips of one video have different labels")
+    try:
+        check_labels(label_VC[:, 0], len(layout.header.class_names))
+    except ValueError as error:
+        raise StoreError(f"{root}: {error}") from error
+    return label_VC[:, 0]
+
+
+def read_names(root: Path, layout: Layout) -> tuple[str, ...]:
+    """Names of the videos; raises :class:`StoreError` for a damaged array and for names that leave the source root."""
+    data = _open(root, layout, "names", None)
+    names: list[str] = []
+    position = _LENGTH_BYTES
+    try:
+        if _parse_length(data, 0) != layout.num_videos:
+            raise ValueError(f"{_parse_length(data, 0)} names for {layout.num_videos} videos")
+        for _ in range(layout.num_videos):
+            end = position + _LENGTH_BYTES + _parse_length(data, position)
+            names.append(data[position + _LENGTH_BYTES : end].decode())
+            check_name(names[-1])
+            position = end
+        if position != len(data):
+            raise ValueError("the names end elsewhere than their array")
+    except ValueError as error:
+        raise StoreError(f"{root}: names: {error}") from error
+    return tuple(names)
+
+
+def _open(root: Path, layout: Layout, array: str, size: int | None) -> bytes:
+    path = root / layout.whole_key(array)
+    data = read_whole(path, limit=_MAX_NAMES_BYTES if size is None else size + CRC_BYTES)
+    if (size is not None and len(data) != size + CRC_BYTES) or len(data) < CRC_BYTES:
+        raise StoreError(f"{path}: {len(data)} bytes where {size} and a checksum belong")
+    if crc32c(data[:-CRC_BYTES]) != data[-CRC_BYTES:]:
+        raise StoreError(f"{path}: the checksum does not match")
+    return data[:-CRC_BYTES]
+
+
+def _closed(data: bytes) -> bytes:
+    return data + crc32c(data)
+
+
+def _length(item: Sequence[Any]) -> bytes:
+    return len(item).to_bytes(_LENGTH_BYTES, "little")
+
+
+def _parse_length(data: bytes, position: int) -> int:
+    if position + _LENGTH_BYTES > len(data):
+        raise ValueError("the names end in the middle of a length")
+    return int.from_bytes(data[position : position + _LENGTH_BYTES], "little")

@@ -1,0 +1,146 @@
+"""Checking a finished store to the last byte, and having what is damaged made again."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from fame.clipstore.chunk import decode_chunk, max_chunk_bytes
+from fame.clipstore.files import read_whole, remove_file, sha256_file
+from fame.clipstore.layout import ROOT_KEY, SEAL_KEY, Layout, record_key
+from fame.clipstore.read import ClipStore
+from fame.clipstore.record import ShardRecord, load_record
+from fame.clipstore.schema import StoreError
+from fame.clipstore.seal import make_seal, sealed_checksums, sealed_keys
+from fame.clipstore.shard import OpenShard
+from fame.clipstore.write import read_layout
+
+Mapper = Callable[[Callable[[int], "ShardReport"], Iterable[int]], Iterable["ShardReport"]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardReport:
+    """What is wrong with one shard (nothing, if all is well), and how many of its maps say nothing (one value)."""
+
+    shard: int
+    problems: tuple[str, ...]
+    flat_maps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreReport:
+    """What :func:`verify` found: damaged small files by key, damaged shards, and maps of a single value.
+
+    A flat map is no damage: it is what a motionless clip gives. Many of them mean that the recipe failed.
+    """
+
+    files: dict[str, str]
+    shards: tuple[ShardReport, ...]
+    flat_maps: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is damaged."""
+        return not (self.files or self.shards)
+
+
+def verify(path: Path | str, *, run: Mapper = map) -> StoreReport:
+    """Check every checksum, decode every chunk and hold every record against its shard.
+
+    ``run`` works like ``map``: give a process pool's ``imap`` to check shards in parallel. Damage is reported, not
+    raised; raises :class:`StoreError` where there is no store at all.
+    """
+    root = Path(path)
+    try:
+        layout = read_layout(root)
+    except StoreError as error:
+        if not root.is_dir():
+            raise
+        return StoreReport(files={ROOT_KEY: str(error)}, shards=(), flat_maps=0)
+    reports = list(run(partial(verify_shard, root), range(layout.num_shards)))
+    return StoreReport(
+        files=_check_files(root, layout),
+        shards=tuple(report for report in reports if report.problems),
+        flat_maps=sum(report.flat_maps for report in reports),
+    )
+
+
+def verify_shard(path: Path | str, shard: int) -> ShardReport:
+    """Check one shard of every array against its record and decode all its chunks."""
+    root = Path(path)
+    layout = read_layout(root)
+    try:
+        record = load_record(root, layout, shard)
+    except StoreError as error:
+        return ShardReport(shard=shard, problems=(str(error),), flat_maps=0)
+    problems: list[str] = []
+    flat_maps = 0
+    for array, entry in record.objects.items():
+        try:
+            if sha256_file(root / layout.shard_key(array, shard)) != entry.sha256:
+                problems.append(f"{array}: the checksum of the shard does not match its record")
+            flat_maps += _decode_all(root, layout, array, record)
+        except StoreError as error:
+            problems.append(f"{array}: {error}")
+    return ShardReport(shard=shard, problems=tuple(problems), flat_maps=flat_maps)
+
+
+def repair(path: Path | str, report: StoreReport) -> None:
+    """Drop what is damaged, so that the command that made the store makes just that again. Call it holding the lock.
+
+    The seal goes, the records of damaged shards, and the root metadata if it is damaged; the other small files are
+    compared and written anew by that command anyway.
+    """
+    root = Path(path)
+    if report.ok:
+        return
+    remove_file(root, SEAL_KEY)
+    if ROOT_KEY in report.files:
+        remove_file(root, ROOT_KEY)
+    for damaged in report.shards:
+        remove_file(root, record_key(damaged.shard))
+
+
+def _decode_all(root: Path, layout: Layout, array: str, record: ShardRecord) -> int:
+    """Decode every chunk of one shard; returns the number of flat maps, raises :class:`StoreError` for damage."""
+    spec = layout.header.spec
+    shard = OpenShard(
+        root / layout.shard_key(array, record.shard),
+        chunks_per_shard=spec.clips_per_shard,
+        max_chunk_bytes=max_chunk_bytes(layout, array),
+    )
+    flat = 0
+    for position in range(spec.clips_per_shard):
+        video, chunk = position // spec.clips_per_video, shard.chunk(position)
+        stored = video < len(record.videos) and record.videos[video].status != "failed"
+        if stored != (chunk is not None):
+            raise StoreError(f"chunk {position} is {'missing' if stored else 'there though its video failed'}")
+        if chunk is not None:
+            try:
+                element = decode_chunk(layout, array, chunk)
+            except ValueError as error:
+                raise StoreError(f"chunk {position}: {error}") from error
+            flat += array == "foreground" and element.min() == element.max()
+    return flat
+
+
+def _check_files(root: Path, layout: Layout) -> dict[str, str]:
+    """Damaged small files by key, and why."""
+    try:
+        sealed = sealed_checksums(root)
+    except StoreError as error:
+        return {SEAL_KEY: str(error)}
+    files: dict[str, str] = {}
+    for key in sealed_keys(layout):
+        try:
+            if sealed.get(key) != sha256_file(root / key):
+                files[key] = "does not match the seal"
+        except StoreError as error:
+            files[key] = str(error)
+    try:
+        ClipStore.open(root).names  # noqa: B018 - reads and checks every whole array
+        if not files and read_whole(root / SEAL_KEY) != make_seal(root, layout):
+            files[SEAL_KEY] = "does not match the records"
+    except StoreError as error:
+        files.setdefault(SEAL_KEY, str(error))
+    return files
