@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -18,6 +19,7 @@ from fame.models.norm import frozen_statistics
 class Backbone(nn.Module):
     """A stem and stages; subclasses register them as children in the order in which they run.
 
+    Memory is channels-last throughout, whatever the caller's: pooling, batch norm and flat kernels are faster there.
     The head, if any, is one more child under the name that the reference gave it, so that the state dict of the whole
     has the reference's names.
     """
@@ -38,7 +40,7 @@ class Backbone(nn.Module):
         """Map a normalised RGB clip to the last feature map. Raises ``ValueError`` on another number of channels."""
         if clip_BCTHW.shape[1] != 3 or 0 in clip_BCTHW.shape:
             raise ValueError(f"expected clips of shape [batch, 3, frames, height, width], got {list(clip_BCTHW.shape)}")
-        map_BDthw = clip_BCTHW
+        map_BDthw = clip_BCTHW.contiguous(memory_format=torch.channels_last_3d)
         for stage in self._stages():
             map_BDthw = self._run(stage, map_BDthw)
         return map_BDthw

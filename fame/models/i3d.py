@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fame.models.backbone import Backbone
+from fame.models.convolution import FlatConv3d
 from fame.models.norm import GroupedBatchNorm3d
 
 Size = tuple[int, int, int]
@@ -61,19 +62,17 @@ class Unit(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, *, kernel: int = 1, stride: int = 1) -> None:
         super().__init__()
-        self.conv3d = nn.Conv3d(in_channels, out_channels, kernel, stride, bias=False)
+        # An odd kernel that does not stride pads alike on both sides, which the convolution does without a copy.
+        self.conv3d = FlatConv3d(in_channels, out_channels, kernel, stride, kernel // 2 if stride == 1 else 0)
         self.batch3d = GroupedBatchNorm3d(out_channels)
 
     def forward(self, input: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d t_out h_out w_out"]:  # noqa: A002
         """Convolve, normalise, rectify."""
-        conv = self.conv3d
-        pads = [same_padding(n, k, s) for n, k, s in zip(input.shape[2:], conv.kernel_size, conv.stride, strict=True)]
-        if any(before != after for before, after in pads):
-            # Copy only where the convolution cannot pad by itself: at the stem, whose input is the smallest tensor.
-            input = F.pad(input, [side for pad in reversed(pads) for side in pad])  # noqa: A001
-            pads = [(0, 0)] * 3
-        padding = [before for before, _ in pads]
-        return F.relu_(self.batch3d(F.conv3d(input, conv.weight, None, conv.stride, padding)))
+        if self.conv3d.stride != (1, 1, 1):
+            sides = zip(input.shape[2:], self.conv3d.kernel_size, self.conv3d.stride, strict=True)
+            pads = [same_padding(*side) for side in sides]
+            input = F.pad(input, [count for pad in reversed(pads) for count in pad])  # noqa: A001
+        return F.relu_(self.batch3d(self.conv3d(input)))
 
 
 class MaxPool(nn.Module):
@@ -89,7 +88,7 @@ class MaxPool(nn.Module):
     def forward(self, input: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t_out h_out w_out"]:  # noqa: A002
         """Pool."""
         sides = zip(input.shape[2:], self.kernel, self.stride, strict=True)
-        padding = [same_padding(size, kernel, stride)[0] for size, kernel, stride in sides]
+        padding = [same_padding(*side)[0] for side in sides]
         return F.max_pool3d(input, self.kernel, self.stride, padding, ceil_mode=True)
 
 

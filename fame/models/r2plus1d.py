@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fame.models.backbone import Backbone
+from fame.models.convolution import FlatConv3d
 from fame.models.norm import GroupedBatchNorm3d
 
 
@@ -19,10 +20,10 @@ class R2Plus1D18(Backbone):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv3d(3, 45, (1, 7, 7), (1, 2, 2), (0, 3, 3), bias=False),
+            FlatConv3d(3, 45, (1, 7, 7), (1, 2, 2), (0, 3, 3)),
             GroupedBatchNorm3d(45),
             nn.ReLU(inplace=True),
-            nn.Conv3d(45, 64, (3, 1, 1), padding=(1, 0, 0), bias=False),
+            FlatConv3d(45, 64, (3, 1, 1), padding=(1, 0, 0)),
             GroupedBatchNorm3d(64),
             nn.ReLU(inplace=True),
         )
@@ -31,7 +32,7 @@ class R2Plus1D18(Backbone):
         self.layer3 = nn.Sequential(ResidualBlock(128, 256, stride=2), ResidualBlock(256, 256))
         self.layer4 = nn.Sequential(ResidualBlock(256, 512, stride=2), ResidualBlock(512, 512))
         for module in self.modules():
-            if isinstance(module, nn.Conv3d):
+            if isinstance(module, FlatConv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
@@ -53,7 +54,7 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Sequential(space_time(out_channels, middle, out_channels, 1), GroupedBatchNorm3d(out_channels))
         if stride != 1 or in_channels != out_channels:
             self.downsample = nn.Sequential(
-                nn.Conv3d(in_channels, out_channels, 1, stride, bias=False), GroupedBatchNorm3d(out_channels)
+                FlatConv3d(in_channels, out_channels, 1, stride), GroupedBatchNorm3d(out_channels)
             )
         else:
             self.downsample = nn.Identity()
@@ -66,8 +67,8 @@ class ResidualBlock(nn.Module):
 def space_time(in_channels: int, middle: int, out_channels: int, stride: int) -> nn.Sequential:
     """A 3x3 convolution over space, batch norm, ReLU, and a convolution of 3 over time."""
     return nn.Sequential(
-        nn.Conv3d(in_channels, middle, (1, 3, 3), (1, stride, stride), (0, 1, 1), bias=False),
+        FlatConv3d(in_channels, middle, (1, 3, 3), (1, stride, stride), (0, 1, 1)),
         GroupedBatchNorm3d(middle),
         nn.ReLU(inplace=True),
-        nn.Conv3d(middle, out_channels, (3, 1, 1), (stride, 1, 1), (1, 0, 0), bias=False),
+        FlatConv3d(middle, out_channels, (3, 1, 1), (stride, 1, 1), (1, 0, 0)),
     )

@@ -25,7 +25,7 @@ def build_backbone(name: str, *, seed: int = 0, **options: Any) -> Backbone:
     does not exist.
     """
     with seeded(seed):
-        return _construct("backbone", name, BACKBONES, **options)
+        return _backbone(name, options)
 
 
 def build_encoder(
@@ -40,10 +40,15 @@ def build_encoder(
     kind = settings.pop("kind", None)
     attribute, constructor = _lookup("head", kind, HEADS)
     with seeded(seed):
-        encoder = _construct("backbone", name, BACKBONES, **dict(options or {}))
+        encoder = _backbone(name, options or {})
         built: nn.Module = _construct("head", kind, {kind: constructor}, encoder.feature_dim, **settings)
     encoder.attach(attribute, built)
     return encoder
+
+
+def _backbone(name: str, options: Mapping[str, Any]) -> Backbone:
+    backbone = _construct("backbone", name, BACKBONES, **options)
+    return backbone.to(memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
 
 
 @contextmanager
