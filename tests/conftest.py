@@ -1,5 +1,6 @@
 """Rules of the whole suite: executed shape annotations, untouched global random state, honest CUDA skips."""
 
+import importlib
 import os
 import random
 from collections.abc import Iterator
@@ -10,6 +11,16 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
+
+def _import_beartype_with_a_generator_of_its_own() -> None:
+    """Beartype checks a random item of a container: let it not draw from the generator that the suite guards."""
+    public = random.getrandbits
+    random.getrandbits = random.Random(0).getrandbits
+    importlib.import_module("beartype")
+    random.getrandbits = public
+
+
+_import_beartype_with_a_generator_of_its_own()
 install_import_hook("fame", "beartype.beartype")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -17,6 +17,7 @@ from fame.clipstore.layout import Layout
 
 CRC_BYTES = 4
 _BLOSC_HEADER = struct.Struct("<BBBBIII")
+_ZSTD_MAGIC, _ZSTD_HEADER_BYTES = b"\x28\xb5\x2f\xfd", 6
 
 _crc, _codecs = cast("Any", google_crc32c), cast("Any", numcodecs)  # neither is typed
 _LZ4 = _codecs.Blosc(cname="lz4", clevel=9, shuffle=_codecs.Blosc.NOSHUFFLE, typesize=1)
@@ -52,12 +53,14 @@ def decode_chunk(layout: Layout, array: str, chunk: UInt8[np.ndarray, " bytes"])
     shape, codec = layout.element_shape(array), _codec(layout, array)
     if codec == "jpeg":
         return decode_tall_jpeg(data, frames=shape[0], height=shape[1], width=shape[2])
+    size_in, codec_of = (_blosc_size, _LZ4) if codec == "lz4" else (_zstd_size, _ZSTD)
     element = np.empty(shape, np.uint8)
-    if codec == "lz4":
-        _check_blosc(data, element.nbytes)
-        _LZ4.decode(data, element)
-    else:
-        _decompress_zstd(data, element)
+    if size_in(data) != element.nbytes:
+        raise ValueError(f"the chunk claims to decode to {size_in(data)} bytes, not {element.nbytes}")
+    try:
+        codec_of.decode(data, element)
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
     return element
 
 
@@ -70,17 +73,22 @@ def _codec(layout: Layout, array: str) -> str:
     return layout.header.spec.codec if array == "clips" else "zstd"
 
 
-def _check_blosc(data: UInt8[np.ndarray, " bytes"], expected: int) -> None:
-    """Hold a blosc header against the truth: its decoder believes the sizes it finds there."""
+def _blosc_size(data: UInt8[np.ndarray, " bytes"]) -> int:
+    """The decoded size by a blosc header; raises ``ValueError`` where the header is not of these bytes."""
     if len(data) < _BLOSC_HEADER.size:
         raise ValueError("the chunk is shorter than a blosc header")
     *_, decoded, _block, encoded = _BLOSC_HEADER.unpack(data[: _BLOSC_HEADER.size].tobytes())
-    if (decoded, encoded) != (expected, len(data)):
-        raise ValueError(f"the blosc header tells of {encoded} -> {decoded} bytes, not {len(data)} -> {expected}")
+    if encoded != len(data):
+        raise ValueError(f"the blosc header tells of {encoded} bytes, not {len(data)}")
+    return decoded
 
 
-def _decompress_zstd(data: UInt8[np.ndarray, " bytes"], element: UInt8[np.ndarray, "..."]) -> None:
-    try:
-        _ZSTD.decode(data, element)
-    except RuntimeError as error:
-        raise ValueError(f"zstd: {error}") from error
+def _zstd_size(data: UInt8[np.ndarray, " bytes"]) -> int:
+    """The decoded size by a zstd frame header (RFC 8878, 3.1.1.1), which the decoder holds the frame to."""
+    if len(data) < _ZSTD_HEADER_BYTES or data[:4].tobytes() != _ZSTD_MAGIC:
+        raise ValueError("the chunk is no zstd frame with a size")
+    descriptor = int(data[4])
+    single, dictionary, width = descriptor >> 5 & 1, descriptor & 3, descriptor >> 6
+    size_bytes = (single, 2, 4, 8)[width]
+    start = 5 + (1 - single) + (0, 1, 2, 4)[dictionary]
+    return int.from_bytes(data[start : start + size_bytes].tobytes(), "little") + (256 if size_bytes == 2 else 0)

@@ -6,7 +6,7 @@ same bytes with the same function, without zarr's event loop.
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, cast
 
 import numpy as np
 from zarr.abc.codec import ArrayBytesCodec
@@ -26,15 +26,18 @@ class TallJpeg(ArrayBytesCodec):
     is_fixed_size = False
 
     def __post_init__(self) -> None:
-        if type(self.quality) is not int or not 1 <= self.quality <= 100:
-            raise ValueError(f"quality must be a whole number from 1 to 100, not {self.quality!r}")
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"quality must be from 1 to 100, not {self.quality}")
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Read the codec from array metadata."""
+    def from_dict(cls, data: dict[str, Any]) -> "TallJpeg":
+        """Read the codec from array metadata; raises ``ValueError`` where it is another codec or has other settings."""
         if data.get("name") != NAME:
             raise ValueError(f"expected the codec {NAME!r}, not {data.get('name')!r}")
-        return cls(**data.get("configuration", {}))
+        quality = cast("dict[str, object]", data.get("configuration", {})).get("quality")
+        if type(quality) is not int:
+            raise ValueError(f"{NAME} needs a whole number as quality, not {quality!r}")
+        return cls(quality=quality)
 
     def to_dict(self) -> dict[str, Any]:
         """The codec as array metadata."""

@@ -12,7 +12,6 @@ import stat
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
-from typing import Self
 
 from fame.clipstore.layout import PARTIAL
 from fame.clipstore.schema import StoreError
@@ -83,8 +82,7 @@ def sync_folder(folder: Path) -> None:
 class Draft:
     """A file in the making: written under ``.partial``, checksummed as it grows, named only when it is whole.
 
-    Use as a context manager; what is not committed is removed. Two drafts of one file never share a name, so even a
-    writer believed dead cannot mix its bytes into another's.
+    Two drafts of one file never share a name, so even a writer believed dead cannot mix its bytes into another's.
     """
 
     def __init__(self, root: Path, key: str) -> None:
@@ -119,10 +117,8 @@ class Draft:
             self._temporary.rename(target)
             sync_folder(target.parent)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def discard(self) -> None:
+        """Remove the file unless it was committed."""
         with contextlib.suppress(OSError):
             self._file.close()
         self._temporary.unlink(missing_ok=True)
@@ -130,9 +126,12 @@ class Draft:
 
 def write_whole(root: Path, key: str, data: bytes) -> None:
     """Write or replace a small file durably and at once."""
-    with Draft(root, key) as draft:
+    draft = Draft(root, key)
+    try:
         draft.write(data)
         draft.commit()
+    finally:
+        draft.discard()
 
 
 def remove_file(root: Path, key: str) -> None:

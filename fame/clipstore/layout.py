@@ -6,7 +6,7 @@ V videos, N = V x clips_per_video clips, T frames, H W height and width of a fra
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self, cast
+from typing import Any, cast
 
 from fame.clipstore.schema import (
     MAX_VIDEOS,
@@ -113,7 +113,7 @@ class Layout:
         return sharded | {name: self._whole_metadata(name) for name in WHOLE_ARRAYS}
 
     @classmethod
-    def from_root_json(cls, data: bytes) -> Self:
+    def from_root_json(cls, data: bytes) -> "Layout":
         """Read a root ``zarr.json`` that may come from anybody; raises :class:`StoreError`."""
         root = parse_json_object(data, ROOT_KEY)
         attributes = root.get("attributes")

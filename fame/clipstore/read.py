@@ -8,7 +8,7 @@ needs neither zarr nor an event loop, so it is as safe in forked workers as in s
 
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -45,7 +45,7 @@ class ClipStore:
         self._shard = lru_cache(maxsize=OPEN_SHARDS)(self._open_shard)
 
     @classmethod
-    def open(cls, path: Path | str) -> Self:
+    def open(cls, path: Path | str) -> "ClipStore":
         """Open a finished store; raises :class:`StoreError` where there is none or its metadata is damaged."""
         root = Path(path).resolve()
         try:

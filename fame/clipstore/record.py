@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, get_args
 
 from fame.clipstore.files import read_whole, regular_size
 from fame.clipstore.layout import NO_FRAME, Layout, record_key
@@ -46,7 +46,7 @@ class ShardRecord:
         return canonical_json(body | {"sha256": _sha256(body)})
 
     @classmethod
-    def from_json(cls, data: bytes, layout: Layout, shard: int) -> Self:
+    def from_json(cls, data: bytes, layout: Layout, shard: int) -> "ShardRecord":
         """Read one record; raises :class:`StoreError` unless it is whole and belongs to this shard of this store."""
         body = parse_json_object(data, f"record {shard}")
         expect_keys(body, _KEYS, f"record {shard}")

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any, Literal, Self, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -119,7 +119,7 @@ class StoreSpec:
         return hashlib.sha256(canonical_json(dataclasses.asdict(self))).hexdigest()[:16]
 
     @classmethod
-    def from_json(cls, data: Mapping[str, object]) -> Self:
+    def from_json(cls, data: Mapping[str, object]) -> "StoreSpec":
         """Read a spec that may come from anybody; raises :class:`StoreError`."""
         expect_keys(data, {f.name for f in dataclasses.fields(cls)}, "the spec")
         try:
@@ -157,7 +157,7 @@ class StoreHeader:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
+    def from_json(cls, data: Mapping[str, Any]) -> "StoreHeader":
         """Read a header that may come from anybody; raises :class:`StoreError`."""
         if data.get("version") != FORMAT_VERSION:
             raise StoreError(

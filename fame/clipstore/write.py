@@ -66,8 +66,8 @@ def write_shard(path: Path | str, shard: int, videos: Iterable[VideoClips | Vide
     with ExitStack() as stack:
         drafts: dict[str, ShardDraft] = {}
         for array in layout.sharded_arrays:
-            draft = ShardDraft(root, layout.shard_key(array, shard), chunks_per_shard=size)
-            drafts[array] = stack.enter_context(draft)
+            drafts[array] = ShardDraft(root, layout.shard_key(array, shard), chunks_per_shard=size)
+            stack.callback(drafts[array].discard)
         paired = _paired(root, layout.videos_of(shard), videos)
         outcomes = tuple(_append(layout, drafts, video, given) for video, given in paired)
         for draft in drafts.values():

@@ -1,0 +1,175 @@
+"""Stores that a stranger made to mislead: refused with an error, never a crash, a huge allocation or a foreign file."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fame.clipstore import ClipStore, StoreError, verify
+from fame.clipstore.arrays import encode_names, encode_numbers
+from fame.clipstore.chunk import crc32c
+from fame.clipstore.layout import Layout
+from fame.clipstore.schema import canonical_json
+from fame.clipstore.seal import make_seal
+from tests.fame.clipstore import small
+
+
+@pytest.fixture
+def forged(finished: dict[str, Path], tmp_path: Path) -> Path:
+    return small.copy(finished["zstd"], tmp_path / "forged")
+
+
+def reseal(store: Path) -> None:
+    layout = Layout.from_root_json((store / "zarr.json").read_bytes())
+    (store / "seal.json").write_bytes(make_seal(store, layout))
+
+
+def forge_root(store: Path, **changes: object) -> None:
+    """Rewrite the header, and all metadata that follows from it, consistently."""
+    layout = Layout.from_root_json((store / "zarr.json").read_bytes())
+    root = json.loads(layout.root_json())
+    attribute = root["attributes"]["fame_clip_store"]
+    for key, value in changes.items():
+        (attribute["spec"] if key in attribute["spec"] else attribute)[key] = value
+    (store / "zarr.json").write_bytes(canonical_json(root))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_videos": 2**31},
+        {"num_videos": 0},
+        {"num_videos": True},
+        {"height": 2**40},
+        {"frames": -1},
+        {"codec": "../jpeg"},
+        {"clips_per_video": 2**25},
+        {"class_names": ["a", 1]},
+        {"class_names": "ab"},
+        {"foreground_parameters": {"x": []}},
+        {"spec": []},
+        {"extra": 1},
+        {"version": "1"},
+    ],
+)
+def test_forged_headers_are_refused(forged: Path, changes: dict):
+    forge_root(forged, **changes)
+    with pytest.raises(StoreError):
+        ClipStore.open(forged)
+    assert not verify(forged).ok
+
+
+@pytest.mark.parametrize("changes", [{"height": 20_000}, {"num_videos": 10**9}, {"clips_per_video": 10**5}])
+def test_consistent_lies_about_sizes_are_found_without_allocating_them(forged: Path, changes: dict):
+    forge_root(forged, **changes)
+    layout = {"num_videos": 5} | changes
+    root = json.loads((forged / "zarr.json").read_bytes())
+    header = root["attributes"]["fame_clip_store"]
+    spec_changes = {key: value for key, value in layout.items() if key in header["spec"]}
+    from fame.clipstore import StoreHeader
+
+    fields = {key: value for key, value in header.items() if key not in ("num_videos", "videos_sha256")}
+    fields["spec"] = header["spec"] | spec_changes
+    lie = Layout(
+        header=StoreHeader.from_json(fields), num_videos=layout["num_videos"], videos_sha256=header["videos_sha256"]
+    )
+    (forged / "zarr.json").write_bytes(lie.root_json())
+    seal = json.loads((forged / "seal.json").read_bytes())
+    import hashlib
+
+    seal["files"]["zarr.json"] = hashlib.sha256(lie.root_json()).hexdigest()
+    (forged / "seal.json").write_bytes(canonical_json(seal))
+    with pytest.raises(StoreError):
+        ClipStore.open(forged).clip(0)
+
+
+@pytest.mark.parametrize("name", ["../x.mp4", "/etc/passwd", "a/../../b", "", "a\0b", "..\\x"])
+def test_names_that_leave_the_root_are_refused(forged: Path, name: str):
+    (forged / "names/c.0").write_bytes(encode_names([name, *small.names(5)[1:]]))
+    reseal(forged)
+    with pytest.raises(StoreError, match="not a path below"):
+        _ = ClipStore.open(forged).names
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\5\0\0\0", b"\5\0\0\0\xff\xff\xff\xff", b"\4\0\0\0", b"\5\0\0\0" + b"\1\0\0\0\xff" * 5]
+)
+def test_names_that_lie_about_their_lengths_are_refused(forged: Path, data: bytes):
+    (forged / "names/c.0").write_bytes(data + crc32c(data))
+    reseal(forged)
+    with pytest.raises(StoreError, match="names"):
+        _ = ClipStore.open(forged).names
+
+
+@pytest.mark.parametrize(
+    ("array", "values"),
+    [
+        ("label", [0, 1] * 5),
+        ("label", [7] * 10),
+        ("label", [-2] * 10),
+        ("video", [0] * 10),
+        ("start_frame", [5] * 10),
+        ("label", [0] * 9),
+    ],
+)
+def test_arrays_that_contradict_the_store_are_refused(forged: Path, array: str, values: list):
+    (forged / array / "c.0").write_bytes(encode_numbers(np.array(values, np.int32)))
+    reseal(forged)
+    with pytest.raises(StoreError):
+        ClipStore.open(forged)
+
+
+def test_a_valid_array_of_other_bytes_is_refused(forged: Path):
+    data = b"\2" * 10
+    (forged / "valid/c.0").write_bytes(data + crc32c(data))
+    reseal(forged)
+    with pytest.raises(StoreError, match="no boolean"):
+        ClipStore.open(forged)
+
+
+@pytest.mark.parametrize(
+    ("offset", "length"), [(2**63, 10), (0, 2**63), (2**64 - 1, 5), (0, 2**64 - 1), (10**6, 100), (0, 0)]
+)
+def test_an_index_that_points_elsewhere_is_refused(forged: Path, offset: int, length: int):
+    file = forged / "clips/c.0.0.0.0.0"
+    data = file.read_bytes()
+    index = np.frombuffer(data[-68:-4], "<u8").copy().reshape(4, 2)
+    index[0] = offset, length
+    file.write_bytes(data[:-68] + index.tobytes() + crc32c(index.tobytes()))
+    with pytest.raises(StoreError, match="shard 0"):
+        ClipStore.open(forged).clip(0)
+
+
+def test_links_are_not_followed(forged: Path, tmp_path: Path):
+    secret = tmp_path / "secret"
+    (forged / "clips/c.0.0.0.0.0").rename(secret)
+    (forged / "clips/c.0.0.0.0.0").symlink_to(secret)
+    with pytest.raises(StoreError, match="link"):
+        ClipStore.open(forged).clip(0)
+    assert not verify(forged).ok
+
+
+def test_a_folder_that_is_a_link_is_not_followed(forged: Path, tmp_path: Path):
+    (forged / "clips").rename(tmp_path / "elsewhere")
+    (forged / "clips").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match="link"):
+        ClipStore.open(forged).clip(0)
+
+
+@pytest.mark.timeout(10)
+def test_a_pipe_does_not_hang_the_reader(forged: Path):
+    for key in ("clips/c.0.0.0.0.0", "zarr.json"):
+        (forged / key).unlink()
+        os.mkfifo(forged / key)
+        with pytest.raises(StoreError, match="regular file|shard 0"):
+            ClipStore.open(forged).clip(0)
+        (forged / key).unlink()
+        (forged / key).write_bytes(b"")
+
+
+def test_a_huge_sparse_file_is_not_read(forged: Path):
+    os.truncate(forged / "zarr.json", 2**40)
+    with pytest.raises(StoreError, match="at most"):
+        ClipStore.open(forged)
