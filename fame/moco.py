@@ -1,0 +1,167 @@
+"""Momentum contrast: two encoders, a queue of keys, and the symmetric step, free of process groups.
+
+Shapes: B clips of this process, G clips of all processes, C channels, T frames, H W height/width, D feature dim,
+K queue length.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fame.contrast import feature_spread, info_nce
+from fame.randomness import generator
+
+Enqueue = Literal["between", "after"]
+Clips = Float[Tensor, "b c t h w"]
+
+
+class Collectives(Protocol):
+    """What the step needs of other processes. Rows of process r are rows r*B..(r+1)*B of the whole batch."""
+
+    rank: int
+    world: int
+
+    def gather(self, row_B: Tensor) -> Tensor:
+        """The rows of all processes, in order of rank."""
+        ...
+
+    def exchange(self, row_B: Tensor, wanted_G: Tensor) -> Tensor:
+        """Rows of the whole batch: this process gets its share of ``wanted_G``, which all processes agree on."""
+        ...
+
+
+class SingleProcess:
+    """The collectives of one process."""
+
+    rank = 0
+    world = 1
+
+    def gather(self, row_B: Tensor) -> Tensor:
+        """The rows themselves."""
+        return row_B
+
+    def exchange(self, row_B: Tensor, wanted_G: Tensor) -> Tensor:
+        """The wanted rows."""
+        return row_B[wanted_G.to(row_B.device)]
+
+
+class StepResult(NamedTuple):
+    """Means over the clips of this process: loss, share of queries that found their key, and signs of collapse."""
+
+    loss: Float[Tensor, ""]
+    accuracy: Float[Tensor, ""]
+    feature_norm: Float[Tensor, ""]
+    spread: Float[Tensor, ""]
+
+
+class MoCo(nn.Module):
+    """A query encoder, its moving average, and the queue; all of it in the state dict under the reference's names.
+
+    ``encoder`` maps clips to [B, D]; it becomes the query encoder. The queue begins as random unit vectors drawn by
+    ``seed``.
+    """
+
+    queue: Tensor
+    queue_ptr: Tensor
+
+    def __init__(
+        self, build: Callable[[], nn.Module], *, dim: int, queue: int, temperature: float, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.encoder_q, self.encoder_k = build(), build()
+        self.encoder_k.load_state_dict(self.encoder_q.state_dict())
+        self.encoder_k.requires_grad_(False)
+        start_DK = torch.randn(dim, queue, generator=generator(seed, 0, 0, "moco/queue"))
+        self.register_buffer("queue", F.normalize(start_DK, dim=0))
+        self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))
+
+    @torch.no_grad()
+    def update_key_encoder_(self, momentum: float) -> None:
+        """Move the key encoder's parameters: k <- momentum * k + (1 - momentum) * q. Buffers follow their own forwards."""
+        keys, queries = list(self.encoder_k.parameters()), list(self.encoder_q.parameters())
+        torch._foreach_lerp_(keys, queries, 1 - momentum)
+
+    @torch.no_grad()
+    def keys(self, clip_BCTHW: Clips, shuffle_G: Int64[Tensor, " g"], collectives: Collectives) -> Float[Tensor, "g d"]:
+        """Unit keys of the whole batch, in the batch's order, from encoders that saw it in the order of ``shuffle_G``.
+
+        Shuffling keeps a query and its key from sharing batch statistics, which would give the answer away.
+        """
+        shuffled = collectives.exchange(clip_BCTHW, shuffle_G)
+        key_GD = collectives.gather(F.normalize(self.encoder_k(shuffled).float(), dim=1))
+        return key_GD[torch.argsort(shuffle_G).to(key_GD.device)]
+
+    @torch.no_grad()
+    def enqueue_(self, key_GD: Float[Tensor, "g d"]) -> None:
+        """Replace the oldest keys; any number of keys, the queue wraps and keeps the last K."""
+        length = self.queue.shape[1]
+        kept_GD = key_GD[-length:]
+        start = self.queue_ptr + (len(key_GD) - len(kept_GD))
+        slot_G = (start + torch.arange(len(kept_GD), device=self.queue.device)) % length
+        self.queue[:, slot_G] = kept_GD.T.to(self.queue.dtype)
+        self.queue_ptr.copy_((self.queue_ptr + len(key_GD)) % length)
+
+    def step(
+        self,
+        view_1: Clips,
+        view_2: Clips,
+        *,
+        shuffles: tuple[Int64[Tensor, " g"], Int64[Tensor, " g"]],
+        enqueue: Enqueue = "after",
+        accumulate: int = 1,
+        collectives: Collectives | None = None,
+        backward: Callable[[Tensor], None] = Tensor.backward,
+    ) -> StepResult:
+        """One symmetric step: each view queries the other's key; ``backward`` is called once per part of the batch.
+
+        View 1 queries the keys of view 2 and view 2 those of view 1, one forward of the key encoder per view. With
+        ``enqueue="after"`` both sets of keys enter the queue when the step is over, view 2's first. With ``"between"``
+        the keys of view 2 enter before view 2 queries, as in the reference: each of these queries then has its own
+        view's key among the negatives. The caller moves the key encoder before and the query encoder after.
+        ``accumulate`` parts give the gradients of one, where batch-norm groups do not straddle them.
+        """
+        peers = collectives or SingleProcess()
+        mine = slice(peers.rank * len(view_1), (peers.rank + 1) * len(view_1))
+        key_2_GD = self.keys(view_2, shuffles[1], peers)
+        queue_1_DK = self.queue
+        if enqueue == "between":
+            queue_1_DK = self.queue.clone()
+            self.enqueue_(key_2_GD)
+        key_1_GD = self.keys(view_1, shuffles[0], peers)
+        parts = zip(
+            view_1.chunk(accumulate),
+            view_2.chunk(accumulate),
+            key_1_GD[mine].chunk(accumulate),
+            key_2_GD[mine].chunk(accumulate),
+            strict=True,
+        )
+        results: list[StepResult] = []
+        for part_1, part_2, key_1_BD, key_2_BD in parts:
+            result = self._contrast((part_1, key_2_BD, queue_1_DK), (part_2, key_1_BD, self.queue))
+            backward(result.loss / accumulate)
+            results.append(StepResult(*(value.detach() for value in result)))
+        if enqueue == "after":
+            self.enqueue_(key_2_GD)
+        self.enqueue_(key_1_GD)
+        return StepResult(*(torch.stack(values).mean() for values in zip(*results, strict=True)))
+
+    def _contrast(self, *directions: tuple[Tensor, Tensor, Tensor]) -> StepResult:
+        """Mean over directions, each a (clips, their keys, queue)."""
+        values: list[StepResult] = []
+        for clip_BCTHW, key_BD, queue_DK in directions:
+            output_BD = self.encoder_q(clip_BCTHW).float()
+            query_BD = F.normalize(output_BD, dim=1)
+            contrast = info_nce(query_BD, key_BD, queue_DK, temperature=self.temperature)
+            norm = output_BD.detach().norm(dim=1).mean()
+            values.append(StepResult(contrast.loss_B.mean(), contrast.correct_B.mean(), norm, feature_spread(query_BD)))
+        return StepResult(*(torch.stack(value).mean() for value in zip(*values, strict=True)))
+
+
+def shuffle(size: int, *, seed: int, epoch: int, step: int, view: int) -> Int64[Tensor, " g"]:
+    """The order in which the key encoder sees the clips of a view: a pure function of its address."""
+    return torch.randperm(size, generator=generator(seed, epoch, step, f"moco/shuffle/{view}"))

@@ -1,0 +1,233 @@
+"""Streaming pairs of clips from clip stores: what is trained on when is a pure function of (seed, step).
+
+Workers only read and decode. A batch sampler hands them addresses (epoch, position in the epoch's order); its whole state
+is the number of the next step, so resuming costs nothing and is exact. The rows of a step are the same for any number of
+workers and processes: process r of W takes the r-th of W equal runs of rows.
+
+Shapes: B batch, T frames, H W height/width, h w size of a foreground map, S samples (videos with a valid clip).
+"""
+
+import signal
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from fame.clipstore import ClipStore, CorruptChunk
+from fame.randomness import numpy_generator
+from train.config import TrainingConfig
+
+Address = tuple[int, int]  # epoch, position in the epoch's order
+PART = 8  # most pairs that one worker decodes at a time: it bounds what prefetching holds
+
+
+class Pairs(NamedTuple):
+    """Two clips of each of B videos, as stored; ``score`` is empty where no maps are read.
+
+    ``sample`` addresses the draws of augmentation. ``skipped`` counts videos that could not be read and whose place the
+    next video of the order took; ``error`` says what stopped a worker.
+    """
+
+    clip_B2THWC: Tensor
+    score_B2hw: Tensor
+    sample_B: Tensor
+    skipped: int = 0
+    error: str | None = None
+
+
+class PairDataset(Dataset[Pairs]):
+    """The videos of one or several stores that have a valid clip, as pairs of clips by address.
+
+    A video's two clips are distinct and drawn anew each epoch. Where a video has a single valid clip slot the pair is
+    that clip twice, as in the reference: the two crops still differ. Raises ``ValueError`` for stores that do not fit
+    each other or have nothing to train on.
+    """
+
+    def __init__(self, stores: Sequence[ClipStore], *, seed: int, maps: bool, on_corrupt: str = "stop") -> None:
+        _check_stores(stores, maps=maps)
+        self.stores, self.seed, self.maps, self.on_corrupt = list(stores), seed, maps, on_corrupt
+        videos: list[tuple[int, int]] = []
+        for number, store in enumerate(self.stores):
+            valid_VC = store.valid_N.reshape(store.num_videos, store.spec.clips_per_video)
+            videos += [(number, int(video)) for video in np.flatnonzero(valid_VC.any(1))]
+        if not videos:
+            paths = ", ".join(str(store.path) for store in stores)
+            raise ValueError(f"{paths}: no video has a valid clip, nothing to train on")
+        self.video_S2 = np.asarray(videos, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.video_S2)
+
+    def __getitem__(self, address: Address) -> Pairs:
+        return self.__getitems__([address])
+
+    def __getitems__(self, addresses: Sequence[Address]) -> Pairs:
+        """Decode a part of a batch into memory allotted once."""
+        spec, count = self.stores[0].spec, len(addresses)
+        clips = torch.empty((count, 2, spec.frames, spec.height, spec.width, 3), dtype=torch.uint8)
+        map_shape = (spec.foreground_height, spec.foreground_width) if self.maps else (0, 0)
+        maps = torch.empty((count, 2, *map_shape), dtype=torch.uint8)
+        samples = torch.empty(count, dtype=torch.int64)
+        skipped = 0
+        try:
+            for row, (epoch, position) in enumerate(addresses):
+                sample, missed = self._read_readable(epoch, position, clips[row].numpy(), maps[row].numpy())
+                samples[row] = sample
+                skipped += missed
+        except CorruptChunk as error:
+            return Pairs(clips, maps, samples, error=str(error))
+        return Pairs(clips, maps, samples, skipped)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The epoch's order of samples: a pure function of seed and epoch."""
+        return _order(self.seed, epoch, len(self))
+
+    def clips_of(self, epoch: int, sample: int) -> tuple[int, int]:
+        """The two clip numbers that a sample shows in an epoch."""
+        number, video = self.video_S2[sample]
+        store = self.stores[number]
+        valid = [index for index in store.clips_of(int(video)) if store.valid_N[index]]
+        if len(valid) == 1:
+            return valid[0], valid[0]
+        first, second = numpy_generator(self.seed, epoch, sample, "clips").choice(valid, 2, replace=False)
+        return int(first), int(second)
+
+    def _read_readable(self, epoch: int, position: int, clips: np.ndarray, maps: np.ndarray) -> tuple[int, int]:
+        """Read the sample at ``position``; under ``on_corrupt="skip"`` the next that can be read. (sample, skipped)."""
+        order = self.order(epoch)
+        for missed in range(len(order)):
+            sample = int(order[(position + missed) % len(order)])
+            try:
+                self._read(epoch, sample, clips, maps)
+            except CorruptChunk:
+                if self.on_corrupt == "stop":
+                    raise
+            else:
+                return sample, missed
+        raise CorruptChunk(f"{self.stores[0].path}: no video can be read")
+
+    def _read(self, epoch: int, sample: int, clips: np.ndarray, maps: np.ndarray) -> None:
+        store = self.stores[self.video_S2[sample, 0]]
+        for view, index in enumerate(self.clips_of(epoch, sample)):
+            clips[view] = store.clip(index)
+            if self.maps:
+                maps[view] = store.foreground(index)
+
+
+class StepSampler(Sampler[list[Address]]):
+    """Addresses of this process's rows, in parts, from step ``start`` to step ``stop`` across epochs."""
+
+    def __init__(
+        self, *, samples: int, batch: int, start: int, stop: int, part: int, rank: int = 0, world: int = 1
+    ) -> None:
+        self.steps_per_epoch = steps_per_epoch(samples=samples, batch=batch)
+        self.batch, self.start, self.stop, self.part = batch, start, stop, part
+        self.share = range(rank * batch // world, (rank + 1) * batch // world)
+
+    def __iter__(self) -> Iterator[list[Address]]:
+        for step in range(self.start, self.stop):
+            epoch, within = divmod(step, self.steps_per_epoch)
+            rows = [(epoch, within * self.batch + row) for row in self.share]
+            for first in range(0, len(rows), self.part):
+                yield rows[first : first + self.part]
+
+    def __len__(self) -> int:
+        return (self.stop - self.start) * (len(self.share) // self.part)
+
+
+def steps_per_epoch(*, samples: int, batch: int) -> int:
+    """Whole batches in an epoch; the rest of the order sits this epoch out. ``ValueError`` where there is none."""
+    if batch > samples:
+        raise ValueError(f"batch {batch} is larger than the data: {samples} videos; set batch={samples} or less")
+    return samples // batch
+
+
+def part_size(share: int) -> int:
+    """The largest part of at most PART pairs that divides a process's share of the batch."""
+    return max(size for size in range(1, min(share, PART) + 1) if share % size == 0)
+
+
+def stream(
+    dataset: PairDataset,
+    config: TrainingConfig,
+    *,
+    start: int,
+    stop: int,
+    device: torch.device,
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[Pairs]:
+    """The batches of this process for steps ``start``..``stop``, on ``device``. Raises what stopped a worker."""
+    share = config.batch // world
+    part = part_size(share)
+    sampler = StepSampler(
+        samples=len(dataset), batch=config.batch, start=start, stop=stop, part=part, rank=rank, world=world
+    )
+    parts = iter(_loader(dataset, sampler, config, pin=device.type == "cuda"))
+    for _ in range(start, stop):
+        yield _join([_to(next(parts), device) for _ in range(share // part)])
+
+
+def _loader(dataset: PairDataset, sampler: StepSampler, config: TrainingConfig, *, pin: bool) -> DataLoader[Pairs]:
+    workers = {}
+    if config.workers:
+        # Forked children of a process with threads (OpenMP, CUDA) may deadlock: start them clean.
+        workers = {"multiprocessing_context": "forkserver", "prefetch_factor": config.prefetch}
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=config.workers,
+        collate_fn=_as_it_is,
+        pin_memory=pin,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator().manual_seed(config.seed),  # else every loader draws from the global generator
+        **workers,
+    )
+
+
+def _as_it_is(pairs: Pairs) -> Pairs:
+    return pairs
+
+
+def _start_worker(number: int) -> None:
+    """Leave signals to the main process, which still wants the batches on their way, and use one core."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def _to(pairs: Pairs, device: torch.device) -> Pairs:
+    if pairs.error:
+        raise CorruptChunk(pairs.error)
+    clips, maps = (tensor.to(device, non_blocking=True) for tensor in pairs[:2])
+    return pairs._replace(clip_B2THWC=clips, score_B2hw=maps)
+
+
+def _join(parts: list[Pairs]) -> Pairs:
+    if len(parts) == 1:
+        return parts[0]
+    clips, maps, samples = (torch.cat([part[field] for part in parts]) for field in range(3))
+    return Pairs(clips, maps, samples, sum(part.skipped for part in parts))
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, samples: int) -> np.ndarray:
+    return numpy_generator(seed, epoch, 0, "order").permutation(samples)
+
+
+def _check_stores(stores: Sequence[ClipStore], *, maps: bool) -> None:
+    if not stores:
+        raise ValueError("no store was given to train on")
+    shape = ("frames", "height", "width", *(("foreground_height", "foreground_width") if maps else ()))
+    first = stores[0]
+    for store in stores:
+        if maps and store.spec.foreground == "none":
+            raise ValueError(f"{store.path}: the store has no foreground maps; use mask=online, or make it with maps")
+        for name in shape:
+            mine, other = getattr(first.spec, name), getattr(store.spec, name)
+            if mine != other:
+                raise ValueError(f"{store.path}: {name} is {other}, but {mine} in {first.path}: they do not mix")

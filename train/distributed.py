@@ -1,0 +1,124 @@
+"""What training asks of other processes, through torch.distributed: started by torchrun or Ray, absent otherwise.
+
+Gradients are averaged in one reduction after the backward: I3D has 51 MB of them, a few milliseconds on any interconnect
+meant for training, and nothing hooks into autograd, so accumulation, compilation and checkpointing need no exceptions.
+
+Shapes: B rows of this process, G rows of all processes.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from fame.moco import SingleProcess
+
+
+class Alone(SingleProcess):
+    """One process: every exchange is with itself."""
+
+    def average_(self, tensors: Sequence[Tensor]) -> None:
+        """Leave the tensors as they are."""
+
+    def any(self, flag: bool) -> bool:
+        """The flag itself."""
+        return flag
+
+    def barrier(self) -> None:
+        """Wait for nobody."""
+
+
+class Group(Alone):
+    """The processes of the default process group."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self.device = device
+
+    def gather(self, row_B: Tensor) -> Tensor:
+        """Rows of all processes in order of rank."""
+        row_B = row_B.contiguous()
+        rows = row_B.new_empty((self.world * len(row_B), *row_B.shape[1:]))
+        dist.all_gather(list(rows.chunk(self.world)), row_B)
+        return rows
+
+    def exchange(self, row_B: Tensor, wanted_G: Tensor) -> Tensor:
+        """Send each process the rows it wants and no others: rank d wants the d-th share of ``wanted_G``."""
+        size = len(row_B)
+        owner_G = wanted_G // size
+        wanted_by = wanted_G.view(self.world, size)
+        outgoing = [wanted[wanted // size == self.rank] % size for wanted in wanted_by]
+        mine = owner_G.view(self.world, size)[self.rank]
+        sent = row_B[torch.cat(outgoing).to(row_B.device)].contiguous()
+        received = torch.empty_like(row_B, memory_format=torch.contiguous_format)
+        incoming = torch.bincount(mine, minlength=self.world).tolist()
+        dist.all_to_all_single(received, sent, incoming, [len(rows) for rows in outgoing])
+        arrival_B = torch.argsort(mine, stable=True)
+        return received[torch.argsort(arrival_B).to(row_B.device)]
+
+    def average_(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its mean over processes, in one reduction per data type."""
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        dist.all_reduce(flat)
+        flat /= self.world
+        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def any(self, flag: bool) -> bool:
+        """Whether any process raised its flag."""
+        flags = torch.tensor(int(flag), device=self.device)
+        dist.all_reduce(flags, dist.ReduceOp.MAX)
+        return bool(flags.item())
+
+    def barrier(self) -> None:
+        """Wait until all processes are here."""
+        dist.barrier()
+
+
+def choose_device(wanted: str) -> torch.device:
+    """``auto`` is this process's GPU where there is one. ``ValueError`` for a device that is not there."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is cuda, but torch sees no CUDA device; set device=cpu")
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[Alone]:
+    """Join the group that torchrun's variables (RANK, WORLD_SIZE ...) or a launcher announce; alone without either."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if dist.is_initialized():  # a launcher did it and will undo it
+        yield Group(device)
+        return
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Alone()
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Group(device)
+    finally:
+        dist.destroy_process_group()
+
+
+def share_of(batch: int, *, world: int, groups: dict[str, int | None], accumulate: int = 1) -> int:
+    """Rows of each process. ``ValueError`` where the batch cannot be dealt out in whole groups."""
+    if batch % world:
+        raise ValueError(f"batch {batch} cannot be dealt to {world} processes: choose a multiple")
+    share = batch // world
+    if share % accumulate:
+        raise ValueError(f"accumulate {accumulate} does not divide a process's share of {share} clips")
+    for name, group in groups.items():
+        whole = share // accumulate if name == "bn_group" else share
+        if group is not None and whole % group:
+            raise ValueError(f"{name} {group} does not divide the {whole} clips that a process sees at once")
+    return share
+
+
+def gradients(module: nn.Module) -> list[Tensor]:
+    """The gradients that are there."""
+    return [parameter.grad for parameter in module.parameters() if parameter.grad is not None]

@@ -1,0 +1,230 @@
+"""The training loop, shared by everything that trains: resume, step, report, save, stop.
+
+A task says what a step does; the loop knows nothing of clips or losses beyond a figure called ``loss``. A run's position is
+one number, the next step; together with the task's state it is all that a checkpoint holds.
+"""
+
+import dataclasses
+import json
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from train import checkpoint
+from train.config import TrainingConfig
+from train.distributed import Alone
+from train.report import DivergedError, Report, environment, write_json
+
+# A run may go on with other values of these: they change its speed or its bookkeeping, not what it computes.
+_FREE = {
+    "device", "compile", "checkpoint_activations", "workers", "prefetch", "on_corrupt", "log_every",
+    "checkpoint_every", "save_seconds", "knn_every", "knn_k",
+}  # fmt: skip
+
+
+class Task(Protocol):
+    """What is trained.
+
+    ``model`` is the card of the network ({"name", "options", "head"}), ``data`` names what is read (both plain values);
+    ``clips_per_step`` counts the clips of all processes.
+    """
+
+    config: TrainingConfig
+    device: torch.device
+    steps_per_epoch: int
+    clips_per_step: int
+    model: dict[str, Any]
+    data: list[str]
+
+    def batches(self, start: int, stop: int) -> Iterator[Any]:
+        """What steps ``start``..``stop`` train on."""
+        ...
+
+    def step(self, step: int, batch: Any) -> Mapping[str, Tensor | float]:
+        """Train one step; figures, ``loss`` among them, the same names every time, without waiting for the device."""
+        ...
+
+    def end_epoch(self, epoch: int) -> "EpochEnd":
+        """Measure what is measured after an epoch (counted from 0)."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next step depends on, as tensors and plain values."""
+        ...
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up a state."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochEnd:
+    """Figures and pictures [H, W, 3] uint8 by name."""
+
+    figures: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    pictures: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """How a run ended: at ``step`` of ``total``, finished or stopped by ``signal``; ``checkpoint`` is what it saved."""
+
+    status: Literal["finished", "interrupted"]
+    step: int
+    total: int
+    checkpoint: Path
+    signal: int | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 143 after SIGTERM as a scheduler expects; Ctrl-C is a request that was met: 0."""
+        return 143 if self.signal == signal.SIGTERM else 0
+
+
+def train(task: Task, folder: Path, *, peers: Alone, resume: Literal["auto", "never"] | Path = "auto") -> RunResult:
+    """Train ``task`` to its last epoch in the run folder, going on where its last checkpoint ends.
+
+    ``resume="never"`` refuses a folder with a checkpoint; a path resumes from that checkpoint. SIGINT and SIGTERM save and
+    return; a loss that is not finite raises :class:`DivergedError` and leaves the last good checkpoint in place.
+    """
+    last = folder / "checkpoints" / checkpoint.LAST
+    step = _begin(task, folder, resume, peers)
+    total = task.config.epochs * task.steps_per_epoch
+    with (
+        caught_signals() as caught,
+        Report(folder, first=step, total=total, clips=task.clips_per_step, peers=peers, device=task.device) as report,
+    ):
+        if step:
+            report.say(f"resumed at step {step} of {total}")
+        batches = task.batches(step, total)
+        saved_at, saved = time.monotonic(), step
+        while step < total:
+            asked = time.monotonic()
+            batch = next(batches)
+            waited = time.monotonic() - asked
+            report.record(step, task.step(step, batch), waited=waited)
+            step += 1
+            ends_epoch = step % task.steps_per_epoch == 0
+            stop = _stop(caught, peers, step=step, every=task.config.log_every)
+            if not (ends_epoch or stop or step % task.config.log_every == 0):
+                continue
+            _flush(report, last)
+            if ends_epoch:
+                _end_epoch(task, report, step)
+            if ends_epoch or stop or time.monotonic() - saved_at >= task.config.save_seconds:
+                _save(task, folder, step, peers)
+                saved_at, saved = time.monotonic(), step
+            if stop and step < total:
+                report.say(f"stopped by {signal.Signals(stop).name}; saved at step {saved} of {total}: {last}")
+                return RunResult(status="interrupted", step=step, total=total, checkpoint=last, signal=stop)
+    return RunResult(status="finished", step=step, total=total, checkpoint=last)
+
+
+@contextmanager
+def caught_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in a list instead of dying; a second SIGINT interrupts at once."""
+    caught: list[int] = []
+
+    def catch(number: int, frame: object) -> None:
+        if number == signal.SIGINT and signal.SIGINT in caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    try:
+        before = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: whoever runs this thread handles signals
+        yield caught
+        return
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _begin(task: Task, folder: Path, resume: Literal["auto", "never"] | Path, peers: Alone) -> int:
+    """Load what there is to resume, write the run's papers, and return the first step."""
+    last = folder / "checkpoints" / checkpoint.LAST
+    if resume == "never" and last.exists():
+        raise ValueError(f"{folder}: there is a run in this folder; resume it, or choose another folder")
+    source = last if resume in ("auto", "never") else Path(resume)
+    step = _load(task, source) if source.exists() or source != last else 0
+    if peers.rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "config.json", task.config.to_dict())
+        write_json(
+            folder / "environment.json", environment(task.device) | {"data": task.data, "processes": peers.world}
+        )
+    peers.barrier()
+    return step
+
+
+def _load(task: Task, path: Path) -> int:
+    contents = checkpoint.load(path)
+    checkpoint.check_model(path, contents, task.model)
+    ours = task.config.to_dict()
+    for key, theirs in contents["config"].items():
+        if key not in _FREE and ours.get(key) != theirs:
+            raise checkpoint.CheckpointError(
+                f"{path}: the run was begun with {key}={theirs!r}, not {ours.get(key)!r}; start in another folder"
+            )
+    if contents["progress"]["data"] != task.data:
+        raise checkpoint.CheckpointError(f"{path}: the run was begun on other stores; start in another folder")
+    task.load_state(contents["state"])
+    return int(contents["progress"]["step"])
+
+
+def _save(task: Task, folder: Path, step: int, peers: Alone) -> None:
+    """Write ``last``, and a checkpoint that stays at every k-th epoch."""
+    if peers.rank == 0:
+        contents = {
+            "model": task.model,
+            "config": task.config.to_dict(),
+            "state": task.state(),
+            "progress": {"step": step, "steps_per_epoch": task.steps_per_epoch, "data": task.data},
+        }
+        checkpoint.save(folder / "checkpoints" / checkpoint.LAST, contents)
+        epoch, within = divmod(step, task.steps_per_epoch)
+        if within == 0 and epoch % task.config.checkpoint_every == 0:
+            checkpoint.save(folder / "checkpoints" / f"epoch-{epoch:04d}.pt", contents)
+    peers.barrier()
+
+
+def _stop(caught: list[int], peers: Alone, *, step: int, every: int) -> int:
+    """The signal to stop for, 0 for none; several processes agree, at most every ``every`` steps."""
+    if peers.world == 1:
+        return caught[0] if caught else 0
+    if step % every:
+        return 0
+    return (caught[0] if caught else signal.SIGTERM) if peers.any(bool(caught)) else 0
+
+
+def _flush(report: Report, last: Path) -> None:
+    try:
+        report.flush()
+    except DivergedError as error:
+        kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was saved yet"
+        raise DivergedError(f"{error}: stopped; {kept}. A lower lr or fp32 may help") from None
+
+
+def _end_epoch(task: Task, report: Report, step: int) -> None:
+    end = task.end_epoch(step // task.steps_per_epoch - 1)
+    report.figures(step, end.figures)
+    for name, picture in end.pictures.items():
+        report.picture(step, name, picture)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config that a run folder was begun with. ``ValueError`` where there is none."""
+    try:
+        return json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder}: not a run folder: {error}") from error

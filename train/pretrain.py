@@ -1,0 +1,172 @@
+"""Pretraining: momentum contrast on clips whose foregrounds and backgrounds were merged.
+
+Shapes: B clips of this process, C channels, T frames, S crop size, D feature dim.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fame.clipstore import ClipStore
+from fame.moco import MoCo, shuffle
+from fame.models import build_encoder, set_activation_checkpointing, set_norm_group
+from train.config import PretrainConfig, TrainingConfig
+from train.data import PairDataset, Pairs, steps_per_epoch, stream
+from train.distributed import Alone, choose_device, gradients, process_group, share_of
+from train.loop import EpochEnd, RunResult, train
+from train.schedule import key_momentum, learning_rate
+from train.views import make_views, reads_maps
+
+
+def pretrain(
+    config: PretrainConfig,
+    *,
+    stores: Sequence[Path],
+    run_dir: Path,
+    resume: Literal["auto", "never"] | Path = "auto",
+    knn_store: Path | None = None,
+) -> RunResult:
+    """Train on ``stores`` into ``run_dir``; see :func:`train.loop.train` for how it stops and resumes.
+
+    Under torchrun or Ray every process calls this with the same arguments. ``knn_store`` is the labelled store that
+    ``config.knn_every`` asks for. Raises ``ValueError`` (one clear line) for stores, configs and checkpoints that do not
+    fit.
+    """
+    device = choose_device(config.device)
+    with process_group(device) as peers:
+        task = PretrainTask(config, stores=[ClipStore.open(path) for path in stores], peers=peers, device=device)
+        return train(task, run_dir, peers=peers, resume=resume)
+
+
+def set_precision(config: TrainingConfig) -> None:
+    """Let or forbid CUDA to round float32 products to TF32; convolutions round by default, so forbid it too."""
+    torch.backends.cuda.matmul.allow_tf32 = config.precision != "fp32"
+    torch.backends.cudnn.allow_tf32 = config.precision != "fp32"
+    torch.backends.cudnn.benchmark = True
+
+
+def make_optimizer(config: TrainingConfig, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimiser of a config, fused into one kernel per step."""
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
+        )
+    return torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay, fused=True)
+
+
+class PretrainTask:
+    """One training step, its data and its state; :class:`train.loop.Task` says what each member is for."""
+
+    def __init__(
+        self, config: PretrainConfig, *, stores: Sequence[ClipStore], peers: Alone | None = None, device: torch.device
+    ) -> None:
+        self.config, self.device, self.peers = config, device, peers or Alone()
+        self.dataset = PairDataset(stores, seed=config.seed, maps=reads_maps(config), on_corrupt=config.on_corrupt)
+        self.steps_per_epoch = steps_per_epoch(samples=len(self.dataset), batch=config.batch)
+        self.clips_per_step = 2 * config.batch
+        groups = {"bn_group": config.bn_group, "merge_group": config.merge_group if config.merges else None}
+        self.share = share_of(config.batch, world=self.peers.world, groups=groups, accumulate=config.accumulate)
+        self.data = [_identity(store) for store in stores]
+        self.model = {"name": config.encoder, "options": config.encoder_options, "head": config.head_options}
+        set_precision(config)
+        self.moco = build_moco(config).to(device)
+        self.optimizer = make_optimizer(config, list(self.moco.encoder_q.parameters()))
+        self._last: tuple[Pairs, int, int] | None = None
+
+    def batches(self, start: int, stop: int) -> Iterator[Pairs]:
+        """Pairs of clips, decoded by workers."""
+        rank, world = self.peers.rank, self.peers.world
+        return stream(self.dataset, self.config, start=start, stop=stop, device=self.device, rank=rank, world=world)
+
+    def step(self, step: int, batch: Pairs) -> Mapping[str, Tensor | float]:
+        """One symmetric step."""
+        config, moco = self.config, self.moco
+        at = {"step": step, "steps_per_epoch": self.steps_per_epoch}
+        epoch = step // self.steps_per_epoch
+        lr, momentum = learning_rate(config, **at), key_momentum(config, **at)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        moco.train()
+        memory = torch.channels_last_3d if config.channels_last else torch.contiguous_format
+        with torch.no_grad():
+            views = make_views(batch, config, epoch=epoch, step=step, rank=self.peers.rank)
+            view_1, view_2 = (view.to(memory_format=memory) for view in views)
+        moco.update_key_encoder_(momentum)
+        self.optimizer.zero_grad(set_to_none=True)
+        shuffles = [shuffle(config.batch, seed=config.seed, epoch=epoch, step=step, view=view) for view in (1, 2)]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            result = moco.step(
+                view_1,
+                view_2,
+                shuffles=(shuffles[0], shuffles[1]),
+                enqueue=config.enqueue,
+                accumulate=config.accumulate,
+                collectives=self.peers,
+            )
+        self.peers.average_(gradients(moco.encoder_q))
+        self.optimizer.step()
+        self._last = (batch, epoch, step)
+        return {
+            **result._asdict(),
+            "queue_norm": moco.queue.norm(dim=0).mean(),
+            "lr": lr,
+            "momentum": momentum,
+            "skipped": float(batch.skipped),
+        }
+
+    def end_epoch(self, epoch: int) -> EpochEnd:
+        """A picture of the epoch's last merged clips."""
+        return EpochEnd()
+
+    def state(self) -> dict[str, Any]:
+        """Both encoders, queue, optimiser. Nothing about randomness: every draw has an address."""
+        state = self.moco.state_dict()
+        parts = {name: _part(state, name) for name in ("encoder_q", "encoder_k")}
+        return {
+            **parts,
+            "queue": state["queue"],
+            "queue_ptr": state["queue_ptr"],
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up what :meth:`state` gave."""
+        for name in ("encoder_q", "encoder_k"):
+            getattr(self.moco, name).load_state_dict(state[name])
+        self.moco.queue.copy_(state["queue"])
+        self.moco.queue_ptr.copy_(state["queue_ptr"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def build_moco(config: PretrainConfig) -> MoCo:
+    """The encoders and the queue of a config, on the CPU, initial weights drawn by its seed."""
+    build = partial(
+        build_encoder,
+        config.encoder,
+        head=config.head_options,
+        options=config.encoder_options,
+        seed=config.seed,
+    )
+    moco = MoCo(build, dim=config.dim, queue=config.queue, temperature=config.temperature, seed=config.seed)
+    set_norm_group(moco, config.bn_group)
+    set_activation_checkpointing(moco.encoder_q, config.checkpoint_activations)
+    if config.channels_last:
+        moco.to(memory_format=torch.channels_last_3d)
+    if config.compile:
+        for encoder in (moco.encoder_q, moco.encoder_k):
+            encoder.compile()
+    return moco
+
+
+def _part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {key.removeprefix(name + "."): value for key, value in state.items() if key.startswith(name + ".")}
+
+
+def _identity(store: ClipStore) -> str:
+    """What a store must have in common with the one that a run was begun on, wherever it lies now."""
+    header, valid = store.header, int(store.valid_N.sum())
+    return f"{header.dataset}/{header.split}: {valid} of {store.num_clips} clips, recipe {store.spec.digest}"

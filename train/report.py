@@ -1,0 +1,191 @@
+"""The run folder and what a person sees of a run.
+
+config.json        the resolved config
+environment.json   software, device, git revision, stores
+metrics.jsonl      one line per step; cut back to the resumed step, so that every step is there once
+tensorboard/       the same figures, and a picture of merged clips every epoch
+checkpoints/       last.pt, epoch-0010.pt ...
+"""
+
+import json
+import math
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from train.distributed import Alone
+
+PLAIN_SECONDS = 10.0
+
+
+class DivergedError(ValueError):
+    """The loss is no longer a number; the message names the last good checkpoint."""
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that the file is whole or not there."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n")
+    partial.replace(path)
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What the figures of a run depend on beyond its config."""
+    return {
+        "git": _revision(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def truncate_metrics(path: Path, step: int) -> None:
+    """Drop the lines of ``step`` and later, and a half-written last line."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] < step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError):
+            break
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("".join(kept))
+    partial.replace(path)
+
+
+class Report:
+    """Figures of a run, kept on the device until they are asked for, then averaged over processes and written by rank 0.
+
+    Use as a context. ``first`` and ``total`` are steps; ``clips`` the clips of a step over all processes.
+    """
+
+    def __init__(self, folder: Path, *, first: int, total: int, clips: int, peers: Alone, device: torch.device) -> None:
+        self.folder, self.total, self.clips, self.peers, self.device = folder, total, clips, peers, device
+        self._pending: list[tuple[int, dict[str, Tensor | float]]] = []
+        self._since, self._waited, self._plain_at = time.monotonic(), 0.0, 0.0
+        self._writes = peers.rank == 0
+        if self._writes:
+            truncate_metrics(folder / "metrics.jsonl", first)
+            self._lines = (folder / "metrics.jsonl").open("a")
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first)
+            self._console = Console(stderr=True)
+            self._bar = _bar(self._console)
+            self._row = self._bar.add_task("", total=total, completed=first, figures="")
+
+    def __enter__(self) -> Self:
+        if self._writes and self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._writes:
+            self._bar.stop()
+            self._lines.close()
+            self._board.close()
+
+    def record(self, step: int, figures: Mapping[str, Tensor | float], *, waited: float) -> None:
+        """Keep a step's figures; nothing waits for the device."""
+        self._pending.append((step, dict(figures)))
+        self._waited += waited
+
+    def flush(self) -> None:
+        """Write the kept steps. Raises :class:`DivergedError` at the first one whose loss is not finite."""
+        if not self._pending:
+            return
+        lines = self._averaged()
+        elapsed = time.monotonic() - self._since
+        speed: dict[str, float] = {
+            "clips_per_second": self.clips * len(lines) / max(elapsed, 1e-9),
+            "data_wait": self._waited / max(elapsed, 1e-9),
+        }
+        if self.device.type == "cuda":
+            speed["gpu_memory_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
+        self._pending, self._since, self._waited = [], time.monotonic(), 0.0
+        for line in lines:
+            if not math.isfinite(line["loss"]):
+                raise DivergedError(f"the loss is {line['loss']} at step {int(line['step'])}")
+            if self._writes:
+                self._write(line | speed)
+        if self._writes:
+            self._lines.flush()
+            self._show(lines[-1] | speed)
+
+    def figures(self, step: int, figures: Mapping[str, float]) -> None:
+        """Write figures that belong to an epoch, such as a kNN score, to TensorBoard and ``epochs.jsonl``."""
+        if self._writes and figures:
+            with (self.folder / "epochs.jsonl").open("a") as file:
+                file.write(json.dumps({"step": step, **figures}) + "\n")
+            for name, value in figures.items():
+                self._board.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, image_HWC: np.ndarray) -> None:
+        """Show a picture in TensorBoard and keep the latest as a PNG."""
+        if self._writes:
+            self._board.add_image(name, image_HWC, step, dataformats="HWC")
+            Image.fromarray(image_HWC).save(self.folder / f"{name}.png")
+
+    def say(self, text: str) -> None:
+        """Tell the person who watches."""
+        if self._writes:
+            self._console.print(text, highlight=False, markup=False)
+
+    def _averaged(self) -> list[dict[str, float]]:
+        """The kept steps as plain numbers, in one transfer from the device and one reduction over processes."""
+        names = list(self._pending[0][1])
+        rows = [
+            [torch.as_tensor(line[name], device=self.device).float() for name in names] for _, line in self._pending
+        ]
+        table = torch.stack([torch.stack(row) for row in rows])
+        self.peers.average_([table])
+        steps = [step for step, _ in self._pending]
+        return [
+            {"step": step, **dict(zip(names, row, strict=True))}
+            for step, row in zip(steps, table.tolist(), strict=True)
+        ]
+
+    def _write(self, line: dict[str, float]) -> None:
+        self._lines.write(json.dumps(line) + "\n")
+        for name, value in line.items():
+            if name != "step":
+                self._board.add_scalar(name, value, int(line["step"]))
+
+    def _show(self, line: dict[str, float]) -> None:
+        done = int(line["step"]) + 1
+        text = f"loss {line['loss']:.4f}  {line['clips_per_second']:.1f} clips/s"
+        self._bar.update(self._row, completed=done, figures=text)
+        now = time.monotonic()
+        if not self._console.is_terminal and (now - self._plain_at > PLAIN_SECONDS or done == self.total):
+            self._plain_at = now
+            left = (self.total - done) * self.clips / max(line["clips_per_second"], 1e-9)
+            self.say(f"step {done}/{self.total}  {text}  {left / 60:.1f} min left")
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"), TimeRemainingColumn(), console=console
+    )
+
+
+def _revision() -> str | None:
+    """The commit that this code is at, or None outside a repository."""
+    here = Path(__file__).resolve().parent
+    try:
+        answer = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True)  # noqa: S603, S607
+    except OSError:
+        return None
+    return answer.stdout.strip() or None
