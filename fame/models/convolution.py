@@ -42,7 +42,7 @@ class FlatConv3d(nn.Conv3d):
     def _over_space(self, input: Tensor) -> Tensor:  # noqa: A002
         """One 2D convolution of all frames."""
         frames = input.movedim(2, 1).flatten(0, 1)
-        (_, *stride), (_, *padding) = self.stride, self.padding
+        stride, padding = self.stride[1:], [int(count) for count in self.padding[1:]]
         output = F.conv2d(frames, self.weight.squeeze(2), None, stride, padding)
         return output.unflatten(0, (len(input), -1)).movedim(1, 2)
 

@@ -1,0 +1,150 @@
+"""Numbers that say how good features and classifiers are: accuracy, nearest neighbours, retrieval.
+
+Ties are decided the same way everywhere and on every device: the lower index wins. Where all pairs of two sets are
+compared, queries go in chunks so that memory stays bounded whatever the sizes.
+Shapes: N samples, V videos, K classes, Q queries, G gallery, D feature dim.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+# Elements of the largest intermediate matrix: 64 MiB of float32.
+_CHUNK_ELEMENTS = 2**24
+
+
+def top_k_accuracy(score_NK: Float[Tensor, "n k_classes"], label_N: Int[Tensor, " n"], *, k: int) -> float:
+    """Share of samples whose class is among the ``k`` with the highest scores."""
+    _check(len(score_NK) > 0, "accuracy of no samples is undefined")
+    _check(1 <= k <= score_NK.shape[1], f"k is between 1 and the {score_NK.shape[1]} classes, got {k}")
+    own_N1 = score_NK.gather(1, label_N.long()[:, None])
+    index_K = torch.arange(score_NK.shape[1], device=score_NK.device)
+    ahead_NK = (score_NK > own_N1) | ((score_NK == own_N1) & (index_K < label_N[:, None]))
+    return float((ahead_NK.sum(1) < k).double().mean())
+
+
+def average_views(
+    score_NK: Float[Tensor, "n k_classes"], video_N: Int[Tensor, " n"]
+) -> tuple[Float[Tensor, "v k_classes"], Int[Tensor, " v"]]:
+    """Mean log-softmax over the views (clips, crops) of each video, and the video numbers in ascending order.
+
+    Logits and log-probabilities are both welcome: log-softmax leaves the latter as they are. This is the reference's
+    10-clip test.
+    """
+    video_V, position_N, count_V = torch.unique(video_N, return_inverse=True, return_counts=True)
+    log_NK = F.log_softmax(score_NK.double(), dim=1)
+    sum_VK = log_NK.new_zeros(len(video_V), score_NK.shape[1]).index_add_(0, position_N, log_NK)
+    return (sum_VK / count_V[:, None]).to(score_NK.dtype), video_V
+
+
+def confusion_matrix(
+    prediction_N: Int[Tensor, " n"], label_N: Int[Tensor, " n"], *, classes: int
+) -> Int[Tensor, "classes classes"]:
+    """How often class (row) was taken for class (column)."""
+    both = torch.cat([prediction_N, label_N]).long()
+    if len(both):
+        low, high = int(both.min()), int(both.max())
+        _check(low >= 0 and high < classes, f"classes are 0..{classes - 1}, got {low}..{high}")
+    cell_N = label_N.long() * classes + prediction_N.long()
+    return torch.bincount(cell_N, minlength=classes**2).view(classes, classes)
+
+
+def per_class_accuracy(matrix_KK: Int[Tensor, "k_classes k_classes"]) -> Float[Tensor, " k_classes"]:
+    """Share of each class that was recognised, from a confusion matrix; NaN for a class without samples."""
+    return matrix_KK.diagonal().double() / matrix_KK.sum(1)
+
+
+def knn_scores(
+    query_QD: Float[Tensor, "q d"],
+    gallery_GD: Float[Tensor, "g d"],
+    label_G: Int[Tensor, " g"],
+    *,
+    classes: int,
+    k: int = 20,
+    temperature: float = 0.07,
+) -> Float[Tensor, "q classes"]:
+    """Class probabilities by the votes of the ``k`` most similar of the gallery, each worth exp(cosine / temperature).
+
+    The weighted nearest-neighbour test of instance discrimination (Wu et al., CVPR 2018).
+    """
+    _check(1 <= k <= len(gallery_GD), f"k is between 1 and the {len(gallery_GD)} samples of the gallery, got {k}")
+    _check(temperature > 0, f"temperature is positive, got {temperature}")
+    _check(
+        bool((label_G >= 0).all() & (label_G < classes).all()), f"labels of the gallery are not all in 0..{classes - 1}"
+    )
+    votes: list[Tensor] = [query_QD.new_zeros(0, classes, dtype=torch.float32)]
+    for similarity_QG in _cosine_chunks(query_QD, gallery_GD, width=max(len(gallery_GD), k * classes)):
+        index_Qk = nearest(similarity_QG, k=k)
+        near_Qk = similarity_QG.gather(1, index_Qk)
+        weight_Qk = torch.softmax(near_Qk / temperature, dim=1)
+        ballot_QkK = F.one_hot(label_G.long()[index_Qk], classes).to(weight_Qk.dtype)
+        votes.append(torch.einsum("qk,qkc->qc", weight_Qk, ballot_QkK))
+    return torch.cat(votes)
+
+
+def retrieval_recall(
+    query_QD: Float[Tensor, "q d"],
+    query_label_Q: Int[Tensor, " q"],
+    gallery_GD: Float[Tensor, "g d"],
+    gallery_label_G: Int[Tensor, " g"],
+    *,
+    ks: Sequence[int] = (1, 5, 10, 20, 50),
+    centre: bool = False,
+) -> dict[int, float]:
+    """R@k: share of queries with at least one of their class among the ``k`` most similar (cosine) of the gallery.
+
+    ``centre`` first subtracts from each set its own mean feature, as the reference does.
+    """
+    _check(len(query_QD) > 0 and len(gallery_GD) > 0, "retrieval needs at least one query and one gallery video")
+    _check(all(k >= 1 for k in ks), f"recall is at k of 1 or more, got {list(ks)}")
+    if centre:
+        query_QD, gallery_GD = query_QD - query_QD.mean(0), gallery_GD - gallery_GD.mean(0)
+    ranks: list[Tensor] = []
+    labels_Q = iter(query_label_Q)
+    for similarity_QG in _cosine_chunks(query_QD, gallery_GD, width=len(gallery_GD)):
+        label_Q = torch.stack([next(labels_Q) for _ in similarity_QG])
+        ranks.append(first_match(similarity_QG, label_Q[:, None] == gallery_label_G))
+    rank_Q = torch.cat(ranks)
+    return {k: float((rank_Q < k).double().mean()) for k in ks}
+
+
+def nearest(similarity_QG: Float[Tensor, "q g"], *, k: int) -> Int[Tensor, "q k"]:
+    """Gallery indices of the ``k`` most similar, in ascending order of index; of equals the lower index is in.
+
+    ``torch.topk`` decides ties as it pleases, so only its k-th value is used.
+    """
+    least_Q1 = similarity_QG.topk(k, dim=1).values[:, -1:]
+    above_QG, level_QG = similarity_QG > least_Q1, similarity_QG == least_Q1
+    room_Q1 = k - above_QG.sum(1, keepdim=True)
+    chosen_QG = above_QG | (level_QG & (level_QG.cumsum(1) <= room_Q1))
+    return chosen_QG.nonzero()[:, 1].view(len(similarity_QG), k)
+
+
+def first_match(similarity_QG: Float[Tensor, "q g"], match_QG: Bool[Tensor, "q g"]) -> Int[Tensor, " q"]:
+    """Rank (from 0) of the first match when the gallery is sorted by falling similarity; G where nothing matches.
+
+    Counted, not sorted: those more similar than the best match, and those as similar with a lower index.
+    """
+    gallery = similarity_QG.shape[1]
+    best_Q1 = similarity_QG.masked_fill(~match_QG, -torch.inf).amax(1, keepdim=True)
+    level_QG = similarity_QG == best_Q1
+    index_G = torch.arange(gallery, device=similarity_QG.device)
+    first_Q1 = index_G.where(level_QG & match_QG, gallery).amin(1, keepdim=True)
+    rank_Q = ((similarity_QG > best_Q1) | (level_QG & (index_G < first_Q1))).sum(1)
+    return rank_Q.where(match_QG.any(1), gallery)
+
+
+def _cosine_chunks(query_QD: Tensor, gallery_GD: Tensor, *, width: int) -> Iterator[Tensor]:
+    """Cosine similarity of some queries at a time with all of the gallery; ``width`` elements are needed per query."""
+    gallery_DG = F.normalize(gallery_GD.float(), dim=1).T
+    for chunk_QD in query_QD.split(max(1, _CHUNK_ELEMENTS // width)):
+        if len(chunk_QD):
+            yield F.normalize(chunk_QD.float(), dim=1) @ gallery_DG
+
+
+def _check(holds: bool, message: str) -> None:
+    if not holds:
+        raise ValueError(message)
