@@ -16,7 +16,7 @@ from torch.nn import functional as F
 _CHUNK_ELEMENTS = 2**24
 
 
-def top_k_accuracy(score_NK: Float[Tensor, "n k_classes"], label_N: Int[Tensor, " n"], *, k: int) -> float:
+def topk_accuracy(score_NK: Float[Tensor, "n k_classes"], label_N: Int[Tensor, " n"], *, k: int) -> float:
     """Share of samples whose class is among the ``k`` with the highest scores."""
     _check(len(score_NK) > 0, "accuracy of no samples is undefined")
     _check(1 <= k <= score_NK.shape[1], f"k is between 1 and the {score_NK.shape[1]} classes, got {k}")
@@ -76,7 +76,7 @@ def knn_scores(
         bool((label_G >= 0).all() & (label_G < classes).all()), f"labels of the gallery are not all in 0..{classes - 1}"
     )
     votes: list[Tensor] = [query_QD.new_zeros(0, classes, dtype=torch.float32)]
-    for similarity_QG in _cosine_chunks(query_QD, gallery_GD, width=max(len(gallery_GD), k * classes)):
+    for _, similarity_QG in _cosine_chunks(query_QD, gallery_GD, width=max(len(gallery_GD), k * classes)):
         index_Qk = nearest(similarity_QG, k=k)
         near_Qk = similarity_QG.gather(1, index_Qk)
         weight_Qk = torch.softmax(near_Qk / temperature, dim=1)
@@ -103,10 +103,8 @@ def retrieval_recall(
     if centre:
         query_QD, gallery_GD = query_QD - query_QD.mean(0), gallery_GD - gallery_GD.mean(0)
     ranks: list[Tensor] = []
-    labels_Q = iter(query_label_Q)
-    for similarity_QG in _cosine_chunks(query_QD, gallery_GD, width=len(gallery_GD)):
-        label_Q = torch.stack([next(labels_Q) for _ in similarity_QG])
-        ranks.append(first_match(similarity_QG, label_Q[:, None] == gallery_label_G))
+    for rows, similarity_QG in _cosine_chunks(query_QD, gallery_GD, width=len(gallery_GD)):
+        ranks.append(first_match(similarity_QG, query_label_Q[rows, None] == gallery_label_G))
     rank_Q = torch.cat(ranks)
     return {k: float((rank_Q < k).double().mean()) for k in ks}
 
@@ -137,12 +135,13 @@ def first_match(similarity_QG: Float[Tensor, "q g"], match_QG: Bool[Tensor, "q g
     return rank_Q.where(match_QG.any(1), gallery)
 
 
-def _cosine_chunks(query_QD: Tensor, gallery_GD: Tensor, *, width: int) -> Iterator[Tensor]:
-    """Cosine similarity of some queries at a time with all of the gallery; ``width`` elements are needed per query."""
+def _cosine_chunks(query_QD: Tensor, gallery_GD: Tensor, *, width: int) -> Iterator[tuple[slice, Tensor]]:
+    """Which queries, and their cosine similarity with all of the gallery; ``width`` elements are needed per query."""
     gallery_DG = F.normalize(gallery_GD.float(), dim=1).T
-    for chunk_QD in query_QD.split(max(1, _CHUNK_ELEMENTS // width)):
-        if len(chunk_QD):
-            yield F.normalize(chunk_QD.float(), dim=1) @ gallery_DG
+    step = max(1, _CHUNK_ELEMENTS // width)
+    for start in range(0, len(query_QD), step):
+        rows = slice(start, start + step)
+        yield rows, F.normalize(query_QD[rows].float(), dim=1) @ gallery_DG
 
 
 def _check(holds: bool, message: str) -> None:
