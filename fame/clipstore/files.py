@@ -10,7 +10,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 
 from fame.clipstore.layout import PARTIAL
@@ -44,6 +44,13 @@ def open_regular(path: Path) -> int:
         os.close(descriptor)
         raise StoreError(f"{path}: not a regular file")
     return descriptor
+
+
+def refuse_linked_folders(root: Path, names: Iterable[str]) -> None:
+    """Raise :class:`StoreError` where a folder of the store is a link: it would lead outside."""
+    for name in names:
+        if (root / name).is_symlink():
+            raise StoreError(f"{root / name}: is a link; a store keeps its folders in itself")
 
 
 def read_whole(path: Path, *, limit: int = MAX_METADATA_BYTES) -> bytes:

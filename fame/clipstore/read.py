@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 
 from fame.clipstore.arrays import read_integers, read_labels, read_names, read_valid
 from fame.clipstore.chunk import decode_chunk, max_chunk_bytes
+from fame.clipstore.files import refuse_linked_folders
 from fame.clipstore.layout import NO_FRAME, Layout
 from fame.clipstore.schema import CorruptChunk, StoreError, StoreHeader, StoreSpec
 from fame.clipstore.seal import read_sealed_root
@@ -32,6 +33,7 @@ class ClipStore:
 
     def __init__(self, path: Path, layout: Layout) -> None:
         self.path, self._layout = path, layout
+        refuse_linked_folders(path, layout.array_metadata())
         clips = layout.header.spec.clips_per_video
         self.labels_V = read_labels(path, layout)
         self.label_N = np.repeat(self.labels_V, clips)

@@ -120,7 +120,7 @@ def _decode_all(root: Path, layout: Layout, array: str, record: ShardRecord) -> 
                 element = decode_chunk(layout, array, chunk)
             except ValueError as error:
                 raise StoreError(f"chunk {position}: {error}") from error
-            flat += array == "foreground" and element.min() == element.max()
+            flat += int(array == "foreground" and element.min() == element.max())
     return flat
 
 

@@ -1,11 +1,18 @@
 """One finished store per codec for the whole folder; tests that damage one work on a copy."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
 
 from tests.fame.clipstore import small
+
+
+@pytest.fixture(autouse=True)
+def syncing_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small stores are written thousands of times here; that syncs come in the right order has a test of its own."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture(scope="session")

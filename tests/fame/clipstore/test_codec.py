@@ -86,10 +86,10 @@ def test_a_damaged_jpeg_never_crashes_or_changes_shape(position: int, value: int
 
 
 def zarr_array(path: Path, clip: np.ndarray) -> zarr.Array:
+    shape, codec = (1, *clip.shape), TallJpeg(quality=80)
     return zarr.create_array(
-        path / "a.zarr", shape=(1, *clip.shape), chunks=(1, *clip.shape), dtype="uint8", serializer=TallJpeg(quality=80),
-        compressors=None,
-    )  # fmt: skip
+        path / "a.zarr", shape=shape, chunks=shape, dtype="uint8", serializer=codec, compressors=None
+    )
 
 
 def test_zarr_finds_the_codec_by_its_name_and_reads_what_it_wrote(tmp_path: Path):

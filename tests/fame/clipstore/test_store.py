@@ -116,7 +116,7 @@ def test_clips_that_are_not_there_are_refused(store: Path):
             opened.clip(index)
     with pytest.raises(IndexError, match="no video 5"):
         opened.clips_of(5)
-    with pytest.raises(StoreError, match="clip 4 .*shard 1, video 2.*could not be decoded"):
+    with pytest.raises(StoreError, match=r"clip 4 .*shard 1, video 2.*could not be decoded"):
         opened.clip(4)
 
 
