@@ -15,8 +15,8 @@ from jaxtyping import UInt8
 
 from fame.clipstore.arrays import read_integers, read_labels, read_names, read_valid
 from fame.clipstore.chunk import decode_chunk, max_chunk_bytes
-from fame.clipstore.files import refuse_linked_folders
-from fame.clipstore.layout import NO_FRAME, Layout
+from fame.clipstore.files import refuse_linked_folders, sha256_file
+from fame.clipstore.layout import NO_FRAME, SEAL_KEY, Layout
 from fame.clipstore.schema import CorruptChunk, StoreError, StoreHeader, StoreSpec
 from fame.clipstore.seal import read_sealed_root
 from fame.clipstore.shard import OpenShard
@@ -64,6 +64,11 @@ class ClipStore:
     def spec(self) -> StoreSpec:
         """The recipe of the clips."""
         return self._layout.header.spec
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the whole content: two stores with the same digest are the same bytes."""
+        return sha256_file(self.path / SEAL_KEY)
 
     @property
     def num_videos(self) -> int:

@@ -1,0 +1,180 @@
+"""What a frozen encoder knows about a labelled dataset: nearest neighbours, retrieval and a linear probe.
+
+A measure takes the features of a training and of a test store and returns figures in percent. :func:`evaluate` runs
+one measure for several checkpoints, so that they stand in one table.
+
+Shapes: V videos, D feature dim.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fame.clipstore import ClipStore
+from fame.metrics import knn_scores, retrieval_recall, topk_accuracy
+from fame.weights import Encoder, load
+from train.distributed import choose_device
+from train.features import VideoFeatures, cached_features, extract_features
+from train.linear import choose_weight_decay, fit_probe
+
+RANKS = (1, 5, 10, 20, 50)
+
+Figures = dict[str, float]
+Measure = Callable[[VideoFeatures, VideoFeatures], Figures]
+Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Where the videos are and how they are encoded.
+
+    ``crop`` in pixels (None: what the encoder was trained on, else the smaller side of the frames); ``batch`` clips at
+    a time; ``workers`` processes decode; features are kept under ``cache``; ``random_init`` adds the same network
+    before any training, the floor that pretraining has to beat.
+    """
+
+    train_store: Path
+    test_store: Path
+    cache: Path
+    crop: int | None = None
+    batch: int = 16
+    workers: int = 0
+    device: str = "auto"
+    random_init: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that cannot be."""
+        for field, low in (("batch", 1), ("workers", 0)):
+            if getattr(self, field) < low:
+                raise ValueError(f"{field} must be at least {low}, got {getattr(self, field)}")
+        if self.crop is not None and self.crop < 1:
+            raise ValueError(f"crop must be at least 1 pixel, got {self.crop}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The figures of one encoder, in percent. ``checkpoint`` is its path, or says that it was never trained."""
+
+    checkpoint: str
+    figures: Figures
+
+
+def evaluate(
+    checkpoints: Sequence[Path],
+    config: EvaluationConfig,
+    measure: Measure,
+    *,
+    watch: Watch = lambda what, clips: nullcontext(lambda count: None),
+) -> list[Evaluation]:
+    """Run one measure for every checkpoint on the same two stores.
+
+    ``watch(what, clips)`` opens a context whose value is told how many clips were encoded. Raises ``ValueError`` for
+    stores that do not compare (no labels, other classes, no valid clip) and for checkpoints without an encoder.
+    """
+    train, test = ClipStore.open(config.train_store), ClipStore.open(config.test_store)
+    check_comparable(train, test)
+    device = choose_device(config.device)
+    rows: list[Evaluation] = []
+    floors: set[str] = set()
+    for path in checkpoints:
+        encoder = load(path, device=device)
+        floor = f"untrained {encoder.card.name} {encoder.card.options or ''}".rstrip()
+        if config.random_init and floor not in floors:
+            floors.add(floor)
+            untrained = Encoder(encoder.card.build().to(device), encoder.card)
+            features = [_encode(untrained, store, config, floor, watch) for store in (train, test)]
+            rows.append(Evaluation(checkpoint=floor, figures=measure(*features)))
+        features = [_encode_cached(encoder, path, store, config, watch) for store in (train, test)]
+        rows.append(Evaluation(checkpoint=str(path), figures=measure(*features)))
+    return rows
+
+
+def knn(train: VideoFeatures, test: VideoFeatures, *, k: int = 20, temperature: float = 0.07) -> Figures:
+    """Top-1 and top-5 of the votes of the ``k`` nearest training videos; fewer vote where there are fewer."""
+    classes = len(train.class_names)
+    score_VC = knn_scores(
+        test.feature_VD,
+        train.feature_VD,
+        train.label_V,
+        classes=classes,
+        k=min(k, len(train.feature_VD)),
+        temperature=temperature,
+    )
+    return _accuracies(score_VC, test)
+
+
+def linear(train: VideoFeatures, test: VideoFeatures, *, weight_decay: float | None = None, seed: int = 0) -> Figures:
+    """Top-1 and top-5 of a logistic regression; its weight decay is chosen on held-out training videos unless given."""
+    classes = len(train.class_names)
+    if weight_decay is None:
+        weight_decay = choose_weight_decay(train.feature_VD, train.label_V, num_classes=classes, seed=seed)
+    probe = fit_probe(train.feature_VD, train.label_V, num_classes=classes, weight_decay=weight_decay)
+    return {**_accuracies(probe.scores(test.feature_VD), test), "weight decay": weight_decay}
+
+
+def retrieval(train: VideoFeatures, test: VideoFeatures, *, centre: bool = False) -> Figures:
+    """R@k: share of test videos with one of their class among the k most similar training videos.
+
+    ``centre`` first subtracts from each set its own mean, as the reference does.
+    """
+    recalls = retrieval_recall(test.feature_VD, test.label_V, train.feature_VD, train.label_V, ks=RANKS, centre=centre)
+    return {f"R@{rank}": 100 * recall for rank, recall in recalls.items()}
+
+
+def check_comparable(train: ClipStore, test: ClipStore) -> None:
+    """Raise ``ValueError`` unless both stores are labelled with the same classes in the same order."""
+    for store in (train, test):
+        if (store.labels_V < 0).any():
+            raise ValueError(f"{store.path}: {int((store.labels_V < 0).sum())} of its videos have no label")
+    ours, theirs = train.header.class_names, test.header.class_names
+    if ours != theirs:
+        pairs = enumerate(zip_longest(ours, theirs))
+        number, (our, their) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
+        raise ValueError(
+            f"class {number} is {our!r} in {train.path} but {their!r} in {test.path}: make both from one class list"
+        )
+
+
+def write_evaluations(path: Path, rows: Sequence[Evaluation], **settings: Any) -> None:
+    """Write the figures and what they were measured with as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"settings": settings, "results": [dataclasses.asdict(row) for row in rows]}
+    path.write_text(json.dumps(content, indent=2, default=str) + "\n")
+
+
+def _accuracies(score_VC: torch.Tensor, test: VideoFeatures) -> Figures:
+    ranks = [k for k in (1, 5) if k < score_VC.shape[1]]
+    return {f"top-{k}": 100 * topk_accuracy(score_VC, test.label_V, k=k) for k in ranks}
+
+
+def _encode_cached(
+    encoder: Encoder, path: Path, store: ClipStore, config: EvaluationConfig, watch: Watch
+) -> VideoFeatures:
+    return cached_features(
+        path,
+        store,
+        crop=_crop(encoder, store, config),
+        cache=config.cache,
+        extract=lambda: _encode(encoder, store, config, str(path), watch),
+    )
+
+
+def _encode(encoder: Encoder, store: ClipStore, config: EvaluationConfig, name: str, watch: Watch) -> VideoFeatures:
+    crop = _crop(encoder, store, config)
+    with watch(f"{name} on {store.path.name}", int(store.valid_N.sum())) as on_clips:
+        return extract_features(
+            encoder, store, crop=crop, batch=config.batch, workers=config.workers, on_clips=on_clips
+        )
+
+
+def _crop(encoder: Encoder, store: ClipStore, config: EvaluationConfig) -> int:
+    """The crop asked for, else the one the encoder was trained on as far as the frames reach."""
+    smaller = min(store.spec.height, store.spec.width)
+    return config.crop or min(encoder.card.config.get("crop", smaller), smaller)
