@@ -34,6 +34,8 @@ _CONTAINERS = ",".join(
 _ENVIRONMENT = {
     "OPENCV_FFMPEG_CAPTURE_OPTIONS": f"format_whitelist;{_CONTAINERS}|protocol_whitelist;file",
     "OPENCV_LOG_LEVEL": "SILENT",  # OpenCV's lines carry a clock; FFmpeg's own, which say why, do not
+    # Damaged videos make FFmpeg show memory that nothing was written to: let that be the same bytes in every process.
+    "GLIBC_TUNABLES": "glibc.malloc.perturb=165:glibc.malloc.tcache_count=0",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }

@@ -100,15 +100,21 @@ class Report:
         return [opening, f"{self.ok} ok, {self.looped} looped, {self.failed} failed, {_size(self.stored_bytes)}"]
 
 
+def report_path(store: Path) -> Path:
+    """Where the report of a store is."""
+    return store.with_name(f"{store.name}.report.json")
+
+
 def write_report(report: Report) -> None:
     """Write ``STORE.report.json`` and ``STORE.failures.jsonl``, beside the store because its bytes tell of no times."""
     failures = "".join(
         json.dumps({"video": name, "reason": reason}, ensure_ascii=False) + "\n" for name, reason in report.failures
     )
-    _beside(report.store, "failures.jsonl").write_text(failures, encoding="utf-8")
+    failures_path = report.store.with_name(f"{report.store.name}.failures.jsonl")
+    failures_path.write_text(failures, encoding="utf-8")
     fields = dataclasses.asdict(report) | {"store": report.store.name}
     del fields["failures"], fields["estimate"]
-    _beside(report.store, "report.json").write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
+    report_path(report.store).write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
 
 
 @contextmanager
@@ -141,10 +147,6 @@ def _planned(estimate: Estimate) -> list[str]:
     cost = f"{_size(estimate.bytes)} and {_duration(estimate.seconds)} with {estimate.workers} free cores"
     sample = f"a sample of {estimate.sampled} videos ({estimate.sampled_failed} failed)"
     return [f"plan: {estimate.clips} clips in {estimate.shards} shards", f"about {cost}, by {sample}"]
-
-
-def _beside(store: Path, suffix: str) -> Path:
-    return store.with_name(f"{store.name}.{suffix}")
 
 
 def _duration(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from preprocess.config import PreprocessConfig, list_videos
 from preprocess.datasets import Listing
 from preprocess.executors import serial
 from preprocess.isolation import DECODER
-from preprocess.report import Report, Snapshot, write_report
+from preprocess.report import Report, Snapshot, report_path, write_report
 from preprocess.task import ShardResult, ShardTask, Work, make_shard, stored_bytes
 
 SAMPLED_VIDEOS = 8  # that a dry run decodes
@@ -67,7 +68,8 @@ def preprocess(
         else:
             report = _make(config, listing, work, report, progress)
         report = _judged(_tallied(report, listing), config)
-        write_report(report)
+        if not (report.already_finished and report_path(report.store).exists()):
+            write_report(report)
     return report
 
 
@@ -153,7 +155,10 @@ def _estimate(config: PreprocessConfig, listing: Listing, work: Work) -> plan.Es
 
 @contextmanager
 def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM, as a scheduler sends it, unwind the run as Ctrl-C does."""
+    """Let SIGTERM, as a scheduler sends it, unwind the run as Ctrl-C does. Signals reach the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt

@@ -5,6 +5,8 @@ One task is one shard; its result is a small record, and frames stay in the work
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -55,7 +57,7 @@ def _first_done(running: dict["ray.ObjectRef", ShardTask]) -> ShardResult:
         raise error.cause from error
     except RayError as error:  # its worker or node died once too often
         reason = str(error).strip().splitlines()[0]
-        return ShardResult(shard=task.shard, videos=len(task.names), error=f"{RETRIES} retries: {reason}")
+        return ShardResult(shard=task.shard, videos=len(task.names), error=f"its worker died {RETRIES + 1} times: {reason}")
 
 
 def _make_shard(work: Work, task: ShardTask) -> ShardResult:
@@ -74,6 +76,7 @@ def _session(workers: int, address: str) -> Iterator[None]:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     if address == "local":
         ray.init(
             address="local",
@@ -86,6 +89,8 @@ def _session(workers: int, address: str) -> Iterator[None]:
         )
     else:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray put its own in place, which ends the process there and then
     try:
         yield
     finally:

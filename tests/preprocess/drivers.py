@@ -1,0 +1,29 @@
+"""Runs of the stage in processes of their own, to be killed. They are forked from a process that has all imported."""
+
+import multiprocessing
+import os
+import sys
+from multiprocessing.process import BaseProcess
+
+from preprocess.config import PreprocessConfig
+from preprocess.run import preprocess
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["preprocess.run", "preprocess.executors.ray"])
+
+INTERRUPTED = 130
+
+
+def start(config: PreprocessConfig, *, decoder: tuple[str, ...]) -> BaseProcess:
+    """Start a run; it leads a process group of its own."""
+    process = _context.Process(target=_drive, args=(config, decoder))
+    process.start()
+    return process
+
+
+def _drive(config: PreprocessConfig, decoder: tuple[str, ...]) -> None:
+    os.setpgid(0, 0)
+    try:
+        preprocess(config, decoder=decoder)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

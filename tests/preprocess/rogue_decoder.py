@@ -1,0 +1,42 @@
+"""A decoder process that misbehaves as a video's name asks it to; run in place of `preprocess.decode`."""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from preprocess import decode
+
+honest = decode.decode
+
+
+def rogue(path: str, sampling: decode.Sampling, clips_NTHW3: np.ndarray) -> decode.Decoded:
+    name = Path(path).name
+    if "crash" in name:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if "hang" in name:
+        Path(f"{path}.hangs").touch()
+        while True:
+            time.sleep(60)
+    if "greedy" in name:
+        np.ones(1 << 32, np.uint8)
+    if "noisy" in name:
+        print("a line that is no answer", flush=True)
+        os.write(2, b"[mov @ 0x7f00] noise\n" * 10_000)
+    if "assassin" in name:  # takes its worker along
+        os.kill(os.getppid(), signal.SIGKILL)
+    if "once" in name and not Path(f"{path}.died").exists():
+        Path(f"{path}.died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "slow" in name:
+        time.sleep(0.05)
+    return honest(path, sampling, clips_NTHW3)
+
+
+if __name__ == "__main__":
+    decode.decode = rogue
+    decode.serve(int(sys.argv[1]), int(sys.argv[2]), decode.Sampling(**json.loads(sys.argv[3])))

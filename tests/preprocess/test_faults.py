@@ -1,0 +1,117 @@
+"""Whatever is killed, whenever: the same command goes on, and the finished store is the one that was never killed."""
+
+import os
+import signal
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from fame.clipstore import is_finished
+from fame.randomness import numpy_generator
+from preprocess.run import preprocess
+from tests.preprocess.conftest import Configure, tree, wait_until
+from tests.preprocess.drivers import INTERRUPTED, start
+from tests.preprocess.test_isolation import ROGUE
+from tests.preprocess.videos import write_video
+
+KILLS = 20
+
+
+def kill_one(driver: BaseProcess) -> None:
+    os.kill(driver.pid, signal.SIGKILL)
+
+
+def kill_group(driver: BaseProcess) -> None:
+    os.killpg(driver.pid, signal.SIGKILL)
+
+
+def test_killed_drivers_leave_the_same_store(
+    configure: Configure, executor: dict[str, Any], reference: dict[str, bytes], tmp_path: Path
+) -> None:
+    random = numpy_generator(0, 0, 0, "kill")
+    started = time.monotonic()
+    driver = start(configure(**executor), decoder=ROGUE)
+    driver.join()
+    whole_run, kills, stores = time.monotonic() - started, 0, 0
+    while kills < KILLS:
+        config, stores = configure(store=tmp_path / f"store_{stores}", **executor), stores + 1
+        while not is_finished(config.store):
+            driver = start(config, decoder=ROGUE)
+            driver.join(random.uniform(0, whole_run))
+            if driver.exitcode is None:
+                (kill_group if kills % 2 else kill_one)(driver)
+                kills += 1
+            driver.join()
+            assert driver.exitcode in (0, -signal.SIGKILL)
+        preprocess(config)
+        assert tree(config.store) == reference
+    assert stores > 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_stops_within_seconds_and_goes_on(
+    configure: Configure, executor: dict[str, Any], reference: dict[str, bytes], number: signal.Signals
+) -> None:
+    config = configure(**executor)
+    driver = start(config, decoder=ROGUE)
+    wait_until(lambda: list(config.store.glob("records/*.json")))
+    os.kill(driver.pid, number)
+    driver.join(5)
+    assert driver.exitcode == INTERRUPTED
+    preprocess(config)
+    assert tree(config.store) == reference
+
+
+def test_interrupting_a_hanging_decoder_does_not_wait_for_it(configure: Configure, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "videos" / "hang.mkv", 9)
+    driver = start(configure(executor="serial", videos=tmp_path / "videos"), decoder=ROGUE)
+    wait_until(Path(f"{path}.hangs").exists)
+    os.kill(driver.pid, signal.SIGINT)
+    driver.join(5)
+    assert driver.exitcode == INTERRUPTED
+
+
+def test_killed_workers_are_replaced(configure: Configure, ray_address: str, reference: dict[str, bytes]) -> None:
+    config = configure(executor="ray", workers=2, address=ray_address)
+    driver = start(config, decoder=ROGUE)
+    kills = 0
+    while driver.exitcode is None:
+        for worker in shard_workers():
+            if kills < 3 and len(list(config.store.glob("records/*.json"))) > kills:
+                worker.kill()
+                kills += 1
+        driver.join(0.01)
+    assert kills == 3 and driver.exitcode == 0
+    assert tree(config.store) == reference
+
+
+def shard_workers() -> list[psutil.Process]:
+    """Ray's workers that are making a shard now."""
+    return [p for p in psutil.Process().children(recursive=True) if "_make_shard" in " ".join(cmdline(p))]
+
+
+def cmdline(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def test_a_video_that_always_kills_its_worker_costs_its_shard(
+    configure: Configure, ray_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("preprocess.executors.ray.RETRIES", 1)
+    for name in ("a", "b", "c", "assassin", "y", "z"):
+        write_video(tmp_path / "videos" / f"{name}.mkv", 9)
+    (tmp_path / "videos" / "assassin.mkv").rename(tmp_path / "videos" / "c_assassin.mkv")
+    config = configure(videos=tmp_path / "videos", executor="ray", workers=2, address=ray_address)
+    report = preprocess(config, decoder=ROGUE)
+    assert report.shards_made == 2 and report.ok == 4
+    (problem,) = report.problems
+    assert problem.startswith("shard 1 was not made: its worker died")
+    assert not is_finished(config.store)
+    assert preprocess(config).problems == ()
