@@ -4,128 +4,23 @@ Every path has a default under one data root (``--root``, ``FAME_ROOT``, else ``
 ``videos/<dataset>``, stores in ``stores/<dataset>-<split>.zarr``, runs in ``runs/<name>``.
 """
 
-import dataclasses
-import inspect
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
-from typer.exceptions import TyperException
 
-if TYPE_CHECKING:
-    from preprocess.config import Dataset
-
-
-class _Commands(TyperGroup):
-    """A group whose user errors are one line and exit code 2; a traceback only with ``--debug``."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, args or ["--help"])
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (ValueError, OSError) as error:
-            if ctx.find_root().params["debug"]:
-                raise
-            raise TyperException(str(error) or type(error).__name__) from error
-
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        try:
-            code = super().main(*args, **{**kwargs, "standalone_mode": False})
-        except TyperException as error:
-            print("fame:", " ".join(error.format_message().split()), file=sys.stderr)
-            code = 2
-        sys.exit(code or 0)
-
-
-def _expand(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a command take dataclasses of options: each of their fields becomes an option of its own."""
-    signature = inspect.signature(command)
-    groups: dict[str, type[Any]] = {
-        name: parameter.annotation
-        for name, parameter in signature.parameters.items()
-        if hasattr(parameter.annotation, "__dataclass_fields__")
-    }
-
-    def run(**options: Any) -> Any:
-        for name, group in groups.items():
-            options[name] = group(**{field.name: options.pop(field.name) for field in dataclasses.fields(group)})
-        return command(**options)
-
-    parameters: list[inspect.Parameter] = []
-    for name, parameter in signature.parameters.items():
-        if name not in groups:
-            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-        else:
-            parameters.extend(inspect.signature(groups[name]).parameters.values())
-    run.__signature__ = signature.replace(parameters=parameters)  # pyright: ignore[reportFunctionMemberAccess]
-    run.__name__, run.__doc__ = command.__name__, command.__doc__
-    return run
-
-
-# Options shared by several commands ------------------------------------------------------------------------------
-
-Root = Annotated[Path, typer.Option(envvar="FAME_ROOT", help="Data root: videos/, stores/ and runs/ live below it.")]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that decode clips; 0 decodes in the main process.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecipeOptions:
-    """What decides the bytes of a store."""
-
-    frames: Annotated[int, typer.Option(min=2, help="Frames per clip.")] = 16
-    stride: Annotated[int, typer.Option(min=1, help="Source frames from one frame of a clip to the next.")] = 2
-    clips: Annotated[int, typer.Option(min=1, help="Clips per video, evenly spaced.")] = 10
-    height: Annotated[int, typer.Option(min=16, help="Height of stored frames, pixels.")] = 256
-    width: Annotated[int, typer.Option(min=16, help="Width of stored frames, pixels.")] = 340
-    geometry: Annotated[
-        Literal["cover", "squash"], typer.Option(help="Keep the aspect and cut the overflow, or not.")
-    ] = "cover"
-    codec: Annotated[Literal["jpeg", "lz4", "zstd"], typer.Option(help="Small, or lossless.")] = "jpeg"
-    quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality.")] = 90
-    foreground: Annotated[
-        Literal["flow", "paper", "seed", "none"], typer.Option(help="Foreground maps kept beside the clips.")
-    ] = "flow"
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageOptions:
-    """Where the offline stage reads and writes, and with what."""
-
-    root: Root = Path("data")
-    videos: Annotated[Path | None, typer.Option(help="Folder of the videos (default: ROOT/videos/DATASET).")] = None
-    store: Annotated[
-        Path | None, typer.Option(help="Store to make, of one split (default: ROOT/stores/DATASET-SPLIT.zarr).")
-    ] = None
-    executor: Annotated[Literal["ray", "serial"], typer.Option(help="In parallel, or one by one.")] = "ray"
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Shards in flight, one core each (default: all cores).")
-    ] = None
-    address: Annotated[str, typer.Option(help="Ray cluster: local, auto or its address.")] = "local"
-    memory_per_worker: Annotated[float, typer.Option(min=0, help="GiB per worker; 0 is no limit.")] = 0.0
-    time_limit: Annotated[float, typer.Option(help="Seconds one video may take before it counts as failed.")] = 300.0
-    max_missing: Annotated[float, typer.Option(help="Share of listed videos that may be missing, 0..1.")] = 0.2
-    max_failed: Annotated[float, typer.Option(help="Share of videos that may fail to decode, 0..1.")] = 0.05
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, measured on a sample; write nothing.")] = (
-        False
-    )
-
+import preprocess.commands
+import train.commands
+from cli_options import Commands, Root, checkpoint_or_default, table
 
 app = typer.Typer(
-    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, pretty_exceptions_enable=False
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, pretty_exceptions_enable=False
 )
-preprocess_app = typer.Typer(cls=_Commands, help="Decode videos once into clip stores with foreground maps.")
-store_app = typer.Typer(cls=_Commands, help="Look at a clip store and check it.")
-evaluate_app = typer.Typer(cls=_Commands, help="Measure what a pretrained encoder knows.")
-app.add_typer(preprocess_app, name="preprocess")
+store_app = typer.Typer(cls=Commands, help="Look at a clip store and check it.")
+app.add_typer(preprocess.commands.app, name="preprocess")
 app.add_typer(store_app, name="store")
-app.add_typer(evaluate_app, name="evaluate")
+app.command()(train.commands.pretrain)
+app.add_typer(train.commands.evaluate_app, name="evaluate")
 
 
 def _version(wanted: bool) -> None:
@@ -146,140 +41,78 @@ def main(
     """Pretrain video encoders that look at motion and not at the background (FAME, CVPR 2022)."""
 
 
-def _existing(path: Path, *, made_by: str) -> Path:
-    """``path`` itself; ``ValueError`` that says where was looked and what makes it when it is not there."""
-    if not path.exists():
-        raise ValueError(f"{path} is not there; {made_by}")
-    return path
+_Store = Annotated[Path, typer.Argument(help="A clip store.", show_default=False)]
 
 
-# The offline stage ---------------------------------------------------------------------------------------------------
-
-
-def _preprocess(
-    dataset: "Dataset", recipe: RecipeOptions, stage: StageOptions, *, splits: list[str], name: str = "", **fields: Any
+@store_app.command()
+def info(
+    store: _Store, failures: Annotated[bool, typer.Option("--failures", help="List the failed videos too.")] = False
 ) -> None:
-    """Make one store per split; exit code 1 when one of them did not reach what was asked for."""
-    from rich.console import Console
+    """What a store holds: videos, clips, recipe, bytes, classes, failures."""
+    from fame.clipstore import store_info
 
-    from fame.clipstore import StoreSpec
-    from preprocess.config import PreprocessConfig
-    from preprocess.report import show_progress
-    from preprocess.run import preprocess
-
-    if stage.store is not None and len(splits) > 1:
-        raise ValueError(f"--store names one store, but there are {len(splits)} splits; choose one with --split")
-    videos = stage.videos or stage.root / "videos" / (name or dataset)
-    _existing(videos, made_by="put the videos there or name their folder with --videos")
-    decided = dataclasses.asdict(recipe)
-    spec = StoreSpec(
-        clips_per_video=decided.pop("clips"),
-        **decided,
-        foreground_height=max(recipe.height // 4, min(recipe.height, 32)),
-        foreground_width=max(recipe.width // 4, min(recipe.width, 32)),
+    found = store_info(store)
+    spec, header = found.header.spec, found.header
+    size = sum(found.array_bytes.values())
+    state = "finished" if found.finished else f"unfinished: {found.shards_done} of {found.num_shards} shards are there"
+    usable = found.statuses["ok"] + found.statuses["looped"]
+    table(
+        f"{store} ({state})",
+        {
+            "dataset": f"{header.dataset} {header.split}, {header.software}",
+            "videos": f"{found.num_videos}: " + ", ".join(f"{n} {status}" for status, n in found.statuses.items()),
+            "clips": f"{found.num_clips} of {spec.frames} frames at stride {spec.stride}, {spec.height}x{spec.width}",
+            "codec": spec.codec + (f" quality {spec.quality}" if spec.codec == "jpeg" else ""),
+            "foreground": f"{spec.foreground} {spec.foreground_height}x{spec.foreground_width}",
+            "size": f"{size / 1e6:,.1f} MB, {size / max(1, usable * spec.clips_per_video) / 1e3:,.1f} kB a clip",
+            "recipe": spec.digest,
+            **{f"class {name}": f"{count} videos" for name, count in found.classes.items()},
+        },
     )
-    console, problems = Console(stderr=True), False
-    for split in splits:
-        config = PreprocessConfig(
-            dataset=dataset,
-            split=split,
-            videos=videos,
-            store=stage.store or stage.root / "stores" / f"{name or dataset}-{split}{fields.get('fold', '')}.zarr",
-            spec=spec,
-            executor=stage.executor,
-            workers=stage.workers,
-            address=stage.address,
-            memory_per_worker=round(stage.memory_per_worker * 2**30),
-            time_limit=stage.time_limit,
-            max_missing=stage.max_missing,
-            max_failed=stage.max_failed,
-            dry_run=stage.dry_run,
-            **fields,
-        )
-        with show_progress(console) as progress:
-            report = preprocess(config, progress=progress)
-        print(report)
-        problems |= bool(report.problems)
-    if problems:
-        raise typer.Exit(1)
+    if failures:
+        for name, reason in found.failures:
+            print(f"{name}: {reason}")
 
 
-@preprocess_app.command()
-@_expand
-def k400(
-    recipe: RecipeOptions,
-    stage: StageOptions,
-    split: Annotated[list[str], typer.Option(help="train, val or test; may be repeated.")] = ["train", "val"],
-    annotations: Annotated[Path | None, typer.Option(help="Folder of the official CSV files.")] = None,
+@store_app.command()
+def verify(
+    store: _Store,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Drop what is damaged: the preprocess command then makes just that again.")
+    ] = False,
 ) -> None:
-    """Kinetics-400: VIDEOS/SPLIT/CLASS/*, or the official CSV files."""
-    _preprocess("k400", recipe, stage, splits=split, annotations=annotations)
+    """Check every checksum and decode every chunk; exit code 1 where something is damaged."""
+    from fame import clipstore
+
+    report = clipstore.verify(store)
+    for key, problem in report.files.items():
+        print(f"{store / key}: {problem}")
+    for shard in report.shards:
+        print(f"{store}: shard {shard.shard}: {'; '.join(shard.problems)}")
+    if report.ok:
+        print(f"{store}: every checksum holds and every chunk decodes; {report.flat_maps} maps show no foreground")
+        return
+    if repair:
+        with clipstore.lock(store):
+            clipstore.repair(store, report)
+        print(f"{store}: dropped what is damaged; run the preprocess command that made the store again")
+    raise typer.Exit(1)
 
 
-_Split = Annotated[list[str], typer.Option(help="train or test; may be repeated.")]
-_Fold = Annotated[int, typer.Option(min=1, max=3, help="Which of the three official splits.")]
-_Annotations = Annotated[
-    Path | None, typer.Option(help="Folder of the official split files (default: VIDEOS/annotations).")
-]
-
-
-def _annotations(stage: StageOptions, dataset: str, given: Path | None) -> Path:
-    default = (stage.videos or stage.root / "videos" / dataset) / "annotations"
-    return _existing(given or default, made_by="put the official split files there or name theirs with --annotations")
-
-
-@preprocess_app.command()
-@_expand
-def ucf101(
-    recipe: RecipeOptions,
-    stage: StageOptions,
-    split: _Split = ["train", "test"],
-    fold: _Fold = 1,
-    annotations: _Annotations = None,
-) -> None:
-    """UCF101: VIDEOS/CLASS/*.avi with classInd.txt, trainlist0N.txt, testlist0N.txt."""
-    found = _annotations(stage, "ucf101", annotations)
-    _preprocess("ucf101", recipe, stage, splits=split, fold=fold, annotations=found)
-
-
-@preprocess_app.command()
-@_expand
-def hmdb51(
-    recipe: RecipeOptions,
-    stage: StageOptions,
-    split: _Split = ["train", "test"],
-    fold: _Fold = 1,
-    annotations: _Annotations = None,
-) -> None:
-    """HMDB51: VIDEOS/CLASS/*.avi with CLASS_test_splitN.txt."""
-    found = _annotations(stage, "hmdb51", annotations)
-    _preprocess("hmdb51", recipe, stage, splits=split, fold=fold, annotations=found)
-
-
-@preprocess_app.command()
-@_expand
-def diving48(
-    recipe: RecipeOptions, stage: StageOptions, split: _Split = ["train", "test"], annotations: _Annotations = None
-) -> None:
-    """Diving48: VIDEOS/*.mp4 with the V2 annotation files."""
-    found = _annotations(stage, "diving48", annotations)
-    _preprocess("diving48", recipe, stage, splits=split, annotations=found)
-
-
-@preprocess_app.command()
-@_expand
-def folder(
-    recipe: RecipeOptions,
-    stage: StageOptions,
-    name: Annotated[str, typer.Option(help="What to call the dataset in default paths.")] = "folder",
-    split: Annotated[str, typer.Option(help="What to call the split.")] = "train",
-    list_file: Annotated[
-        Path | None, typer.Option("--list", help="Only these videos: one 'name' or 'name,class' a line.")
+@app.command()
+def export(
+    checkpoint: Annotated[
+        Path | None, typer.Argument(help="A checkpoint (default: ROOT/runs/pretrain/checkpoints/last.pt).")
     ] = None,
-    class_file: Annotated[
-        Path | None,
-        typer.Option("--classes", help="Class names in order, one a line (default: the subfolders, sorted)."),
-    ] = None,
+    root: Root = Path("data"),
+    out: Annotated[Path | None, typer.Option(help="Folder to write to (default: ROOT/export).")] = None,
+    frames: Annotated[int, typer.Option(min=1, help="Frames per clip that the exported program takes.")] = 16,
+    crop: Annotated[int, typer.Option(min=8, help="Side of its clips, pixels.")] = 224,
 ) -> None:
-    """Any folder: VIDEOS/CLASS/* with labels, or VIDEOS/* without."""
-    _preprocess("folder", recipe, stage, splits=[split], name=name, list_file=list_file, class_file=class_file)
+    """Write an encoder's weights as safetensors, a JSON card, and a program that runs without this project."""
+    from fame.export import export_encoder
+
+    for path in export_encoder(
+        checkpoint_or_default(checkpoint, root), out or root / "export", frames=frames, crop=crop
+    ):
+        print(path)

@@ -1,0 +1,90 @@
+"""The command line: its frozen shape, what it says to bad input, and what it does not import."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from cli import app
+
+SHAPE = Path(__file__).with_name("cli_shape.txt")
+
+
+def shape(command: Any, path: str = "fame") -> list[str]:
+    """One line per command: its path, arguments in capitals, options; groups before what they hold."""
+    parameters = [p for p in command.params if p.name != "help"]
+    arguments = [p.name.upper() for p in parameters if p.param_type_name == "argument"]
+    options = sorted(max(p.opts, key=len) for p in parameters if p.param_type_name == "option")
+    lines = [" ".join((path, *arguments, *options))]
+    for name, child in sorted(getattr(command, "commands", {}).items()):
+        lines += shape(child, f"{path} {name}")
+    return lines
+
+
+def run(*arguments: str) -> Any:
+    return CliRunner().invoke(app, arguments)
+
+
+def test_the_shape_is_frozen(request: pytest.FixtureRequest) -> None:
+    """A new option is a deliberate change of ``cli_shape.txt`` (and a line in the guide)."""
+    actual = "\n".join(shape(typer.main.get_command(app))) + "\n"
+    if request.config.getoption("--update-golden"):
+        SHAPE.write_text(actual)
+    assert actual == SHAPE.read_text()
+
+
+def test_every_option_says_what_it_is() -> None:
+    def check(command: Any) -> None:
+        assert command.help, command.name
+        for parameter in command.params:
+            assert getattr(parameter, "help", None), f"{command.name}: {parameter.name} has no help"
+        for child in getattr(command, "commands", {}).values():
+            check(child)
+
+    check(typer.main.get_command(app))
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, runpy; sys.argv = ['fame', '--help']\n"
+        "try: import cli; cli.app()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'ray', 'zarr', 'cv2', 'numpy', 'kornia', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "preprocess" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_version_is_the_distributions() -> None:
+    assert run("--version").output.startswith("fame 0.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["preprocess", "k400", "--root", "nowhere"], "nowhere/videos/k400"),
+        (["preprocess", "ucf101", "--root", "nowhere"], "nowhere/videos/ucf101/annotations"),
+        (["preprocess", "folder", "--videos", "nowhere"], "nowhere"),
+        (["preprocess", "folder", "--codec", "png"], "'jpeg'"),
+        (["preprocess", "folder", "--frames", "many"], "--frames"),
+        (["preprocess", "folder", "--fames", "3"], "--frames"),
+        (["preproces"], "preprocess"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_exit_code_2(arguments: list[str], told: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("fame: ")
+    assert told in line
+
+
+def test_debug_shows_the_traceback() -> None:
+    result = run("--debug", "preprocess", "k400", "--root", "nowhere")
+    assert isinstance(result.exception, ValueError)
