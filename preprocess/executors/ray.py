@@ -57,7 +57,8 @@ def _first_done(running: dict["ray.ObjectRef", ShardTask]) -> ShardResult:
         raise error.cause from error
     except RayError as error:  # its worker or node died once too often
         reason = str(error).strip().splitlines()[0]
-        return ShardResult(shard=task.shard, videos=len(task.names), error=f"its worker died {RETRIES + 1} times: {reason}")
+        told = f"its worker died {RETRIES + 1} times: {reason}"
+        return ShardResult(shard=task.shard, videos=len(task.names), error=told)
 
 
 def _make_shard(work: Work, task: ShardTask) -> ShardResult:

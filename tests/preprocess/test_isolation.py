@@ -74,9 +74,9 @@ def test_a_decoder_that_was_killed_or_that_prints_costs_nothing(tmp_path: Path, 
 def test_a_decoder_that_does_not_start_is_no_fault_of_the_video(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mkv", 9)
     command = (sys.executable, "-c", "raise SystemExit('no OpenCV here')")
-    with Decoder(SAMPLING, time_limit=5, command=command) as process:
-        with pytest.raises(DecoderStartError, match="exit code 1.*no OpenCV here"):
-            process.decode(str(path))
+    refused = pytest.raises(DecoderStartError, match=r"exit code 1.*no OpenCV here")
+    with Decoder(SAMPLING, time_limit=5, command=command) as process, refused:
+        process.decode(str(path))
 
 
 def test_the_decoder_dies_with_its_parent(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_missing_videos_are_counted_up_to_a_share(configure: Configure, tmp_path
     names = ["a/slow_0.mkv", "a/slow_2.mkv", "a/slow_0.mkv", "b/gone.mkv", "b/slow_1.mkv"]
     (tmp_path / "list.txt").write_text("\n".join(names))
     config = configure(executor="serial", list_file=tmp_path / "list.txt")
-    with pytest.raises(ValueError, match="1 of 4 listed videos are missing.*above the 20% allowed.*b/gone.mkv"):
+    with pytest.raises(ValueError, match=r"1 of 4 listed videos are missing.*above the 20% allowed.*b/gone.mkv"):
         preprocess(config)
     report = preprocess(replace(config, max_missing=0.25))
     assert (report.videos, report.missing, report.doubled, report.extra) == (3, 1, 1, 9)
@@ -154,7 +154,7 @@ def test_a_full_disk_stops_the_run_and_space_lets_it_go_on(
     config = configure(store=small_disk / "store", **executor)
     filler = small_disk / "filler"
     filler.write_bytes(bytes(36 << 10))
-    with pytest.raises(StoreError, match="No space left on device.*free some space.*same command again"):
+    with pytest.raises(StoreError, match=r"No space left on device.*free some space.*same command again"):
         preprocess(config)
     filler.unlink()
     os.system(f"mount -o remount,size=4m {small_disk}")
