@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rich.progress  # noqa: F401 (draws from the global generator when it is first imported)
 import torch
 from jaxtyping import install_import_hook
 
