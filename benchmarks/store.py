@@ -1,0 +1,291 @@
+"""Store speed: random 16-frame clips at 256x340 from a clip store, against bare codecs and decoding on the fly.
+
+Claims (all rates from one run, one process, one thread each, files in the page cache; per second of CPU time of the
+process, so that other work on the machine does not count):
+
+* a jpeg store reads at >= 90 % of its bare codec (``cv2.imdecode`` of JPEGs in memory), lz4 at >= 80 % of its own;
+* a jpeg store reads at >= 8 times the fastest of OpenCV, PyAV, decord and torchcodec on the same videos.
+
+Run: ``python benchmarks/store.py``. Whatever of PyAV, decord, torchcodec, zarrs and tensorstore is installed takes
+part; without PyAV the videos are MPEG-4 by OpenCV and not h264. Videos: 10 s at 30 fps, made from the DAVIS sequences in
+``../shared/data`` played forth and back (from a drawn scene where that is absent), h264 CRF 23, keyframes 250 apart.
+"""
+
+import argparse
+import importlib
+import json
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import cv2
+import numpy as np
+import zarr
+from numcodecs import Blosc
+
+from fame.clipstore import ClipStore, StoreHeader, StoreSpec, VideoClips, create, finalise, write_shard
+from fame.clipstore.chunk import CRC_BYTES, decode_chunk
+from fame.clipstore.layout import Layout
+from fame.randomness import numpy_generator
+
+HEIGHT, WIDTH, SECONDS, FPS = 256, 340, 10, 30
+DAVIS = Path(__file__).resolve().parents[2] / "shared/data/davis"
+RESULTS = Path(__file__).parent / "results/store.json"
+PACKAGES = (
+    "opencv-python-headless",
+    "zarr",
+    "numcodecs",
+    "av",
+    "decord",
+    "torchcodec",
+    "zarrs",
+    "tensorstore",
+)
+Reader = Callable[[int], np.ndarray]
+
+
+def scenes() -> Iterator[np.ndarray]:
+    """Ten scenes of 300 RGB frames."""
+    sequences = sorted(DAVIS.glob("*/frames")) if DAVIS.is_dir() else []
+    for frames in sequences:
+        pictures = [
+            cv2.resize(cv2.imread(str(f)), (455, HEIGHT), interpolation=cv2.INTER_AREA)
+            for f in sorted(frames.iterdir())
+        ]
+        there = np.stack(pictures)[:, :, 57 : 57 + WIDTH, ::-1]
+        loop = np.concatenate([there, there[-2:0:-1]])
+        yield np.ascontiguousarray(loop[np.arange(SECONDS * FPS) % len(loop)])
+    if not sequences:
+        yield from (drawn_scene(number) for number in range(10))
+
+
+def drawn_scene(number: int) -> np.ndarray:
+    """A textured picture panned and zoomed, with a disc moving over it."""
+    rng = numpy_generator(0, 0, number, "scene")
+    texture = cv2.GaussianBlur(rng.integers(0, 256, (512, 680, 3), np.uint8), (0, 0), 1.5)
+    frames = []
+    for t in range(SECONDS * FPS):
+        left, top = int(150 + 120 * np.sin(t / 40)), int(100 + 80 * np.cos(t / 55))
+        frame = texture[top : top + HEIGHT, left : left + WIDTH].copy()
+        cv2.circle(frame, (int(170 + 120 * np.cos(t / 20)), 128), 30, (240, 200, 40), -1)
+        frames.append(frame)
+    return np.stack(frames)
+
+
+def write_video(path: Path, frames_THWC: np.ndarray) -> str:
+    """Encode one video; returns the codec."""
+    try:
+        av = importlib.import_module("av")
+    except ImportError:
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), FPS, (WIDTH, HEIGHT))
+        for frame in frames_THWC:
+            writer.write(frame[..., ::-1])
+        writer.release()
+        return "mpeg4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=FPS, options={"crf": "23", "threads": "1"})
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = WIDTH, HEIGHT, "yuv420p", 250
+        for frame in frames_THWC:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return "h264"
+
+
+def make_store(path: Path, videos: list[Path], codec: str) -> ClipStore:
+    """A store of the decoded videos, ten clips each, and no maps."""
+    spec = StoreSpec(codec=codec, foreground="none", videos_per_shard=2)
+    header = StoreHeader(dataset="benchmark", split="all", class_names=(), spec=spec)
+    create(path, header, names=[video.name for video in videos], labels=[-1] * len(videos))
+    for shard in range(-(-len(videos) // 2)):
+        write_shard(path, shard, (decoded_clips(video, spec) for video in videos[2 * shard : 2 * shard + 2]))
+    finalise(path)
+    return ClipStore.open(path)
+
+
+def decoded_clips(video: Path, spec: StoreSpec) -> VideoClips:
+    capture, frames = cv2.VideoCapture(str(video)), []
+    while (read := capture.read())[0]:
+        frames.append(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB))
+    span = (spec.frames - 1) * spec.stride + 1
+    starts = np.linspace(0, len(frames) - span, spec.clips_per_video).astype(np.int32)
+    clips = np.stack([np.stack(frames[start : start + span : spec.stride]) for start in starts])
+    return VideoClips(clips=clips, foreground=None, start_frame=starts)
+
+
+def encoded_clips(store: ClipStore) -> list[np.ndarray]:
+    """The chunk of every clip, in memory."""
+    chunks = []
+    for index in range(len(store)):
+        shard, position = divmod(index, store.spec.clips_per_shard)
+        chunks.append(store._shard("clips", shard).chunk(position).copy())
+    return chunks
+
+
+def store_readers(stores: dict[str, ClipStore]) -> dict[str, Reader]:
+    """The stores, their codecs bare, and other readers of the same files."""
+    jpeg, lz4 = encoded_clips(stores["jpeg"]), encoded_clips(stores["lz4"])
+    blosc, layout = Blosc(), Layout(header=stores["lz4"].header, num_videos=1, videos_sha256="")
+    readers: dict[str, Reader] = {
+        "bare jpeg": lambda i: cv2.imdecode(jpeg[i][:-CRC_BYTES], cv2.IMREAD_COLOR_RGB),
+        "store jpeg": stores["jpeg"].clip,
+        "zarr-python jpeg": zarr_reader(stores["jpeg"]),
+        "bare lz4": lambda i: blosc.decode(lz4[i][:-CRC_BYTES]),
+        "bare lz4 and crc32c": lambda i: decode_chunk(layout, "clips", lz4[i]),
+        "store lz4": stores["lz4"].clip,
+        "zarr-python lz4": zarr_reader(stores["lz4"]),
+    }
+    for name, make in (("zarrs lz4", zarrs_reader), ("tensorstore lz4", tensorstore_reader)):
+        try:
+            readers[name] = make(stores["lz4"])
+        except ImportError:
+            print(f"{name}: not installed")
+    return readers
+
+
+def zarr_reader(store: ClipStore) -> Reader:
+    array = zarr.open_array(store.path / "clips", mode="r")
+    return lambda i: np.asarray(array[i])
+
+
+def zarrs_reader(store: ClipStore) -> Reader:
+    importlib.import_module("zarrs")
+    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "threading.max_workers": 1}):
+        array = zarr.open_array(store.path / "clips", mode="r")
+    return lambda i: np.asarray(array[i])
+
+
+def tensorstore_reader(store: ClipStore) -> Reader:
+    tensorstore = importlib.import_module("tensorstore")
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(store.path / "clips")}}
+    one = {"limit": 1}
+    context = tensorstore.Context({"data_copy_concurrency": one, "file_io_concurrency": one})
+    array = tensorstore.open(spec, context=context, read=True).result()
+    return lambda i: array[i].read().result()
+
+
+def opencv_reader(video: Path, wanted: list[int]) -> np.ndarray:
+    capture = cv2.VideoCapture(str(video), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    capture.set(cv2.CAP_PROP_POS_FRAMES, wanted[0])
+    frames = []
+    for index in range(wanted[0], wanted[-1] + 1):
+        capture.grab()
+        if index in wanted:
+            frames.append(cv2.cvtColor(capture.retrieve()[1], cv2.COLOR_BGR2RGB))
+    return np.stack(frames)
+
+
+def pyav_reader(video: Path, wanted: list[int]) -> np.ndarray:
+    av = importlib.import_module("av")
+    frames = []
+    with av.open(str(video)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        per_frame = 1 / (stream.time_base * stream.average_rate)
+        container.seek(int(wanted[0] * per_frame), stream=stream)
+        for frame in container.decode(stream):
+            index = round(frame.pts / per_frame)
+            if index in wanted:
+                frames.append(frame.to_ndarray(format="rgb24"))
+            if index >= wanted[-1]:
+                break
+    return np.stack(frames)
+
+
+def decord_reader(video: Path, wanted: list[int]) -> np.ndarray:
+    decord = importlib.import_module("decord")
+    return decord.VideoReader(str(video), num_threads=1).get_batch(wanted).asnumpy()
+
+
+def torchcodec_reader(video: Path, wanted: list[int]) -> np.ndarray:
+    decoders = importlib.import_module("torchcodec.decoders")
+    decoder = decoders.VideoDecoder(video, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="approximate")
+    return decoder.get_frames_at(wanted).data.numpy()
+
+
+def fly_readers(store: ClipStore, videos: list[Path]) -> dict[str, Reader]:
+    """Decoding on the fly: open the video, seek, decode the window, keep every second frame."""
+    spec, readers = store.spec, dict[str, Reader]()
+    for library in (opencv_reader, pyav_reader, decord_reader, torchcodec_reader):
+        name = library.__name__.removesuffix("_reader")
+
+        def read(i: int, library: Callable[[Path, list[int]], np.ndarray] = library) -> np.ndarray:
+            first = int(store.start_frame_N[i])
+            return library(videos[store.video_N[i]], list(range(first, first + spec.frames * spec.stride, spec.stride)))
+
+        try:
+            difference = np.abs(read(3).astype(int) - store.clip(3)).mean()
+        except (ImportError, RuntimeError, OSError) as error:
+            print(f"{name}: does not run here ({str(error).splitlines()[0]})")
+            continue
+        assert difference < 4, f"{name} decodes other frames: mean difference {difference:.1f}"
+        readers[f"on the fly, {name}"] = read
+    return readers
+
+
+def measure(readers: dict[str, Reader], clips: int, *, rounds: int) -> dict[str, list[float]]:
+    """Clips per CPU second of every reader in every round, readers taking turns on the same random clips."""
+    rates: dict[str, list[float]] = {name: [] for name in readers}
+    for number in range(rounds):
+        order = numpy_generator(0, number, 0, "order").permutation(clips).tolist()
+        for name, read in readers.items():
+            some = order[: max(10, clips // 5)] if name.startswith("on the fly") else order
+            start = time.process_time()
+            for index in some:
+                read(index)
+            rates[name].append(len(some) / (time.process_time() - start))
+    return rates
+
+
+def ratio(rates: dict[str, list[float]], over: str, under: str) -> float:
+    """Median over the rounds of the ratio within a round."""
+    return statistics.median(a / b for a, b in zip(rates[over], rates[under], strict=True))
+
+
+def installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    cv2.setNumThreads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        root, videos = Path(folder), []
+        for number, scene in enumerate(scenes()):
+            videos.append(root / f"{number}.mp4")
+            video_codec = write_video(videos[-1], scene)
+        stores = {codec: make_store(root / codec, videos, codec) for codec in ("jpeg", "lz4")}
+        fly = fly_readers(stores["lz4"], videos)
+        rates = measure(store_readers(stores) | fly, len(stores["jpeg"]), rounds=arguments.rounds)
+    fastest = max(fly, key=lambda name: statistics.median(rates[name]))
+    report = {
+        "footage": "DAVIS" if DAVIS.is_dir() else "drawn",
+        "videos": f"{len(videos)} of {SECONDS} s, {WIDTH}x{HEIGHT}, {video_codec}, keyframes 250 apart",
+        "machine": platform.machine(),
+        "versions": {package: installed(package) for package in PACKAGES},
+        "clips_per_cpu_second": {name: round(statistics.median(values), 1) for name, values in rates.items()},
+        "fastest_on_the_fly": fastest,
+        "ratios": {
+            "store jpeg / bare jpeg (target 0.90)": round(ratio(rates, "store jpeg", "bare jpeg"), 3),
+            "store lz4 / bare lz4 (target 0.80)": round(ratio(rates, "store lz4", "bare lz4"), 3),
+            "store lz4 / bare lz4 and crc32c": round(ratio(rates, "store lz4", "bare lz4 and crc32c"), 3),
+            "store jpeg / fastest on the fly (target 8)": round(ratio(rates, "store jpeg", fastest), 1),
+            "zarr-python jpeg / bare jpeg": round(ratio(rates, "zarr-python jpeg", "bare jpeg"), 3),
+            "zarr-python lz4 / bare lz4": round(ratio(rates, "zarr-python lz4", "bare lz4"), 3),
+        },
+    }
+    arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()
