@@ -44,7 +44,7 @@ class Crop(NamedTuple):
 
 
 class Colour(NamedTuple):
-    """What happens to the colours of each clip; on the CPU. ``factor_B4`` follows brightness, contrast, saturation, hue."""
+    """What happens to the colours of each clip; on the CPU. ``factor_B4``: brightness, contrast, saturation, hue."""
 
     gray_B: Bool[Tensor, " b"]
     jitter_B: Bool[Tensor, " b"]
@@ -83,7 +83,7 @@ def draw_crop(
 
 
 def crop_clip(clip_BTHWC: UInt8[Tensor, "b t h w 3"], crop: Crop, *, size: int) -> Float32[Tensor, "b 3 t s s"]:
-    """Cut, resize to ``size`` x ``size`` and mirror each clip by its own box; colours in 0..1, bilinear, one resampling."""
+    """Cut, resize to ``size`` x ``size`` and mirror each clip by its box: one bilinear resampling, colours in 0..1."""
     b, t, h, w, c = clip_BTHWC.shape
     planes = clip_BTHWC.permute(0, 4, 1, 2, 3).reshape(b, c * t, h, w)
     grid = _grid(crop, size, (h, w)).to(planes.device, non_blocking=True)
@@ -146,7 +146,7 @@ def _central_box(height: int, width: int) -> Float32[Tensor, "4"]:
 def _grid(crop: Crop, size: int, frame: tuple[int, int]) -> Float32[Tensor, "b s s 2"]:
     """Where each output pixel's centre lies in its source, in grid_sample's -1..1 from edge to edge of the frame."""
     centre_S = (torch.arange(size, dtype=torch.float32) + 0.5) / size
-    top_B1, left_B1, h_B1, w_B1 = crop.box_B4.unbind(1)[0][:, None], *(v[:, None] for v in crop.box_B4.unbind(1)[1:])
+    top_B1, left_B1, h_B1, w_B1 = crop.box_B4.split(1, 1)
     x_BS = (left_B1 + w_B1 * torch.where(crop.flip_B[:, None], 1 - centre_S, centre_S)) / frame[1]
     y_BS = (top_B1 + h_B1 * centre_S) / frame[0]
     shape = (len(x_BS), size, size)

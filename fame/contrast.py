@@ -25,14 +25,15 @@ def info_nce(
     """Cross-entropy of picking each query's key among itself and the queue, by dot product over ``temperature``.
 
     Queries, keys and the columns of the queue are unit vectors. Gradients flow to the queries only. The loss is in
-    float32 whatever the precision of the products (He et al., CVPR 2020, equation 1).
+    float32 or better whatever the precision of the products (He et al., CVPR 2020, equation 1).
     """
     positive_B1 = (query_BD * key_BD.detach()).sum(1, keepdim=True)
     negative_BK = query_BD @ queue_DK.detach()
-    logit_B = torch.cat([positive_B1, negative_BK], 1).float() / temperature
+    logit_BK1 = torch.cat([positive_B1, negative_BK], 1)
+    logit_BK1 = logit_BK1.to(torch.promote_types(logit_BK1.dtype, torch.float32)) / temperature
     target_B = torch.zeros(len(query_BD), dtype=torch.long, device=query_BD.device)
     return Contrast(
-        loss_B=F.cross_entropy(logit_B, target_B, reduction="none"),
+        loss_B=F.cross_entropy(logit_BK1, target_B, reduction="none"),
         correct_B=(positive_B1[:, 0] >= negative_BK.amax(1)).float().detach(),
     )
 

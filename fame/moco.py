@@ -5,7 +5,7 @@ K queue length.
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -19,6 +19,7 @@ Enqueue = Literal["between", "after"]
 Clips = Float[Tensor, "b c t h w"]
 
 
+@runtime_checkable
 class Collectives(Protocol):
     """What the step needs of other processes. Rows of process r are rows r*B..(r+1)*B of the whole batch."""
 
@@ -82,7 +83,7 @@ class MoCo(nn.Module):
 
     @torch.no_grad()
     def update_key_encoder_(self, momentum: float) -> None:
-        """Move the key encoder's parameters: k <- momentum * k + (1 - momentum) * q. Buffers follow their own forwards."""
+        """Move the key encoder's parameters (not its buffers): k <- momentum * k + (1 - momentum) * q."""
         keys, queries = list(self.encoder_k.parameters()), list(self.encoder_q.parameters())
         torch._foreach_lerp_(keys, queries, 1 - momentum)
 
@@ -93,7 +94,7 @@ class MoCo(nn.Module):
         Shuffling keeps a query and its key from sharing batch statistics, which would give the answer away.
         """
         shuffled = collectives.exchange(clip_BCTHW, shuffle_G)
-        key_GD = collectives.gather(F.normalize(self.encoder_k(shuffled).float(), dim=1))
+        key_GD = collectives.gather(F.normalize(self.encoder_k(shuffled).to(self.queue.dtype), dim=1))
         return key_GD[torch.argsort(shuffle_G).to(key_GD.device)]
 
     @torch.no_grad()
@@ -103,7 +104,7 @@ class MoCo(nn.Module):
         kept_GD = key_GD[-length:]
         start = self.queue_ptr + (len(key_GD) - len(kept_GD))
         slot_G = (start + torch.arange(len(kept_GD), device=self.queue.device)) % length
-        self.queue[:, slot_G] = kept_GD.T.to(self.queue.dtype)
+        self.queue[:, slot_G] = kept_GD.T
         self.queue_ptr.copy_((self.queue_ptr + len(key_GD)) % length)
 
     def step(
@@ -154,7 +155,7 @@ class MoCo(nn.Module):
         """Mean over directions, each a (clips, their keys, queue)."""
         values: list[StepResult] = []
         for clip_BCTHW, key_BD, queue_DK in directions:
-            output_BD = self.encoder_q(clip_BCTHW).float()
+            output_BD = self.encoder_q(clip_BCTHW).to(self.queue.dtype)
             query_BD = F.normalize(output_BD, dim=1)
             contrast = info_nce(query_BD, key_BD, queue_DK, temperature=self.temperature)
             norm = output_BD.detach().norm(dim=1).mean()

@@ -18,7 +18,7 @@ class CheckpointError(ValueError):
 
 
 def save(path: Path, contents: dict[str, Any]) -> None:
-    """Write ``contents`` (tensors and plain values) so that ``path`` holds the old or the new file, whatever happens."""
+    """Write ``contents`` (tensors, plain values) so that ``path`` holds the old or the new file, whatever happens."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:

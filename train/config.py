@@ -101,10 +101,11 @@ class PretrainConfig(TrainingConfig):
     probabilities. Merging: the top ``beta`` of the ``mask`` of a clip stays, the rest comes from another video
     (``background="inter"``), from the other clip of the same video (``"intra"``), or nothing is merged (``"none"``);
     ``views`` says whether one or both views are merged, ``merge_group`` how many clips exchange backgrounds (None:
-    all that a process sees), ``sources`` whether a clip may draw its own (``"permutation"``, as in the reference), ``hue`` which colours ``mask="online"`` sees. Contrast: ``queue`` keys of ``dim`` numbers,
-    ``temperature``, key encoder moving by ``ema`` (``ema_schedule="cosine"`` raises it to 1), keys of the first view
-    entering the queue ``"between"`` the two directions as in the reference or ``"after"`` both. ``knn_every`` epochs
-    (0: never) the features are scored on a labelled store by ``knn_k`` neighbours.
+    all that a process sees), ``sources`` whether a clip may draw its own (``"permutation"``, as in the reference),
+    ``hue`` which colours ``mask="online"`` sees. Contrast: ``queue`` keys of ``dim`` numbers, ``temperature``, a key
+    encoder moving by ``ema`` (``ema_schedule="cosine"`` raises it to 1); the keys of view 2 enter the queue
+    ``"between"`` the two directions as in the reference, or ``"after"`` both. Every ``knn_every`` epochs (0: never) the
+    features are scored on a labelled store by ``knn_k`` neighbours.
     """
 
     crop: int = _number(224, low=8)
@@ -145,13 +146,15 @@ class PretrainConfig(TrainingConfig):
 
 
 def from_dict(kind: type[C], data: Mapping[str, Any]) -> C:
-    """Read a config of ``kind``; raises ``ValueError`` for a field that it does not have or a value that is not allowed."""
+    """Read a config of ``kind``; raises ``ValueError`` for an unknown field or a value that is not allowed."""
     hints = get_type_hints(kind)
     for key in data:
         _known(kind, key)
-    return kind(
-        **{k: tuple(v) if get_origin(hints[k]) is tuple and isinstance(v, list) else v for k, v in data.items()}
-    )
+    values: dict[str, Any] = dict(data)
+    for key, value in data.items():
+        if get_origin(hints[key]) is tuple and isinstance(value, list):  # JSON has no tuples
+            values[key] = tuple(value)
+    return kind(**values)
 
 
 def _known(kind: type[TrainingConfig], key: str) -> None:

@@ -1,16 +1,17 @@
 """Streaming pairs of clips from clip stores: what is trained on when is a pure function of (seed, step).
 
-Workers only read and decode. A batch sampler hands them addresses (epoch, position in the epoch's order); its whole state
-is the number of the next step, so resuming costs nothing and is exact. The rows of a step are the same for any number of
-workers and processes: process r of W takes the r-th of W equal runs of rows.
+Workers only read and decode. A batch sampler hands them addresses (epoch, position in the epoch's order); its whole
+state is the number of the next step, so resuming costs nothing and is exact. The rows of a step are the same for any
+number of workers and processes: process r of W takes the r-th of W equal runs of rows.
 
 Shapes: B batch, T frames, H W height/width, h w size of a foreground map, S samples (videos with a valid clip).
 """
 
+import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -173,10 +174,13 @@ def stream(
 
 
 def _loader(dataset: PairDataset, sampler: StepSampler, config: TrainingConfig, *, pin: bool) -> DataLoader[Pairs]:
-    workers = {}
+    workers: dict[str, Any] = {}
     if config.workers:
-        # Forked children of a process with threads (OpenMP, CUDA) may deadlock: start them clean.
-        workers = {"multiprocessing_context": "forkserver", "prefetch_factor": config.prefetch}
+        # Forked children of a process with threads (OpenMP, CUDA) may deadlock. The server that forks instead has none,
+        # and has done the imports.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        workers = {"multiprocessing_context": context, "prefetch_factor": config.prefetch}
     return DataLoader(
         dataset,
         batch_sampler=sampler,
@@ -189,7 +193,7 @@ def _loader(dataset: PairDataset, sampler: StepSampler, config: TrainingConfig, 
     )
 
 
-def _as_it_is(pairs: Pairs) -> Pairs:
+def _as_it_is(pairs: Any) -> Pairs:
     return pairs
 
 
@@ -210,8 +214,12 @@ def _to(pairs: Pairs, device: torch.device) -> Pairs:
 def _join(parts: list[Pairs]) -> Pairs:
     if len(parts) == 1:
         return parts[0]
-    clips, maps, samples = (torch.cat([part[field] for part in parts]) for field in range(3))
-    return Pairs(clips, maps, samples, sum(part.skipped for part in parts))
+    return Pairs(
+        torch.cat([part.clip_B2THWC for part in parts]),
+        torch.cat([part.score_B2hw for part in parts]),
+        torch.cat([part.sample_B for part in parts]),
+        sum(part.skipped for part in parts),
+    )
 
 
 @lru_cache(maxsize=2)

@@ -1,7 +1,8 @@
 """What training asks of other processes, through torch.distributed: started by torchrun or Ray, absent otherwise.
 
-Gradients are averaged in one reduction after the backward: I3D has 51 MB of them, a few milliseconds on any interconnect
-meant for training, and nothing hooks into autograd, so accumulation, compilation and checkpointing need no exceptions.
+Gradients are averaged in one reduction after the backward: I3D has 51 MB of them, a few milliseconds on any
+interconnect meant for training, and nothing hooks into autograd, so accumulation, compilation and checkpointing need no
+exceptions.
 
 Shapes: B rows of this process, G rows of all processes.
 """

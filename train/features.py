@@ -89,7 +89,7 @@ def extract_features(
     video_V = torch.nonzero(count_V).flatten()
     return VideoFeatures(
         feature_VD=(sum_VD[video_V] / count_V[video_V, None]).float(),
-        label_V=torch.from_numpy(store.labels_V)[video_V],
+        label_V=torch.tensor(store.labels_V)[video_V],
         video_V=video_V,
         class_names=store.header.class_names,
         dropped=store.num_videos - len(video_V),

@@ -1,7 +1,7 @@
 """The training loop, shared by everything that trains: resume, step, report, save, stop.
 
-A task says what a step does; the loop knows nothing of clips or losses beyond a figure called ``loss``. A run's position is
-one number, the next step; together with the task's state it is all that a checkpoint holds.
+A task says what a step does; the loop knows nothing of clips or losses beyond a figure called ``loss``. A run's
+position is one number, the next step; together with the task's state it is all that a checkpoint holds.
 """
 
 import dataclasses
@@ -37,12 +37,16 @@ class Task(Protocol):
     ``clips_per_step`` counts the clips of all processes.
     """
 
-    config: TrainingConfig
     device: torch.device
     steps_per_epoch: int
     clips_per_step: int
     model: dict[str, Any]
     data: list[str]
+
+    @property
+    def config(self) -> TrainingConfig:
+        """The config of the run."""
+        ...
 
     def batches(self, start: int, stop: int) -> Iterator[Any]:
         """What steps ``start``..``stop`` train on."""
@@ -92,8 +96,8 @@ class RunResult:
 def train(task: Task, folder: Path, *, peers: Alone, resume: Literal["auto", "never"] | Path = "auto") -> RunResult:
     """Train ``task`` to its last epoch in the run folder, going on where its last checkpoint ends.
 
-    ``resume="never"`` refuses a folder with a checkpoint; a path resumes from that checkpoint. SIGINT and SIGTERM save and
-    return; a loss that is not finite raises :class:`DivergedError` and leaves the last good checkpoint in place.
+    ``resume="never"`` refuses a folder with a checkpoint; a path resumes from that checkpoint. SIGINT and SIGTERM save
+    and return; a loss that is not finite raises :class:`DivergedError` and leaves the last good checkpoint in place.
     """
     last = folder / "checkpoints" / checkpoint.LAST
     step = _begin(task, folder, resume, peers)

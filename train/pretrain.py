@@ -6,20 +6,21 @@ Shapes: B clips of this process, C channels, T frames, S crop size, D feature di
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from fame.clipstore import ClipStore
 from fame.moco import MoCo, shuffle
-from fame.models import build_encoder, set_activation_checkpointing, set_norm_group
+from fame.models import Backbone, build_encoder, set_activation_checkpointing, set_norm_group
 from train.config import PretrainConfig, TrainingConfig
 from train.data import PairDataset, Pairs, steps_per_epoch, stream
 from train.distributed import Alone, choose_device, gradients, process_group, share_of
+from train.knn import knn_accuracy, labelled_videos
 from train.loop import EpochEnd, RunResult, train
 from train.schedule import key_momentum, learning_rate
-from train.views import make_views, reads_maps
+from train.views import make_views, picture, reads_maps
 
 
 def pretrain(
@@ -33,12 +34,18 @@ def pretrain(
     """Train on ``stores`` into ``run_dir``; see :func:`train.loop.train` for how it stops and resumes.
 
     Under torchrun or Ray every process calls this with the same arguments. ``knn_store`` is the labelled store that
-    ``config.knn_every`` asks for. Raises ``ValueError`` (one clear line) for stores, configs and checkpoints that do not
-    fit.
+    ``config.knn_every`` asks for. Raises ``ValueError`` (one clear line) for stores, configs and checkpoints that do
+    not fit.
     """
     device = choose_device(config.device)
     with process_group(device) as peers:
-        task = PretrainTask(config, stores=[ClipStore.open(path) for path in stores], peers=peers, device=device)
+        task = PretrainTask(
+            config,
+            stores=[ClipStore.open(path) for path in stores],
+            peers=peers,
+            device=device,
+            knn_store=ClipStore.open(knn_store) if knn_store else None,
+        )
         return train(task, run_dir, peers=peers, resume=resume)
 
 
@@ -62,7 +69,13 @@ class PretrainTask:
     """One training step, its data and its state; :class:`train.loop.Task` says what each member is for."""
 
     def __init__(
-        self, config: PretrainConfig, *, stores: Sequence[ClipStore], peers: Alone | None = None, device: torch.device
+        self,
+        config: PretrainConfig,
+        *,
+        stores: Sequence[ClipStore],
+        peers: Alone | None = None,
+        device: torch.device,
+        knn_store: ClipStore | None = None,
     ) -> None:
         self.config, self.device, self.peers = config, device, peers or Alone()
         self.dataset = PairDataset(stores, seed=config.seed, maps=reads_maps(config), on_corrupt=config.on_corrupt)
@@ -75,7 +88,9 @@ class PretrainTask:
         set_precision(config)
         self.moco = build_moco(config).to(device)
         self.optimizer = make_optimizer(config, list(self.moco.encoder_q.parameters()))
-        self._last: tuple[Pairs, int, int] | None = None
+        self.knn_store = knn_store
+        _check_knn(config, knn_store)
+        self._last: tuple[Pairs, int] | None = None
 
     def batches(self, start: int, stop: int) -> Iterator[Pairs]:
         """Pairs of clips, decoded by workers."""
@@ -109,7 +124,7 @@ class PretrainTask:
             )
         self.peers.average_(gradients(moco.encoder_q))
         self.optimizer.step()
-        self._last = (batch, epoch, step)
+        self._last = (batch, step)
         return {
             **result._asdict(),
             "queue_norm": moco.queue.norm(dim=0).mean(),
@@ -119,8 +134,17 @@ class PretrainTask:
         }
 
     def end_epoch(self, epoch: int) -> EpochEnd:
-        """A picture of the epoch's last merged clips."""
-        return EpochEnd()
+        """A picture of the epoch's last merged clips, and every k epochs the kNN accuracy; rank 0 does the work."""
+        config = self.config
+        if self.peers.rank or self._last is None:
+            return EpochEnd()
+        figures: dict[str, float] = {}
+        if self.knn_store and (epoch + 1) % config.knn_every == 0:
+            figures["knn_accuracy"] = knn_accuracy(
+                cast(Backbone, self.moco.encoder_q), self.knn_store, crop=config.crop, k=config.knn_k, device=self.device
+            )
+        batch, at = self._last
+        return EpochEnd(figures=figures, pictures={"merged": picture(batch, config, epoch=epoch, step=at)})
 
     def state(self) -> dict[str, Any]:
         """Both encoders, queue, optimiser. Nothing about randomness: every draw has an address."""
@@ -155,11 +179,18 @@ def build_moco(config: PretrainConfig) -> MoCo:
     set_norm_group(moco, config.bn_group)
     set_activation_checkpointing(moco.encoder_q, config.checkpoint_activations)
     if config.channels_last:
-        moco.to(memory_format=torch.channels_last_3d)
+        moco.to(memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
     if config.compile:
-        for encoder in (moco.encoder_q, moco.encoder_k):
-            encoder.compile()
+        moco.encoder_q.compile()
+        moco.encoder_k.compile()
     return moco
+
+
+def _check_knn(config: PretrainConfig, store: ClipStore | None) -> None:
+    if bool(config.knn_every) != (store is not None):
+        raise ValueError(f"a kNN store and knn_every go together: the store is {store}, knn_every {config.knn_every}")
+    if store is not None:
+        labelled_videos(store)
 
 
 def _part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Named recipes of pretraining: each function returns a config; its docstring says what it reproduces and what it costs.
+"""Named recipes of pretraining: each function returns a config, its docstring says what that reproduces and costs.
 
 A cost in FLOP is arithmetic (27.8 GMAC per I3D forward at 16x224x224, eight forwards per pair); measured rates are in
 ``benchmarks/results``.
@@ -13,7 +13,7 @@ from train.config import PretrainConfig
 def reference_k400() -> PretrainConfig:
     """I3D on Kinetics-400 as the paper trained it.
 
-    Command: ``fame pretrain STORE --recipe reference-k400`` (a store of 256x340). Cost: 2.1e19 FLOP in fp32, 200 epochs.
+    Command: ``fame pretrain STORE --recipe reference-k400`` (a store of 256x340). Cost: 2.1e19 FLOP in fp32.
     Published: UCF101 88.6 / HMDB51 61.1 after fine-tuning; retrieval R@1 on UCF101 64.6; Diving48 72.9.
     """
     return PretrainConfig(
@@ -77,7 +77,8 @@ def fame_k400() -> PretrainConfig:
 def small_cpu() -> PretrainConfig:
     """A network and a schedule that two CPU cores finish in minutes: demonstrations and tests of a set-up.
 
-    Command: ``fame pretrain STORE --recipe small-cpu`` (any store of at least 64 pixels and 32 videos). Published: nothing.
+    Command: ``fame pretrain STORE --recipe small-cpu`` (a store of at least 64 pixels, 16 videos).
+    Published: nothing.
     """
     return PretrainConfig(
         width=0.125,

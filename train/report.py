@@ -69,7 +69,7 @@ def truncate_metrics(path: Path, step: int) -> None:
 
 
 class Report:
-    """Figures of a run, kept on the device until they are asked for, then averaged over processes and written by rank 0.
+    """Figures of a run, kept on the device until asked for, then averaged over processes and written by rank 0.
 
     Use as a context. ``first`` and ``total`` are steps; ``clips`` the clips of a step over all processes.
     """

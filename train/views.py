@@ -5,7 +5,9 @@ Shapes: B batch, C channels, T frames, H W height/width, S crop size.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
 from fame.augment import apply_colour, crop_clip, crop_map, draw_colour, draw_crop, draw_order
@@ -80,6 +82,18 @@ def merge_views(
         mask = top_fraction(score, config.beta)
         merged[view] = _merge(clips, view, mask, config, epoch=epoch, step=step, rank=rank)
     return merged
+
+
+@torch.no_grad()
+def picture(
+    pairs: Pairs, config: PretrainConfig, *, epoch: int, step: int, rows: int = 4
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The middle frame of the first clips of a batch: crop and merged crop of view 1, then of view 2."""
+    crops, scores = crop_pairs(pairs, config, epoch=epoch)
+    merged = merge_views(crops, scores, config, pairs.sample_B.tolist(), epoch=epoch, step=step)
+    columns = [clip[:rows, :, clip.shape[2] // 2] for view in (0, 1) for clip in (crops[view], merged[view])]
+    sheet = torch.cat([torch.cat(list(column), 1) for column in columns], 2)
+    return (sheet.permute(1, 2, 0) * 255).round().byte().cpu().numpy()
 
 
 def _merge(

@@ -1,0 +1,159 @@
+"""The step against the reference's order of events written out, and the laws of queue, shuffling and moving average."""
+
+import copy
+from collections import deque
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fame.moco import MoCo, SingleProcess, shuffle
+from fame.models import GroupedBatchNorm3d, set_norm_group
+from fame.randomness import generator
+
+DIM = 6
+
+
+class Toy(nn.Module):
+    """A convolution, batch norm and a projection: enough for statistics to leak through a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        draw = generator(0, 0, 0, "toy")
+        self.conv, self.norm = nn.Conv3d(3, 5, 2), GroupedBatchNorm3d(5)
+        self.head = nn.Linear(5, DIM)
+        for parameter in self.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=draw) * 0.5
+
+    def forward(self, clip: Tensor) -> Tensor:
+        return self.head(torch.relu(self.norm(self.conv(clip))).mean((2, 3, 4)))
+
+
+@pytest.fixture(autouse=True)
+def ambient_generator():
+    """Layers draw initial weights from the global generator before the toy overwrites them."""
+    with torch.random.fork_rng():
+        yield
+
+
+def toy_moco(queue: int = 16) -> MoCo:
+    return MoCo(Toy, dim=DIM, queue=queue, temperature=0.1, seed=3)
+
+
+def clips(batch: int, purpose: str, step: int = 0) -> Tensor:
+    return torch.rand(batch, 3, 3, 4, 4, generator=generator(0, 0, step, purpose))
+
+
+def reference_step(moco: MoCo, view_1: Tensor, view_2: Tensor, orders: tuple[Tensor, Tensor]) -> Tensor:
+    """Two asymmetric steps in a row, as the reference runs them, each enqueuing its keys at its end."""
+    losses = []
+    for query_clips, key_clips, order in ((view_1, view_2, orders[1]), (view_2, view_1, orders[0])):
+        query = F.normalize(moco.encoder_q(query_clips), dim=1)
+        with torch.no_grad():
+            shuffled = F.normalize(moco.encoder_k(key_clips[order]), dim=1)
+            key = torch.empty_like(shuffled)
+            for place, row in enumerate(order.tolist()):
+                key[row] = shuffled[place]
+        negatives = query @ moco.queue.clone()
+        positives = torch.stack([q @ k for q, k in zip(query, key, strict=True)])
+        logits = torch.cat([positives[:, None], negatives], 1) / moco.temperature
+        losses.append(F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.long)))
+        start = int(moco.queue_ptr)
+        for offset, row in enumerate(key):
+            moco.queue[:, (start + offset) % moco.queue.shape[1]] = row
+        moco.queue_ptr[0] = (start + len(key)) % moco.queue.shape[1]
+    return (losses[0] + losses[1]) / 2
+
+
+def test_five_steps_equal_the_reference():
+    fast = toy_moco()
+    slow = copy.deepcopy(fast)
+    for moco in (fast, slow):
+        set_norm_group(moco, 4)
+    fast_sgd, slow_sgd = (torch.optim.SGD(m.encoder_q.parameters(), 0.1, momentum=0.9) for m in (fast, slow))
+    for step in range(5):
+        views = clips(8, "a", step), clips(8, "b", step)
+        orders = tuple(shuffle(8, seed=0, epoch=0, step=step, view=view) for view in (1, 2))
+        fast.update_key_encoder_(0.9)
+        fast_sgd.zero_grad()
+        result = fast.step(*views, shuffles=orders, enqueue="between")
+        fast_sgd.step()
+        for key, query in zip(slow.encoder_k.parameters(), slow.encoder_q.parameters(), strict=True):
+            key.data = 0.9 * key.data + 0.1 * query.data
+        slow_sgd.zero_grad()
+        loss = reference_step(slow, *views, orders)
+        loss.backward()
+        slow_sgd.step()
+        assert float(result.loss) == pytest.approx(float(loss.detach()), abs=1e-5)
+        assert torch.allclose(fast.queue, slow.queue, atol=1e-5)
+        for name, value in slow.state_dict().items():
+            assert torch.allclose(fast.state_dict()[name].float(), value.float(), atol=1e-5), name
+
+
+def test_after_keeps_the_other_views_own_keys_out_of_the_negatives():
+    views, orders = (clips(4, "a"), clips(4, "b")), (torch.arange(4), torch.arange(4))
+    between, after = toy_moco(), toy_moco()
+    loss_between = between.step(*views, shuffles=orders, enqueue="between").loss
+    loss_after = after.step(*views, shuffles=orders, enqueue="after").loss
+    assert torch.equal(between.queue, after.queue)
+    assert loss_between > loss_after
+
+
+@given(st.integers(1, 7), st.lists(st.integers(1, 20), min_size=1, max_size=6))
+def test_queue_is_first_in_first_out_for_any_batch(length: int, sizes: list[int]):
+    moco = toy_moco(queue=length)
+    expected = deque(moco.queue.T.clone(), maxlen=length)
+    for step, size in enumerate(sizes):
+        keys = torch.randn(size, DIM, generator=generator(0, 0, step, "keys"))
+        moco.enqueue_(keys)
+        expected.extend(keys)
+    oldest = int(moco.queue_ptr)
+    assert torch.equal(torch.roll(moco.queue, -oldest, 1), torch.stack(tuple(expected), 1))
+
+
+@given(st.integers(0, 50), st.integers(1, 12))
+@settings(max_examples=25)
+def test_shuffling_is_undone(step: int, batch: int):
+    moco = toy_moco().eval()
+    order = shuffle(batch, seed=0, epoch=0, step=step, view=1)
+    view = clips(batch, "a", step)
+    plain = moco.keys(view, torch.arange(batch), SingleProcess())
+    assert torch.allclose(moco.keys(view, order, SingleProcess()), plain, atol=1e-6)
+
+
+def test_shuffling_changes_whose_statistics_a_key_sees():
+    moco = toy_moco()
+    set_norm_group(moco, 2)
+    view = clips(8, "a")
+    shuffled = moco.keys(view, shuffle(8, seed=0, epoch=0, step=0, view=1), SingleProcess())
+    assert not torch.allclose(shuffled, moco.keys(view, torch.arange(8), SingleProcess()), atol=1e-3)
+
+
+def test_moving_average_leaves_buffers_to_their_own_forwards():
+    moco = toy_moco()
+    with torch.no_grad():
+        for parameter in moco.encoder_q.parameters():
+            parameter += 1
+        moco.encoder_q.norm.running_mean += 1
+    before = [parameter.clone() for parameter in moco.encoder_k.parameters()]
+    moco.update_key_encoder_(0.75)
+    for now, then in zip(moco.encoder_k.parameters(), before, strict=True):
+        assert torch.allclose(now, then + 0.25)
+    assert torch.equal(moco.encoder_k.norm.running_mean, torch.zeros(5))
+
+
+@pytest.mark.parametrize("enqueue", ["between", "after"])
+def test_parts_give_the_gradients_of_one(enqueue: str):
+    gradients = []
+    for accumulate in (1, 2, 4):
+        moco = toy_moco().double()
+        set_norm_group(moco, 2)
+        views = clips(8, "a").double(), clips(8, "b").double()
+        orders = torch.arange(8), torch.arange(8).flip(0)
+        moco.step(*views, shuffles=orders, enqueue=enqueue, accumulate=accumulate)
+        gradients.append(torch.cat([p.grad.flatten() for p in moco.encoder_q.parameters()]))
+    assert torch.allclose(gradients[0], gradients[1], atol=1e-12)
+    assert torch.allclose(gradients[0], gradients[2], atol=1e-12)

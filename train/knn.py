@@ -1,0 +1,67 @@
+"""How good the features are while they are being trained: nearest neighbours on a labelled store.
+
+Shapes: V videos, D feature dim, T frames, H W height/width, C channels.
+"""
+
+import numpy as np
+import torch
+
+from fame.clipstore import ClipStore
+from fame.metrics import knn_scores, topk_accuracy
+from fame.models import Backbone
+from fame.normalize import encoder_input
+from train.features import centre_crop
+
+_BATCH = 16
+
+
+def knn_accuracy(network: Backbone, store: ClipStore, *, crop: int, k: int, device: torch.device) -> float:
+    """Top-1 accuracy of videos by their ``k`` nearest neighbours among the other half of the store, both ways round.
+
+    One clip of each video, its middle valid one, centre crop; the halves are the even and the odd videos. A monitor of
+    training: cheaper and noisier than ``fame evaluate knn``.
+    """
+    videos = labelled_videos(store)
+    label_V = torch.from_numpy(store.labels_V[videos].astype(np.int64))
+    feature_VD = _features(network, store, videos, crop=crop, device=device)
+    even, odd = slice(0, None, 2), slice(1, None, 2)
+    right = 0.0
+    for query, gallery in ((even, odd), (odd, even)):
+        score = knn_scores(
+            feature_VD[query],
+            feature_VD[gallery],
+            label_V[gallery],
+            classes=len(store.header.class_names),
+            k=min(k, len(label_V[gallery])),
+        )
+        right += topk_accuracy(score, label_V[query], k=1) * len(label_V[query])
+    return right / len(label_V)
+
+
+def labelled_videos(store: ClipStore) -> np.ndarray:
+    """Videos with a class and a valid clip; ``ValueError`` where there are not two."""
+    valid_VC = store.valid_N.reshape(store.num_videos, -1)
+    videos = np.flatnonzero(valid_VC.any(1) & (store.labels_V >= 0))
+    if len(videos) < 2:
+        raise ValueError(f"{store.path}: kNN needs at least 2 videos with a class and a valid clip, got {len(videos)}")
+    return videos
+
+
+@torch.no_grad()
+def _features(
+    network: Backbone, store: ClipStore, videos: np.ndarray, *, crop: int, device: torch.device
+) -> torch.Tensor:
+    was_training = network.training
+    network.eval()
+    features: list[torch.Tensor] = []
+    for first in range(0, len(videos), _BATCH):
+        clips = [centre_crop(store.clip(_middle(store, int(video))), crop) for video in videos[first : first + _BATCH]]
+        clip_BTHWC = torch.from_numpy(np.stack(clips)).to(device)
+        features.append(network.features(encoder_input(clip_BTHWC)).float().cpu())
+    network.train(was_training)
+    return torch.cat(features)
+
+
+def _middle(store: ClipStore, video: int) -> int:
+    valid = [index for index in store.clips_of(video) if store.valid_N[index]]
+    return valid[len(valid) // 2]
