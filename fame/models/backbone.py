@@ -60,6 +60,8 @@ class Backbone(nn.Module):
     def _run(self, stage: nn.Module, map_BDthw: Tensor) -> Tensor:
         if not (self.checkpointing and self.training):
             return stage(map_BDthw)
+        if torch.compiler.is_compiling():  # whose graph applies the change of running statistics once by itself
+            return checkpoint(stage, map_BDthw, use_reentrant=False)
         return checkpoint(stage, map_BDthw, use_reentrant=False, context_fn=partial(_contexts, stage))
 
 

@@ -36,16 +36,19 @@ class GroupedBatchNorm3d(nn.BatchNorm3d):
             self.num_batches_tracked.add_(1)
         group = self.group or len(input)
         if group >= len(input):
-            return self._normalise(input, update=not self.frozen)
+            return self._normalise(input, update=True)
         if torch.compiler.is_compiling():
             return self._fused(input, group)
         first, *others = input.split(group)
-        return torch.cat([self._normalise(first, update=not self.frozen), *map(self._normalise, others)])
+        return torch.cat([self._normalise(first, update=True), *map(self._normalise, others)])
 
     def _normalise(self, input: Tensor, update: bool = False) -> Tensor:  # noqa: A002
-        """Native batch norm of one group with its own statistics."""
+        """Native batch norm of one group with its own statistics, which may move the running ones."""
         assert self.momentum is not None
         mean, var = (self.running_mean, self.running_var) if update else (None, None)
+        if self.frozen and mean is not None and var is not None:
+            # Copies, because a recomputed forward must save as many tensors as the first.
+            mean, var = mean.clone(), var.clone()
         return F.batch_norm(input, mean, var, self.weight, self.bias, True, self.momentum, self.eps)
 
     def _fused(self, input: Tensor, group: int) -> Tensor:  # noqa: A002
