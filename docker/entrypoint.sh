@@ -12,7 +12,7 @@ check() { # folder, mode: "read" or "write"
     mountpoint -q "$FAME_ROOT" || mountpoint -q "$1" || refuse "no folder is mounted at $1." \
         "Use 'docker compose run' from the repository root, or add '-v /your/folder:$1' to 'docker run'."
     [ "$2" = read ] || [ -w "$1" ] || refuse "user $(id -u) may not write to $1, which belongs to user $(stat -c %u "$1")." \
-        "Put FAME_UID=<the owner's 'id -u'> and FAME_GID=<'id -g'> into .env, or add '--user' to 'docker run'."
+        "Put your user id (id -u) and group id (id -g) into .env as FAME_UID and FAME_GID, or chown the folder."
 }
 
 case " $* " in
