@@ -26,10 +26,12 @@ def videos_digest(names: Sequence[str], labels: Sequence[int]) -> str:
 
 
 def check_name(name: str) -> None:
-    """Raise ``ValueError`` for a video name that is not a plain path below the source root."""
+    """Raise ``ValueError`` for a video name that is not a plain path below the source root, in UTF-8."""
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or ".." in parts or "\0" in name or "\\" in name:
         raise ValueError(f"video name {name!r} is not a path below the source root")
+    if not name.isascii() and name.encode(errors="replace").decode() != name:
+        raise ValueError(f"video name {name!r} is not UTF-8: rename the file")
 
 
 def check_labels(labels_V: Int32[np.ndarray, " v"], num_classes: int) -> None:

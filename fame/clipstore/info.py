@@ -3,10 +3,11 @@
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from fame.clipstore.arrays import read_labels, read_names
-from fame.clipstore.record import VideoOutcome, is_done, load_record
-from fame.clipstore.schema import StoreHeader
+from fame.clipstore.record import find_record
+from fame.clipstore.schema import Status, StoreHeader
 from fame.clipstore.seal import is_finished
 from fame.clipstore.write import read_layout
 
@@ -38,11 +39,23 @@ def store_info(path: Path | str) -> StoreInfo:
     """Read the records and sum them up; raises :class:`~fame.clipstore.StoreError` where there is no store."""
     root = Path(path)
     layout = read_layout(root)
-    names, labels_V, class_names = read_names(root, layout), read_labels(root, layout), layout.header.class_names
-    records = [load_record(root, layout, k) for k in range(layout.num_shards) if is_done(root, layout, k)]
-    outcomes: list[VideoOutcome] = [outcome for record in records for outcome in record.videos]
-    usable = Counter(int(labels_V[outcome.video]) for outcome in outcomes if outcome.status != "failed")
-    classes = {name: usable[label] for label, name in enumerate(class_names)}
+    names, labels_V = read_names(root, layout), read_labels(root, layout)
+    statuses, usable, array_bytes = Counter[str](), Counter[int](), Counter[str]()
+    failures: list[tuple[str, str]] = []
+    done = 0
+    for shard in range(layout.num_shards):
+        record = find_record(root, layout, shard)
+        if record is None:
+            continue
+        done += 1
+        array_bytes.update({array: entry.size for array, entry in record.objects.items()})
+        for outcome in record.videos:
+            statuses[outcome.status] += 1
+            if outcome.status == "failed":
+                failures.append((names[outcome.video], outcome.reason))
+            else:
+                usable[int(labels_V[outcome.video])] += 1
+    classes = {name: usable[label] for label, name in enumerate(layout.header.class_names)}
     return StoreInfo(
         path=root,
         header=layout.header,
@@ -50,9 +63,9 @@ def store_info(path: Path | str) -> StoreInfo:
         num_videos=layout.num_videos,
         num_clips=layout.num_clips,
         num_shards=layout.num_shards,
-        shards_done=len(records),
-        statuses={status: sum(o.status == status for o in outcomes) for status in ("ok", "looped", "failed")},
-        failures=tuple((names[o.video], o.reason) for o in outcomes if o.status == "failed"),
+        shards_done=done,
+        statuses={status: statuses[status] for status in get_args(Status)},
+        failures=tuple(failures),
         classes=classes | ({UNLABELLED: usable[-1]} if usable[-1] else {}),
-        array_bytes={array: sum(record.objects[array].size for record in records) for array in layout.sharded_arrays},
+        array_bytes={array: array_bytes[array] for array in layout.sharded_arrays},
     )

@@ -37,21 +37,31 @@ def lock(path: Path | str) -> Generator[None]:
 
 
 def _acquire(file: Path, store: Path) -> int:
+    """A descriptor of the lock file, locked."""
     while True:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise StoreError(f"{store}: another run is writing this store; wait for it to end") from None
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         except OSError as error:
-            if error.errno not in _UNSUPPORTED:
-                os.close(descriptor)
-                raise StoreError(f"{store}: cannot lock ({error.strerror})") from error
-            warnings.warn(f"{file}: this file system has no locks; run one command at a time", stacklevel=4)
+            raise StoreError(f"{store}: cannot make its lock file {file.name} ({error.strerror})") from error
+        try:
+            _flock(descriptor, store)
+        except BaseException:
+            os.close(descriptor)
+            raise
         if _is_at(file, descriptor):
             return descriptor
         os.close(descriptor)  # its last holder removed the file between our open and our lock: begin again
+
+
+def _flock(descriptor: int, store: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise StoreError(f"{store}: another run is writing this store; wait for it to end") from None
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise StoreError(f"{store}: cannot lock ({error.strerror})") from error
+        warnings.warn(f"{store}: its file system has no locks; run one command at a time", stacklevel=5)
 
 
 def _is_at(file: Path, descriptor: int) -> bool:

@@ -111,10 +111,9 @@ def load_record(root: Path, layout: Layout, shard: int) -> ShardRecord:
     return record
 
 
-def is_done(root: Path, layout: Layout, shard: int) -> bool:
-    """Whether :func:`load_record` finds the shard done."""
+def find_record(root: Path, layout: Layout, shard: int) -> ShardRecord | None:
+    """What :func:`load_record` gives, none where the shard is not done."""
     try:
-        load_record(root, layout, shard)
+        return load_record(root, layout, shard)
     except StoreError:
-        return False
-    return True
+        return None

@@ -36,8 +36,9 @@ class CorruptChunk(StoreError):  # noqa: N818 - it names the thing that is wrong
 
 
 def canonical_json(value: object) -> bytes:
-    """The one spelling of a JSON value in a store: keys sorted, UTF-8, one line per value, newline at the end."""
-    return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    """The one spelling of a JSON value in a store: keys sorted, UTF-8, no spaces, a newline at the end."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return (text + "\n").encode()
 
 
 def parse_json_object(data: bytes, what: str) -> dict[str, Any]:

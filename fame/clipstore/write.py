@@ -18,10 +18,12 @@ from fame.clipstore.arrays import check_labels, check_name, encode_names, encode
 from fame.clipstore.chunk import encode_chunk
 from fame.clipstore.files import read_whole, regular_size, remove_file, remove_partial, write_errors, write_whole
 from fame.clipstore.layout import NO_FRAME, RECORDS, ROOT_KEY, SEAL_KEY, Layout, record_key
-from fame.clipstore.record import ShardRecord, StoredObject, VideoOutcome, is_done, load_record
+from fame.clipstore.record import ShardRecord, StoredObject, VideoOutcome, find_record, load_record
 from fame.clipstore.schema import StoreError, StoreHeader, VideoClips, VideoFailure, canonical_json
 from fame.clipstore.seal import is_finished, make_seal
 from fame.clipstore.shard import ShardDraft
+
+MAX_REASON = 1000
 
 
 def create(path: Path | str, header: StoreHeader, *, names: Sequence[str], labels: Sequence[int]) -> None:
@@ -88,7 +90,7 @@ def read_record(path: Path | str, shard: int) -> ShardRecord:
 def missing_shards(path: Path | str) -> list[int]:
     """The shards without a valid record, in order."""
     root, layout = Path(path), read_layout(path)
-    return [shard for shard in range(layout.num_shards) if not is_done(root, layout, shard)]
+    return [shard for shard in range(layout.num_shards) if find_record(root, layout, shard) is None]
 
 
 def finalise(path: Path | str) -> None:
@@ -179,7 +181,7 @@ def _append(
     if isinstance(given, VideoFailure):
         for draft, _ in itertools.product(drafts.values(), range(clips)):
             draft.append(None)
-        return VideoOutcome(video=video, status="failed", reason=given.reason, start_frame=(NO_FRAME,) * clips)
+        return VideoOutcome(video=video, status="failed", reason=_plain(given.reason), start_frame=(NO_FRAME,) * clips)
     _check_clips(layout, given)
     given_arrays = {"clips": given.clips, "foreground": given.foreground}
     for array, draft in drafts.items():
@@ -189,6 +191,11 @@ def _append(
             draft.append(encode_chunk(layout, array, element))
     status, start_frame = "looped" if given.looped else "ok", tuple(given.start_frame.tolist())
     return VideoOutcome(video=video, status=status, reason="", start_frame=start_frame)
+
+
+def _plain(reason: str) -> str:
+    """A reason as it can be stored: names of files that are not UTF-8 get into error messages."""
+    return reason.encode(errors="backslashreplace").decode()[:MAX_REASON]
 
 
 def _check_clips(layout: Layout, given: VideoClips) -> None:
