@@ -78,7 +78,14 @@ def extract_features(
     ``on_clips(count)`` is called after each batch. The encoder runs where its weights are.
     """
     clips = CentreClips(store, crop=crop)
-    loader = DataLoader(clips, batch_size=batch, num_workers=workers, pin_memory=encoder.device.type == "cuda")
+    loader = DataLoader(
+        clips,
+        batch_size=batch,
+        num_workers=workers,
+        pin_memory=encoder.device.type == "cuda",
+        generator=torch.Generator(),  # else the loader draws from the global one
+        multiprocessing_context="forkserver" if workers else None,  # a process with threads must not fork
+    )
     sum_VD = torch.zeros(store.num_videos, encoder.feature_dim, dtype=torch.float64)
     count_V = torch.zeros(store.num_videos, dtype=torch.float64)
     for clip_BTHWC, video_B in loader:
