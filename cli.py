@@ -4,6 +4,9 @@ Every path has a default under one data root (``--root``, ``FAME_ROOT``, else ``
 ``videos/<dataset>``, stores in ``stores/<dataset>-<split>.zarr``, runs in ``runs/<name>``.
 """
 
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -105,7 +108,7 @@ def export(
         Path | None, typer.Argument(help="A checkpoint (default: ROOT/runs/pretrain/checkpoints/last.pt).")
     ] = None,
     root: Root = Path("data"),
-    out: Annotated[Path | None, typer.Option(help="Folder to write to (default: ROOT/export).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to (default: ROOT/runs/export).")] = None,
     frames: Annotated[int, typer.Option(min=1, help="Frames per clip that the exported program takes.")] = 16,
     crop: Annotated[int, typer.Option(min=8, help="Side of its clips, pixels.")] = 224,
 ) -> None:
@@ -113,6 +116,59 @@ def export(
     from fame.export import export_encoder
 
     for path in export_encoder(
-        checkpoint_or_default(checkpoint, root), out or root / "export", frames=frames, crop=crop
+        checkpoint_or_default(checkpoint, root), out or root / "runs" / "export", frames=frames, crop=crop
     ):
         print(path)
+
+
+# The demonstration ---------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("demo"),
+    videos: Annotated[int, typer.Option(help="Videos to draw; a quarter are for testing.")] = 96,
+    epochs: Annotated[int, typer.Option(help="Passes of pretraining over the videos.")] = 12,
+    rho: Annotated[float, typer.Option(help="How far the background betrays the class, 0..1.")] = 0.8,
+    camera_motion: Annotated[bool, typer.Option("--camera-motion", help="Move the camera.")] = False,
+    seed: Annotated[int, typer.Option(help="Decides the videos and the training.")] = 0,
+    dataset_only: Annotated[bool, typer.Option("--dataset-only", help="Stop when the videos are written.")] = False,
+) -> None:
+    """Draw a small video set, then preprocess, pretrain and evaluate it; every command is shown."""
+    from preprocess.world import WorldSpec, write_world
+    from train.visualize import plot_curves
+
+    spec = WorldSpec(videos=videos, rho=rho, camera_motion=camera_motion, seed=seed)
+    print(f"Drawing {videos} videos of 6 motions into {out / 'world'} ...", flush=True)
+    write_world(spec, out / "world")
+    if dataset_only:
+        return
+    commands = _demo_commands(out, epochs=epochs, seed=seed)
+    for number, arguments in enumerate(commands, 1):
+        print(f"\n[{number}/{len(commands)}] $ fame {shlex.join(arguments)}", flush=True)
+        done = subprocess.run([sys.executable, "-P", "-m", "cli", *arguments], check=False)  # noqa: S603 (ourselves)
+        if done.returncode:
+            raise typer.Exit(done.returncode)
+    plot_curves(out / "run", out / "report" / "curves.png")
+    print(f"\nThe report is in {out / 'report'}: curves.png (loss), preview.png (foreground maps and merged clips),")
+    print("retrieval.json, knn.json and linear.json (what was learned, beside the same network untrained).")
+
+
+def _demo_commands(out: Path, *, epochs: int, seed: int) -> list[list[str]]:
+    """The pipeline as a person would type it, less the word ``fame``."""
+    world, run, report = out / "world", out / "run", out / "report"
+    train_store, test_store = (out / "stores" / f"world-{split}.zarr" for split in ("train", "test"))
+    recipe = ["--height", "64", "--width", "86", "--clips", "4"]
+    commands: list[list[object]] = []
+    for split, store in (("train", train_store), ("test", test_store)):
+        source = ["--videos", world / "videos", "--list", world / f"{split}.txt", "--split", split]
+        commands.append(["preprocess", "folder", *source, "--store", store, *recipe])
+    commands.append(["store", "preview", train_store, "--out", report / "preview.png"])
+    commands.append(
+        ["pretrain", train_store, "--run", run, "--recipe", "small-cpu", "--epochs", epochs, "--seed", seed]
+    )
+    stores = ["--train-store", train_store, "--test-store", test_store, "--root", out, "--random-init"]
+    for what in ("retrieval", "knn", "linear"):
+        checkpoint, result = run / "checkpoints" / "last.pt", report / f"{what}.json"
+        commands.append(["evaluate", what, checkpoint, *stores, "--out", result])
+    return [[str(word) for word in command] for command in commands]

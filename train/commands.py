@@ -108,7 +108,7 @@ class EvaluateOptions:
     random_init: Annotated[
         bool, typer.Option("--random-init", help="Add the network before any training: the floor to beat.")
     ] = False
-    out: Annotated[Path | None, typer.Option(help="JSON file (default: ROOT/results/evaluate-WHAT.json).")] = None
+    out: Annotated[Path | None, typer.Option(help="JSON file (default: ROOT/runs/results/evaluate-WHAT.json).")] = None
 
 
 def _evaluate(options: EvaluateOptions, what: str, measure: Any, **settings: Any) -> None:
@@ -128,7 +128,7 @@ def _evaluate(options: EvaluateOptions, what: str, measure: Any, **settings: Any
     config = EvaluationConfig(
         train_store=stores["train"],
         test_store=stores["test"],
-        cache=options.root / "features",
+        cache=options.root / "runs" / "features",
         crop=options.crop,
         batch=options.batch,
         workers=options.workers,
@@ -141,7 +141,7 @@ def _evaluate(options: EvaluateOptions, what: str, measure: Any, **settings: Any
     for row in rows:
         table.add_row(row.checkpoint, *(f"{value:.4g}" for value in row.figures.values()))
     Console().print(table)
-    out = options.out or options.root / "results" / f"evaluate-{what}.json"
+    out = options.out or options.root / "runs" / "results" / f"evaluate-{what}.json"
     write_evaluations(out, rows, what=what, **settings, **dataclasses.asdict(config))
     print(out)
 
