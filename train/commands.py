@@ -67,21 +67,34 @@ def pretrain(
     knn_store: Annotated[
         Path | None, typer.Option(help="Labelled store to score features on every knn_every epochs.")
     ] = None,
+    launcher: Annotated[
+        Literal["here", "ray"],
+        typer.Option(help="Train in this process (one of many under torchrun), or in processes that Ray starts."),
+    ] = "here",
+    num_workers: Annotated[int, typer.Option(min=1, help="Processes that Ray starts, one GPU each.")] = 1,
+    cpus_per_worker: Annotated[int, typer.Option(min=1, help="Cores that Ray sets aside for each of them.")] = 1,
 ) -> None:
     """Pretrain an encoder by momentum contrast on clips whose foregrounds and backgrounds were merged."""
-    from train.pretrain import pretrain as run_pretraining
+    from train.pretrain import pretrain as train_here
     from train.recipes import recipe as named
 
     paths = stores or [root / "stores" / "k400-train.zarr"]
     for path in paths:
         existing(path, made_by="`fame preprocess` makes clip stores (`fame preprocess k400` the default one)")
-    result = run_pretraining(
-        dataclasses.replace(named(recipe), **options.given()).override(settings),
-        stores=paths,
-        run_dir=run or root / "runs" / name,
-        resume=resume if resume in ("auto", "never") else Path(resume),  # pyright: ignore[reportArgumentType]
-        knn_store=knn_store,
-    )
+    config = dataclasses.replace(named(recipe), **options.given()).override(settings)
+    where: dict[str, Any] = {"stores": paths, "run_dir": run or root / "runs" / name, "knn_store": knn_store}
+    if launcher == "ray":
+        if resume != "auto":
+            raise ValueError(
+                f"--launcher ray always resumes from the run folder; --resume {resume} is for training here"
+            )
+        from train.launch_ray import RayOptions, pretrain_on_ray
+
+        processes = RayOptions(num_workers=num_workers, cpus_per_worker=cpus_per_worker)
+        result = pretrain_on_ray(config, **where, options=processes)
+    else:
+        source = resume if resume in ("auto", "never") else Path(resume)
+        result = train_here(config, **where, resume=source)  # pyright: ignore[reportArgumentType]
     print(f"{result.status} at step {result.step} of {result.total}: {result.checkpoint}")
     raise typer.Exit(result.exit_code)
 
