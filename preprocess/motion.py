@@ -1,0 +1,207 @@
+"""Foreground maps for the store: what moves on its own, whatever the camera does.
+
+`flow_score` estimates dense optical flow between neighbouring frames, fits the camera's motion to it so that moving
+objects do not count, and keeps what the camera does not explain. How it was arrived at, with figures: docs/method.md.
+
+Shapes: T frames, H W source pixels, h w map, a b the small frames that flow is computed on, P pairs of frames,
+N pixels that the camera is fitted on.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+Method = Literal["flow", "paper", "seed", "none"]
+
+_PATCH, _PATCH_STEP = 8, 4
+_MIN_SIDE = 4 * _PATCH  # so that the coarsest level still holds a patch
+_FIT_STEP = 4  # the camera is fitted on every 4th row and column
+_FIT_ROUNDS = 8
+_STILL = 1e-3  # a map that spans less shows nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowParameters:
+    """How flow becomes a score. The defaults sit on plateaus (docs/method.md), not on peaks.
+
+    Args:
+        size: flow is computed on frames of about size x size pixels, at the clip's aspect.
+        levels: of the flow's pyramid, the finest at full resolution. Fewer lose fast motion: see docs/method.md.
+        noise: residual, in those pixels, that a perfectly still camera may leave.
+        saturation: residual, in units of the pair's typical one, that scores one half: one wild pair must not rule.
+        centre: how much less a pixel at the border counts than one in the middle, 0 to 1.
+    """
+
+    size: int = 96
+    levels: int = 3
+    noise: float = 0.1
+    saturation: float = 10.0
+    centre: float = 0.3
+
+    def __post_init__(self) -> None:
+        """Refuse what no map can be made with."""
+        if self.size < _MIN_SIDE or not 1 <= self.levels <= 3:
+            raise ValueError(f"size must be at least {_MIN_SIDE} and levels 1..3, got {self.size} and {self.levels}")
+        if self.noise <= 0 or self.saturation <= 0 or not 0 <= self.centre <= 1:
+            raise ValueError(
+                "noise and saturation must be above 0 and centre in 0..1, got"
+                f" {self.noise}, {self.saturation} and {self.centre}"
+            )
+
+
+def map_clip(
+    method: Method, frames_THWC: UInt8[np.ndarray, "t h w 3"], *, height: int, width: int
+) -> UInt8[np.ndarray, "mh mw"]:
+    """Foreground map of one clip by the method a store names, ``height`` x ``width``, on one thread.
+
+    ``paper`` and ``seed`` are those of `fame.foreground`, computed at the size of the map; ``none`` is all 0. Raises
+    ``ValueError`` for an unknown method, a bad shape or dtype, or fewer than 2 frames.
+    """
+    _check(frames_THWC, height, width)
+    if method == "none":
+        return np.zeros((height, width), np.uint8)
+    if method == "flow":
+        return flow_score(frames_THWC, height=height, width=width)
+    if method in ("paper", "seed"):
+        return _library_score(method, frames_THWC, height=height, width=width)
+    raise ValueError(f"method must be flow, paper, seed or none, got {method!r}")
+
+
+def flow_score(
+    frames_THWC: UInt8[np.ndarray, "t h w 3"],
+    *,
+    height: int,
+    width: int,
+    parameters: FlowParameters = FlowParameters(),
+) -> UInt8[np.ndarray, "mh mw"]:
+    """Optical flow that the camera's motion does not explain, averaged over pairs of frames; 0..255 in each clip.
+
+    All 0 where nothing moves on its own. The same bytes for the same frames on one machine, whatever the number of
+    threads. Raises ``ValueError`` for a bad shape or dtype or fewer than 2 frames.
+    """
+    _check(frames_THWC, height, width)
+    with _one_thread():
+        flow_Pab2 = _flow(_small_grey(frames_THWC, parameters.size), parameters)
+        unexplained_Pab = _unexplained(flow_Pab2, parameters)
+        score_ab = _blur((unexplained_Pab / (unexplained_Pab + parameters.saturation)).mean(0))
+        score_ab *= 1 - parameters.centre * _off_centre(*score_ab.shape) ** 2
+        return _to_bytes(score_ab, height, width)
+
+
+def _check(frames_THWC: np.ndarray, height: int, width: int) -> None:
+    shape = frames_THWC.shape
+    if frames_THWC.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or shape[0] < 2 or 0 in shape:
+        raise ValueError(f"frames must be uint8 [T, H, W, 3] with T >= 2, got {frames_THWC.dtype} {list(shape)}")
+    if height < 1 or width < 1:
+        raise ValueError(f"a map has at least one pixel, got {height} x {width}")
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One core per worker: shards are the unit of parallelism."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def _small_grey(frames_THWC: np.ndarray, size: int) -> list[np.ndarray]:
+    height, width = frames_THWC.shape[1:3]
+    scale = size / np.sqrt(height * width)
+    shape = max(_MIN_SIDE, round(width * scale)), max(_MIN_SIDE, round(height * scale))
+    grey = (cv2.cvtColor(frame_HWC, cv2.COLOR_RGB2GRAY) for frame_HWC in frames_THWC)
+    return [cv2.resize(frame_HW, shape, interpolation=cv2.INTER_AREA) for frame_HW in grey]
+
+
+def _flow(frames: list[np.ndarray], parameters: FlowParameters) -> Float32[np.ndarray, "p a b 2"]:
+    """Flow of the pairs (0, 1), (2, 3), ...: every frame once. Overlapping pairs cost twice and added nothing."""
+    engine = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+    # The presets start at a quarter of the resolution and pick the levels from the width: at 112 pixels just one is
+    # left, at 28 pixels, and anything fast is lost.
+    engine.setFinestScale(0)
+    engine.setCoarsestScale(parameters.levels - 1)
+    engine.setPatchSize(_PATCH)
+    engine.setPatchStride(_PATCH_STEP)
+    engine.setGradientDescentIterations(12)
+    engine.setVariationalRefinementIterations(3)
+    none = np.zeros((*frames[0].shape, 2), np.float32)
+    return np.stack([engine.calc(a, b, none.copy()) for a, b in zip(frames[::2], frames[1::2], strict=False)])
+
+
+def _unexplained(flow_Pab2: np.ndarray, parameters: FlowParameters) -> Float32[np.ndarray, "p a b"]:
+    """Length of the flow that the camera leaves over, in units of what it typically leaves in that pair."""
+    pairs, rows, columns, _ = flow_Pab2.shape
+    y_a, x_b = np.linspace(-1, 1, rows, dtype=np.float32), np.linspace(-1, 1, columns, dtype=np.float32)
+    affine_ab3 = np.stack(np.broadcast_arrays(np.float32(1), y_a[:, None], x_b), axis=-1)
+    thin = np.s_[_FIT_STEP // 2 :: _FIT_STEP, _FIT_STEP // 2 :: _FIT_STEP]
+    camera_P32, typical_P = _fit_camera(
+        flow_Pab2[(slice(None), *thin)].reshape(pairs, -1, 2),
+        affine_ab3[thin].reshape(-1, 3),
+        trust_N=(0.05 + _off_centre(rows, columns)[thin] ** 2).ravel(),
+    )
+    camera_Pab2 = (affine_ab3.reshape(-1, 3) @ camera_P32).reshape(flow_Pab2.shape)
+    left_Pab = np.linalg.norm(flow_Pab2 - camera_Pab2, axis=-1)
+    return left_Pab / (typical_P + np.float32(parameters.noise))[:, None, None]
+
+
+def _fit_camera(
+    flow_PN2: np.ndarray, affine_N3: np.ndarray, *, trust_N: np.ndarray
+) -> tuple[Float32[np.ndarray, "p 3 2"], Float32[np.ndarray, "p"]]:
+    """Affine motion of the camera for each pair, by least squares with Cauchy weights, and the median residual.
+
+    ``trust_N`` weighs the first round: people film what moves in the middle, so the border is the better start.
+    """
+    weight_PN = np.broadcast_to(trust_N, flow_PN2.shape[:2])
+    for _ in range(_FIT_ROUNDS):
+        weighted_PN3 = affine_N3 * weight_PN[..., None]
+        normal_P33 = affine_N3.T @ weighted_PN3 + 1e-5 * np.eye(3, dtype=np.float32)
+        camera_P32 = np.linalg.solve(normal_P33, weighted_PN3.transpose(0, 2, 1) @ flow_PN2)
+        left_PN = np.linalg.norm(flow_PN2 - affine_N3 @ camera_P32, axis=-1)
+        typical_P = np.median(left_PN, axis=1) + np.float32(0.01)
+        weight_PN = 1 / (1 + (left_PN / typical_P[:, None]) ** 2)
+    return camera_P32, typical_P
+
+
+def _off_centre(rows: int, columns: int) -> Float32[np.ndarray, "a b"]:
+    """0 in the middle, 1 at the border."""
+    y_a, x_b = np.linspace(-1, 1, rows, dtype=np.float32), np.linspace(-1, 1, columns, dtype=np.float32)
+    return np.maximum(np.abs(y_a)[:, None], np.abs(x_b))
+
+
+def _blur(score_ab: np.ndarray) -> np.ndarray:
+    kernel = int(0.1 * min(score_ab.shape)) // 2 * 2 + 1  # the paper's: a tenth of the frame
+    return cv2.GaussianBlur(score_ab, (kernel, kernel), kernel / 3)
+
+
+def _to_bytes(score_ab: np.ndarray, height: int, width: int) -> UInt8[np.ndarray, "mh mw"]:
+    score_hw = cv2.resize(score_ab, (width, height), interpolation=cv2.INTER_AREA)
+    low, span = score_hw.min(), np.ptp(score_hw)
+    if not span > _STILL:
+        return np.zeros((height, width), np.uint8)
+    return np.rint((score_hw - low) / span * 255).astype(np.uint8)
+
+
+def _library_score(
+    method: Literal["paper", "seed"], frames_THWC: np.ndarray, *, height: int, width: int
+) -> UInt8[np.ndarray, "mh mw"]:
+    import torch  # seconds to import, and the default method needs none of it
+
+    from fame.foreground import motion_score, paper_score
+
+    with _one_thread():
+        small = [cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA) for frame in frames_THWC]
+    clip_BCTHW = torch.from_numpy(np.stack(small)).permute(3, 0, 1, 2)[None].float() / 255
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        score_BHW = (paper_score if method == "paper" else motion_score)(clip_BCTHW)
+    finally:
+        torch.set_num_threads(threads)
+    return score_BHW[0].mul(255).round().to(torch.uint8).numpy()
