@@ -122,7 +122,7 @@ def nearest(similarity_QG: Float[Tensor, "q g"], *, k: int) -> Int[Tensor, "q k"
 
 
 def first_match(similarity_QG: Float[Tensor, "q g"], match_QG: Bool[Tensor, "q g"]) -> Int[Tensor, " q"]:
-    """Rank (from 0) of the first match when the gallery is sorted by falling similarity; G where nothing matches.
+    """Rank (from 0) of the first match when the gallery is sorted by falling similarity; beyond any k if there is none.
 
     Counted, not sorted: those more similar than the best match, and those as similar with a lower index.
     """
@@ -132,7 +132,7 @@ def first_match(similarity_QG: Float[Tensor, "q g"], match_QG: Bool[Tensor, "q g
     index_G = torch.arange(gallery, device=similarity_QG.device)
     first_Q1 = index_G.where(level_QG & match_QG, gallery).amin(1, keepdim=True)
     rank_Q = ((similarity_QG > best_Q1) | (level_QG & (index_G < first_Q1))).sum(1)
-    return rank_Q.where(match_QG.any(1), gallery)
+    return rank_Q.where(match_QG.any(1), torch.iinfo(torch.int64).max)
 
 
 def _cosine_chunks(query_QD: Tensor, gallery_GD: Tensor, *, width: int) -> Iterator[tuple[slice, Tensor]]:

@@ -20,7 +20,7 @@ def to_colours(clip_BTHWC: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b 3 t h
     return clip_BTHWC.permute(0, 4, 1, 2, 3).to(torch.float32) / 255
 
 
-def encoder_input(clips: UInt8[Tensor, "b t h w 3"] | Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b 3 t h w"]:
+def encoder_input(clips: Tensor) -> Float[Tensor, "b 3 t h w"]:
     """Normalise clips of either form: uint8 frames ``[b, t, h, w, 3]`` or colours in 0..1 ``[b, 3, t, h, w]``.
 
     ``ValueError`` on any other dtype, shape, or on colours outside 0..1 (a sign of a second normalisation).

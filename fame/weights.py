@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import safetensors
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from fame.models import Backbone, build_backbone, build_encoder
@@ -24,7 +24,6 @@ CHECKPOINT_FORMAT = "fame-checkpoint/1"
 CARD_KEY = "fame_card"
 HEAD_PREFIXES = ("id_head.", "fc.")
 
-Clips = UInt8[Tensor, "b t h w 3"] | Float[Tensor, "b 3 t h w"]
 State = dict[str, Tensor]
 
 
@@ -103,7 +102,7 @@ class Encoder:
         return next(self.network.parameters()).device
 
     @torch.no_grad()
-    def features(self, clips: Clips) -> Float[Tensor, "b d"]:
+    def features(self, clips: Tensor) -> Float[Tensor, "b d"]:
         """Global average of the last feature map, not normalised.
 
         ``clips``: uint8 frames ``[b, t, h, w, 3]`` as a store holds them, or colours in 0..1 ``[b, 3, t, h, w]``; the
@@ -112,12 +111,12 @@ class Encoder:
         return self.network.features(encoder_input(clips.to(self.device)))
 
     @torch.no_grad()
-    def feature_map(self, clips: Clips) -> Float[Tensor, "b d t_map h_map w_map"]:
+    def feature_map(self, clips: Tensor) -> Float[Tensor, "b d t_map h_map w_map"]:
         """The last feature map of clips given as to :meth:`features`."""
         return self.network.feature_map(encoder_input(clips.to(self.device)))
 
     @torch.no_grad()
-    def output(self, clips: Clips) -> Float[Tensor, "b k"]:
+    def output(self, clips: Tensor) -> Float[Tensor, "b k"]:
         """What the head says of clips given as to :meth:`features`: log-probabilities where it is a classifier."""
         return self.network(encoder_input(clips.to(self.device)))
 

@@ -71,4 +71,5 @@ def _construct(what: str, name: str, known: Mapping[str, Callable[..., T]], *arg
     try:
         return constructor(*args, **options)
     except TypeError as error:
-        raise ValueError(f"{what} {name!r} cannot be built with {options}: {error}") from None
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"{what} {name!r} cannot be built with {options}: {reason}") from None
