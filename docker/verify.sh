@@ -36,7 +36,7 @@ engine() { buildah --root "$storage/root" --runroot "$storage/run" "$@"; }
 
 start() { # image: the container that `inside` and `mounted` use
     discard
-    container="$(engine from "$1")"
+    container="$(engine from --pull=false "$1")"
 }
 
 discard() {
@@ -79,8 +79,8 @@ fi
 
 step "Build the CPU image"
 build fame cpu fame:cpu "$@"
-start fame:cpu
-user="$(engine inspect --type image --format '{{.OCIv1.Config.User}}' fame:cpu)"
+start localhost/fame:cpu
+user="$(engine inspect --type image --format '{{.OCIv1.Config.User}}' localhost/fame:cpu)"
 root="$(engine mount "$container")"
 size="$(du -s --block-size=1MB "$root" | cut -f1)"
 engine umount "$container" >/dev/null
@@ -118,7 +118,7 @@ du -sh "$work"/data/{stores,runs}
 
 step "The tests, in the CPU image with the test tools"
 build test cpu fame:test "$@"
-start fame:test
+start localhost/fame:test
 inside "$container" -- python -m pytest
 
 if [ "${DEVICE:-cpu}" = cuda ]; then
