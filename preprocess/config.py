@@ -69,6 +69,8 @@ class PreprocessConfig:
         for name in ("max_missing", "max_failed"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a share from 0 to 1, not {getattr(self, name)}")
+        if self.spec.frames < 2 and self.spec.foreground != "none":
+            raise ValueError("motion shows between frames: clips of one frame have the foreground none")
         self._check_annotations()
 
     def _check_annotations(self) -> None:

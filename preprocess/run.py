@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from fame.clipstore import StoreHeader, create, finalise, is_finished, lock, missing_shards, read_record
@@ -15,6 +15,7 @@ from preprocess.config import PreprocessConfig, list_videos
 from preprocess.datasets import Listing
 from preprocess.executors import serial
 from preprocess.isolation import DECODER
+from preprocess.motion import FlowParameters
 from preprocess.report import Report, Snapshot, report_path, write_report
 from preprocess.task import ShardResult, ShardTask, Work, make_shard, stored_bytes
 
@@ -74,7 +75,13 @@ def preprocess(
 
 
 def _header(config: PreprocessConfig, listing: Listing) -> StoreHeader:
-    return StoreHeader(dataset=config.dataset, split=config.split, class_names=listing.class_names, spec=config.spec)
+    return StoreHeader(
+        dataset=config.dataset,
+        split=config.split,
+        class_names=listing.class_names,
+        spec=config.spec,
+        foreground_parameters=asdict(FlowParameters()) if config.spec.foreground == "flow" else {},
+    )
 
 
 def _make(

@@ -13,6 +13,7 @@ import numpy as np
 from fame.clipstore import ShardRecord, StoreError, StoreSpec, VideoClips, VideoFailure, write_shard
 from preprocess.decode import DecodeError, Sampling
 from preprocess.isolation import DECODER, Decoder, DecoderStartError
+from preprocess.motion import map_clip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,18 +27,21 @@ class Work:
     memory_limit: int = 0
     decoder: tuple[str, ...] = DECODER
 
+    @property
+    def sampling(self) -> Sampling:
+        """What the decoder must know of the spec."""
+        return Sampling(
+            clips=self.spec.clips_per_video,
+            frames=self.spec.frames,
+            stride=self.spec.stride,
+            height=self.spec.height,
+            width=self.spec.width,
+            geometry=self.spec.geometry,
+        )
+
     def open_decoder(self) -> Decoder:
         """A decoder for these videos, in a process of its own."""
-        spec = self.spec
-        sampling = Sampling(
-            clips=spec.clips_per_video,
-            frames=spec.frames,
-            stride=spec.stride,
-            height=spec.height,
-            width=spec.width,
-            geometry=spec.geometry,
-        )
-        return Decoder(sampling, time_limit=self.time_limit, memory_limit=self.memory_limit, command=self.decoder)
+        return Decoder(self.sampling, time_limit=self.time_limit, memory_limit=self.memory_limit, command=self.decoder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +119,5 @@ def _videos(
 def _foreground(spec: StoreSpec, clips_NTHW3: np.ndarray) -> np.ndarray | None:
     if spec.foreground == "none":
         return None
-    from preprocess.motion import map_clip
-
     draw = functools.partial(map_clip, spec.foreground, height=spec.foreground_height, width=spec.foreground_width)
     return np.stack([draw(clip_THW3) for clip_THW3 in clips_NTHW3])

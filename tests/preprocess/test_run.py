@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fame.clipstore import ClipStore, StoreError, lock
+from fame.clipstore import ClipStore, StoreError, StoreSpec, lock
 from preprocess.config import PreprocessConfig, list_videos
 from preprocess.isolation import DecoderStartError
+from preprocess.motion import map_clip
 from preprocess.report import Snapshot, show_progress
 from preprocess.run import preprocess
 from tests.preprocess.conftest import SPEC, Configure, tree
@@ -50,8 +51,6 @@ def test_the_store_holds_the_frames_it_says(configure: Configure, corpus: Path) 
 
 @pytest.mark.parametrize("foreground", ["flow", "paper", "seed"])
 def test_maps_are_those_of_the_stored_clips(configure: Configure, foreground: str) -> None:
-    from preprocess.motion import map_clip
-
     config = configure(executor="serial", spec=replace(SPEC, codec="zstd", foreground=foreground))
     preprocess(config)
     store = ClipStore.open(config.store)
@@ -221,6 +220,7 @@ def mutants(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, b
         ({"time_limit": 0}, "time_limit must be above 0"),
         ({"max_missing": 2}, "max_missing is a share from 0 to 1, not 2"),
         ({"dataset": "ucf101"}, "ucf101 needs its official annotations"),
+        ({"spec": StoreSpec(frames=1)}, "clips of one frame have the foreground none"),
         ({"annotations": Path()}, "folder takes a list of videos"),
         ({"dataset": "k400", "list_file": Path("a")}, "k400 has its own lists"),
     ],
