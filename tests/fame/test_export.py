@@ -1,0 +1,82 @@
+"""What is exported works where this project is not, and the page about features tells the truth."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import fame
+from fame.export import export_encoder
+from fame.models import build_encoder
+
+MODEL = {"name": "i3d", "options": {"width": 0.125}, "head": {"kind": "projection", "dim": 8}}
+
+CHECKPOINT = "runs/k400/last.pt"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "features.md"
+
+# Two processes in one: the program with torch alone, the weights with the models and nothing of the other rooms.
+SCRIPT = """
+import sys
+import numpy as np
+import torch
+folder = sys.argv[1]
+frames_BTHWC = torch.from_numpy(np.load(f"{folder}/frames.npy"))
+program = torch.export.load(f"{folder}/encoder.pt2").module()
+np.save(f"{folder}/of_program.npy", program(frames_BTHWC).detach().numpy())
+assert not any(name.partition(".")[0] in {"fame", "zarr", "kornia"} for name in sys.modules)
+import fame
+np.save(f"{folder}/of_weights.npy", fame.load(f"{folder}/encoder.safetensors").features(frames_BTHWC).numpy())
+strangers = {"zarr", "kornia", "cv2", "ray", "typer", "train", "preprocess", "fame.clipstore"} & set(sys.modules)
+assert not strangers, strangers
+"""
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported")
+    network = build_encoder("i3d", head=MODEL["head"], options=MODEL["options"], seed=3)
+    content = {"format": "fame-checkpoint/1", "model": MODEL, "config": {"beta": 0.3}}
+    checkpoint = folder / CHECKPOINT
+    checkpoint.parent.mkdir(parents=True)
+    torch.save({**content, "state": {"encoder_q": network.state_dict()}}, checkpoint)
+    export_encoder(checkpoint, folder, frames=8, crop=64)
+    return folder
+
+
+def test_program_and_weights_run_in_a_bare_process(exported: Path) -> None:
+    source = np.random.default_rng(0)
+    frames_BTHWC = source.integers(0, 256, (3, 8, 64, 64, 3), dtype=np.uint8)  # three: the program was traced with two
+    np.save(exported / "frames.npy", frames_BTHWC)
+    command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(exported)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert result.returncode == 0, result.stderr[-3000:]
+    expected = fame.load(exported / CHECKPOINT).features(torch.from_numpy(frames_BTHWC))
+    for of in ("program", "weights"):
+        np.testing.assert_allclose(np.load(exported / f"of_{of}.npy"), expected, atol=1e-5)
+
+
+def test_the_card_says_what_the_weights_are(exported: Path) -> None:
+    card = json.loads((exported / "encoder.json").read_text())
+    assert card["model"] == {**MODEL, "config": {"beta": 0.3}}
+    assert card["feature_dim"] == 128
+    assert card["program_input"]["shape"] == ["batch", 8, 64, 64, 3]
+    assert fame.load(exported / "encoder.safetensors").card.config == {"beta": 0.3}
+    assert not list(exported.glob(".partial*"))
+
+
+def test_the_examples_of_the_page_run_as_printed(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(exported)
+    examples = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    assert len(examples) == 2
+    with torch.random.fork_rng():  # the page draws from the global generator, as its reader would
+        names: dict[str, object] = {}
+        for example in examples:
+            exec(compile(example, str(PAGE), "exec"), names)
+    assert "i3d {'width': 0.125} {'beta': 0.3}" in capsys.readouterr().out
