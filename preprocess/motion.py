@@ -159,14 +159,22 @@ def _fit_camera(
     ``trust_N`` weighs the first round: people film what moves in the middle, so the border is the better start.
     """
     weight_PN = np.broadcast_to(trust_N, flow_PN2.shape[:2])
-    for _ in range(_FIT_ROUNDS):
-        weighted_PN3 = affine_N3 * weight_PN[..., None]
-        normal_P33 = affine_N3.T @ weighted_PN3 + 1e-5 * np.eye(3, dtype=np.float32)
-        camera_P32 = np.linalg.solve(normal_P33, weighted_PN3.transpose(0, 2, 1) @ flow_PN2)
+    camera_P32, typical_P = _fit_weighted(flow_PN2, affine_N3, weight_PN)
+    for _ in range(_FIT_ROUNDS - 1):
         left_PN = np.linalg.norm(flow_PN2 - affine_N3 @ camera_P32, axis=-1)
-        typical_P = np.median(left_PN, axis=1) + np.float32(0.01)
         weight_PN = 1 / (1 + (left_PN / typical_P[:, None]) ** 2)
+        camera_P32, typical_P = _fit_weighted(flow_PN2, affine_N3, weight_PN)
     return camera_P32, typical_P
+
+
+def _fit_weighted(
+    flow_PN2: np.ndarray, affine_N3: np.ndarray, weight_PN: np.ndarray
+) -> tuple[Float32[np.ndarray, "p 3 2"], Float32[np.ndarray, "p"]]:
+    weighted_PN3 = affine_N3 * weight_PN[..., None]
+    normal_P33 = affine_N3.T @ weighted_PN3 + 1e-5 * np.eye(3, dtype=np.float32)
+    camera_P32 = np.linalg.solve(normal_P33, weighted_PN3.transpose(0, 2, 1) @ flow_PN2)
+    left_PN = np.linalg.norm(flow_PN2 - affine_N3 @ camera_P32, axis=-1)
+    return camera_P32, np.median(left_PN, axis=1) + np.float32(0.01)
 
 
 def _off_centre(rows: int, columns: int) -> Float32[np.ndarray, "a b"]:

@@ -1,0 +1,135 @@
+"""Pictures of what merging does: frame, soft map as heat, mask at beta and merged clip, one row a clip.
+
+Shapes: N clips, T frames, H W height and width of the clips, h w of the maps, the last 3 RGB, P Q a whole picture.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Integer, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from fame.foreground import top_fraction
+
+_GAP, _CAPTION = 6, 24  # pixels
+_PAPER, _INK = (255, 255, 255), (20, 20, 20)
+_FRAME_MILLISECONDS = 120
+_HEAT = np.array(
+    [[0, 0, 0], [120, 0, 90], [230, 50, 30], [255, 170, 0], [255, 255, 160]], np.float32
+)  # at 0, 1/4, ... 1
+
+
+def sheet(
+    clips_NTHW3: UInt8[np.ndarray, "n t h w 3"],
+    maps_Nhw: UInt8[np.ndarray, "n mh mw"],
+    *,
+    beta: float,
+    sources_N: Integer[np.ndarray, " n"],
+    frame: int | None = None,
+) -> UInt8[np.ndarray, "p q 3"]:
+    """One picture of all clips at one frame (default: the middle one); clip i is merged over clip ``sources_N[i]``.
+
+    Raises ``ValueError`` for a beta outside (0, 1], a frame or source that is not there, or no clips at all.
+    """
+    panels = _Panels(clips_NTHW3, maps_Nhw, beta, sources_N)
+    return panels.draw(clips_NTHW3.shape[1] // 2 if frame is None else frame)
+
+
+def write_png(
+    path: Path,
+    clips_NTHW3: UInt8[np.ndarray, "n t h w 3"],
+    maps_Nhw: UInt8[np.ndarray, "n mh mw"],
+    *,
+    beta: float,
+    sources_N: Integer[np.ndarray, " n"],
+) -> None:
+    """Write the :func:`sheet` of the middle frame. Raises as it does, and ``OSError``."""
+    Image.fromarray(sheet(clips_NTHW3, maps_Nhw, beta=beta, sources_N=sources_N)).save(path, "PNG")
+
+
+def write_gif(
+    path: Path,
+    clips_NTHW3: UInt8[np.ndarray, "n t h w 3"],
+    maps_Nhw: UInt8[np.ndarray, "n mh mw"],
+    *,
+    beta: float,
+    sources_N: Integer[np.ndarray, " n"],
+) -> None:
+    """Write the :func:`sheet` of every frame as an endless animation. Raises as it does, and ``OSError``."""
+    panels = _Panels(clips_NTHW3, maps_Nhw, beta, sources_N)
+    pictures = [Image.fromarray(panels.draw(t)) for t in range(clips_NTHW3.shape[1])]
+    palette = pictures[len(pictures) // 2].quantize(256)  # one palette, so that still parts do not flicker
+    frames = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
+    frames[0].save(path, "GIF", save_all=True, append_images=frames[1:], duration=_FRAME_MILLISECONDS, loop=0)
+
+
+class _Panels:
+    """What is the same for every frame of the sheet: masks and captions."""
+
+    def __init__(self, clips_NTHW3: np.ndarray, maps_Nhw: np.ndarray, beta: float, sources_N: np.ndarray) -> None:
+        clips, _, height, width, _ = clips_NTHW3.shape
+        if clips == 0 or len(maps_Nhw) != clips or len(sources_N) != clips:
+            raise ValueError(f"{clips} clips, {len(maps_Nhw)} maps and {len(sources_N)} sources: there must be as many")
+        if sources_N.min() < 0 or sources_N.max() >= clips:
+            raise ValueError(f"sources must lie in 0..{clips - 1}, got {sources_N.tolist()}")
+        self.clips_NTHW3, self.sources_N = clips_NTHW3, sources_N
+        self.scores = [enlarge(map_hw, height, width) for map_hw in maps_Nhw]
+        self.masks_NHW = top_fraction(torch.as_tensor(np.stack(self.scores)), beta).numpy()
+        self.captions = ("frame", "foreground map", f"mask, beta {beta:g}", "merged clip")
+
+    def draw(self, frame: int) -> np.ndarray:
+        """The sheet at one frame."""
+        if not 0 <= frame < self.clips_NTHW3.shape[1]:
+            raise ValueError(f"frame must lie in 0..{self.clips_NTHW3.shape[1] - 1}, got {frame}")
+        now_NHW3 = self.clips_NTHW3[:, frame]
+        rows = [
+            (image, heat(image, score), dim(image, mask), np.where(mask[..., None], image, now_NHW3[source]))
+            for image, score, mask, source in zip(now_NHW3, self.scores, self.masks_NHW, self.sources_N, strict=True)
+        ]
+        return tile(rows, self.captions)
+
+
+def tile(rows: Sequence[Sequence[UInt8[np.ndarray, "h w 3"]]], captions: Sequence[str]) -> UInt8[np.ndarray, "p q 3"]:
+    """Equal panels in rows and columns, a caption over each column. Raises ``ValueError`` for a ragged grid."""
+    if not rows or any(len(row) != len(captions) for row in rows):
+        raise ValueError(f"every row needs {len(captions)} panels, got {[len(row) for row in rows]}")
+    height, width, _ = rows[0][0].shape
+    picture = Image.new(
+        "RGB", (_GAP + len(captions) * (width + _GAP), _CAPTION + _GAP + len(rows) * (height + _GAP)), _PAPER
+    )
+    draw = ImageDraw.Draw(picture)
+    for column, caption in enumerate(captions):
+        left = _GAP + column * (width + _GAP)
+        draw.text((left + width / 2, _CAPTION / 2 + 2), caption, fill=_INK, font=_font(caption, width), anchor="mm")
+        for r, row in enumerate(rows):
+            picture.paste(Image.fromarray(row[column]), (left, _CAPTION + r * (height + _GAP)))
+    return np.asarray(picture)
+
+
+def enlarge(map_hw: UInt8[np.ndarray, "mh mw"], height: int, width: int) -> Float32[np.ndarray, "h w"]:
+    """A stored map at the size of its clip, in 0..1."""
+    picture = Image.fromarray(map_hw.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(picture) / np.float32(255)
+
+
+def heat(image_HW3: UInt8[np.ndarray, "h w 3"], score_HW: Float32[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """The score as heat (black, red, yellow) over the grey image."""
+    position = np.linspace(0, 1, len(_HEAT))
+    channels = [np.interp(score_HW, position, _HEAT[:, c]) for c in range(3)]
+    colour_HW3 = np.stack(channels, axis=-1)
+    grey_HW1 = image_HW3.mean(-1, keepdims=True)
+    return (0.35 * grey_HW1 + 0.65 * colour_HW3).astype(np.uint8)
+
+
+def dim(image_HW3: UInt8[np.ndarray, "h w 3"], mask_HW: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """The image with everything outside the mask darkened to a blue grey."""
+    outside_HW3 = image_HW3.mean(-1, keepdims=True) * 0.25 + np.array([10, 15, 45], np.float32)
+    return np.where(mask_HW[..., None], image_HW3, outside_HW3.astype(np.uint8))
+
+
+def _font(text: str, width: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The largest of a few sizes at which the text fits its column."""
+    fonts = [ImageFont.load_default(size) for size in (16, 14, 12, 10, 8)]
+    return next((font for font in fonts if font.getlength(text) <= width), fonts[-1])

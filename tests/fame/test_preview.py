@@ -1,0 +1,98 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fame.foreground import top_fraction
+from fame.merge import merge
+from fame.preview import dim, enlarge, heat, sheet, tile, write_gif, write_png
+from fame.randomness import numpy_generator
+
+SOURCES = np.array([1, 2, 0])
+GAP, CAPTION = 6, 24
+
+
+def clips_and_maps() -> tuple[np.ndarray, np.ndarray]:
+    rng = numpy_generator(0, 0, 0, "preview")
+    return rng.integers(0, 256, (3, 4, 40, 56, 3)).astype(np.uint8), rng.integers(0, 256, (3, 10, 14)).astype(np.uint8)
+
+
+def panel(picture: np.ndarray, row: int, column: int) -> np.ndarray:
+    top, left = CAPTION + row * (40 + GAP), GAP + column * (56 + GAP)
+    return picture[top : top + 40, left : left + 56]
+
+
+def test_the_panels_are_frame_heat_mask_and_what_merging_gives() -> None:
+    clips, maps = clips_and_maps()
+    picture = sheet(clips, maps, beta=0.4, sources_N=SOURCES, frame=3)
+    scores = torch.from_numpy(np.stack([enlarge(one, 40, 56) for one in maps]))
+    masks = top_fraction(scores, 0.4)
+    as_float = torch.from_numpy(clips).permute(0, 4, 1, 2, 3).double()
+    merged = merge(as_float, masks, torch.from_numpy(SOURCES)).permute(0, 2, 3, 4, 1).numpy().astype(np.uint8)
+    for i in range(3):
+        assert np.array_equal(panel(picture, i, 0), clips[i, 3])
+        assert np.array_equal(panel(picture, i, 1), heat(clips[i, 3], scores[i].numpy()))
+        assert np.array_equal(panel(picture, i, 2), dim(clips[i, 3], masks[i].numpy()))
+        assert np.array_equal(panel(picture, i, 3), merged[i, 3])
+
+
+def test_every_column_has_a_caption_and_margins_are_blank() -> None:
+    clips, maps = clips_and_maps()
+    picture = sheet(clips, maps, beta=0.5, sources_N=SOURCES)
+    for column in range(4):
+        left = GAP + column * (56 + GAP)
+        assert picture[: CAPTION - 2, left : left + 56].min() < 128
+    assert (picture[CAPTION:, :GAP] == 255).all() and (picture[-GAP:] == 255).all()
+
+
+def test_heat_rises_from_dark_to_bright_and_dim_keeps_the_inside() -> None:
+    grey = np.full((1, 5, 3), 100, np.uint8)
+    brightness = heat(grey, np.linspace(0, 1, 5, dtype=np.float32)[None]).astype(int).sum(-1)[0]
+    assert (np.diff(brightness) > 0).all()
+    mask = np.array([[True, False, True, False, False]])
+    assert np.array_equal((dim(grey, mask) == grey).all(-1), mask)
+
+
+def test_enlarging_keeps_constants_and_range() -> None:
+    assert np.array_equal(enlarge(np.full((3, 4), 51, np.uint8), 9, 7), np.full((9, 7), np.float32(0.2)))
+    ramp = enlarge(np.array([[0, 255]], np.uint8), 4, 16)
+    assert ramp.shape == (4, 16) and ramp[0, 0] == 0 and ramp[0, -1] == 1 and (np.diff(ramp[0]) >= 0).all()
+
+
+def test_files_hold_the_sheet_and_every_frame(tmp_path: Path) -> None:
+    clips, maps = clips_and_maps()
+    write_png(tmp_path / "sheet.png", clips, maps, beta=0.5, sources_N=SOURCES)
+    expected = sheet(clips, maps, beta=0.5, sources_N=SOURCES, frame=2)
+    with Image.open(tmp_path / "sheet.png") as image:
+        assert np.array_equal(np.asarray(image), expected)
+    write_gif(tmp_path / "sheet.gif", clips, maps, beta=0.5, sources_N=SOURCES)
+    with Image.open(tmp_path / "sheet.gif") as image:
+        assert (image.n_frames, image.size, image.info["loop"]) == (4, expected.shape[1::-1], 0)  # type: ignore[attr-defined]
+        image.seek(2)
+        off = np.abs(np.asarray(image.convert("RGB")).astype(int) - expected)
+    assert off.mean() < 15  # 256 colours
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"beta": 0.0}, "beta"),
+        ({"frame": 4}, r"0\.\.3, got 4"),
+        ({"sources_N": np.array([0, 1, 3])}, r"0\.\.2"),
+        ({"sources_N": np.array([-1, 1, 2])}, r"0\.\.2"),
+    ],
+)
+def test_bad_input_is_refused_by_value(change: dict, message: str) -> None:
+    clips, maps = clips_and_maps()
+    with pytest.raises(ValueError, match=message):
+        sheet(clips, maps, **({"beta": 0.5, "sources_N": SOURCES} | change))
+
+
+def test_no_clips_and_ragged_grids_are_refused() -> None:
+    clips, maps = clips_and_maps()
+    with pytest.raises(ValueError, match="0 clips"):
+        sheet(clips[:0], maps[:0], beta=0.5, sources_N=SOURCES[:0])
+    with pytest.raises(ValueError, match="every row needs 2 panels"):
+        tile([[clips[0, 0]]], ("a", "b"))
