@@ -7,8 +7,9 @@ process, so that other work on the machine does not count):
 * a jpeg store reads at >= 8 times the fastest of OpenCV, PyAV, decord and torchcodec on the same videos.
 
 Run: ``python benchmarks/store.py``. Whatever of PyAV, decord, torchcodec, zarrs and tensorstore is installed takes
-part; without PyAV the videos are MPEG-4 by OpenCV and not h264. Videos: 10 s at 30 fps, made from the DAVIS sequences in
-``../shared/data`` played forth and back (from a drawn scene where that is absent), h264 CRF 23, keyframes 250 apart.
+part; without PyAV the videos are MPEG-4 by OpenCV and not h264. Videos: 10 s at 30 fps, made from the DAVIS sequences
+in ``../shared/data`` played forth and back (from a drawn scene where that is absent), h264 CRF 23, keyframes 250
+frames apart.
 """
 
 import argparse
