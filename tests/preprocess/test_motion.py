@@ -16,9 +16,9 @@ from preprocess.world import WorldSpec, render
 
 
 def world_clip(index: int, *, camera: bool) -> tuple[np.ndarray, np.ndarray]:
-    """16 frames of a procedural video and where its object is in at least half of them."""
+    """16 frames of a procedural video and where its object is in at least a quarter of them."""
     video = render(WorldSpec(videos=12, frames=31, camera_motion=camera, seed=5), index)
-    return video.frames_THWC[::2], video.mask_THW[::2].mean(0) >= 0.5
+    return video.frames_THWC[::2], video.mask_THW[::2].mean(0) >= 0.25
 
 
 def texture(seed: int, height: int = 96, width: int = 128) -> np.ndarray:
@@ -95,11 +95,10 @@ def test_odd_clips_give_a_map_without_warnings(method: motion.Method, frames: np
 
 def test_a_scene_cut_does_not_drown_the_object() -> None:
     """The cut falls inside a pair: its flow is wild, but one pair of eight counts no more than another."""
-    frames, truth = world_clip(2, camera=True)
-    cut = frames.copy()
-    cut[9:] = cut[9:, ::-1, ::-1]  # upside down from frame 9 on, so that the pair (8, 9) is a cut
-    shown = truth | truth[::-1, ::-1]
-    assert auc(flow_score(cut, height=96, width=128)[::3, ::3], shown[::3, ::3]) > 0.8
+    first, second = (render(WorldSpec(videos=12, frames=31, camera_motion=True, seed=5), index) for index in (2, 3))
+    frames = np.concatenate([first.frames_THWC[:18:2], second.frames_THWC[18::2]])  # the pair (8, 9) holds the cut
+    truth = np.concatenate([first.mask_THW[:18:2], second.mask_THW[18::2]]).mean(0) >= 0.25
+    assert auc(flow_score(frames, height=96, width=128)[::3, ::3], truth[::3, ::3]) > 0.8
 
 
 @settings(max_examples=8, deadline=None)
