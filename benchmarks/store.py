@@ -29,8 +29,10 @@ import zarr
 from numcodecs import Blosc
 
 from fame.clipstore import ClipStore, StoreHeader, StoreSpec, VideoClips, create, finalise, write_shard
-from fame.clipstore.chunk import CRC_BYTES, decode_chunk
+from fame.clipstore.chunk import CRC_BYTES, decode_chunk, max_chunk_bytes
 from fame.clipstore.layout import Layout
+from fame.clipstore.shard import OpenShard
+from fame.clipstore.write import read_layout
 from fame.randomness import numpy_generator
 
 HEIGHT, WIDTH, SECONDS, FPS = 256, 340, 10, 30
@@ -117,25 +119,27 @@ def decoded_clips(video: Path, spec: StoreSpec) -> VideoClips:
     return VideoClips(clips=clips, foreground=None, start_frame=starts)
 
 
-def encoded_clips(store: ClipStore) -> list[np.ndarray]:
+def encoded_clips(store: ClipStore, layout: Layout) -> list[np.ndarray]:
     """The chunk of every clip, in memory."""
-    chunks = []
-    for index in range(len(store)):
-        shard, position = divmod(index, store.spec.clips_per_shard)
-        chunks.append(store._shard("clips", shard).chunk(position).copy())
+    size, chunks = store.spec.clips_per_shard, []
+    for shard in range(layout.num_shards):
+        path = store.path / layout.shard_key("clips", shard)
+        opened = OpenShard(path, chunks_per_shard=size, max_chunk_bytes=max_chunk_bytes(layout, "clips"))
+        chunks += [opened.chunk(position).copy() for position in range(size)]
     return chunks
 
 
 def store_readers(stores: dict[str, ClipStore]) -> dict[str, Reader]:
     """The stores, their codecs bare, and other readers of the same files."""
-    jpeg, lz4 = encoded_clips(stores["jpeg"]), encoded_clips(stores["lz4"])
-    blosc, layout = Blosc(), Layout(header=stores["lz4"].header, num_videos=1, videos_sha256="")
+    layouts = {codec: read_layout(store.path) for codec, store in stores.items()}
+    jpeg, lz4 = (encoded_clips(stores[codec], layouts[codec]) for codec in ("jpeg", "lz4"))
+    blosc = Blosc()
     readers: dict[str, Reader] = {
         "bare jpeg": lambda i: cv2.imdecode(jpeg[i][:-CRC_BYTES], cv2.IMREAD_COLOR_RGB),
         "store jpeg": stores["jpeg"].clip,
         "zarr-python jpeg": zarr_reader(stores["jpeg"]),
         "bare lz4": lambda i: blosc.decode(lz4[i][:-CRC_BYTES]),
-        "bare lz4 and crc32c": lambda i: decode_chunk(layout, "clips", lz4[i]),
+        "bare lz4 and crc32c": lambda i: decode_chunk(layouts["lz4"], "clips", lz4[i]),
         "store lz4": stores["lz4"].clip,
         "zarr-python lz4": zarr_reader(stores["lz4"]),
     }
