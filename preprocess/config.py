@@ -1,11 +1,11 @@
 """What a run of the offline stage is asked for, and the videos that this names."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from fame.clipstore import StoreSpec
+from fame.clipstore import StoreSpec, sized_for
 from preprocess import datasets
 from preprocess.datasets import Listing
 
@@ -27,6 +27,7 @@ class PreprocessConfig:
         list_file: of ``folder``: only these videos.
         class_file: of ``folder``: class names in index order.
         spec: the recipe.
+        videos_per_shard: instead of that of the spec; None for as many as suit the dataset.
         executor: ``serial`` is the reference; ``ray`` gives the same bytes with several workers.
         workers: shards in flight; by default one for each core that this process may use.
         address: of Ray: ``local``, ``auto`` or a cluster's address.
@@ -46,6 +47,7 @@ class PreprocessConfig:
     list_file: Path | None = None
     class_file: Path | None = None
     spec: StoreSpec = field(default_factory=StoreSpec)
+    videos_per_shard: int | None = None
     executor: Literal["serial", "ray"] = "ray"
     workers: int | None = None
     address: str = "local"
@@ -80,6 +82,12 @@ class PreprocessConfig:
             raise ValueError("folder takes a list of videos, not annotations")
         if self.dataset != "folder" and (self.list_file or self.class_file):
             raise ValueError(f"{self.dataset} has its own lists: list_file and class_file are for folder")
+
+    def spec_for(self, num_videos: int) -> StoreSpec:
+        """The recipe, with the size of its shards settled."""
+        if self.videos_per_shard is None:
+            return sized_for(self.spec, num_videos)
+        return replace(self.spec, videos_per_shard=self.videos_per_shard)
 
     @property
     def num_workers(self) -> int:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from fame.clipstore import StoreHeader, create, finalise, is_finished, lock, missing_shards, read_record
+from fame.clipstore import StoreHeader, StoreSpec, create, finalise, is_finished, lock, missing_shards, store_info
 from preprocess import plan
 from preprocess.config import PreprocessConfig, list_videos
 from preprocess.datasets import Listing
@@ -17,7 +17,7 @@ from preprocess.executors import serial
 from preprocess.isolation import DECODER
 from preprocess.motion import FlowParameters
 from preprocess.report import Report, Snapshot, report_path, write_report
-from preprocess.task import ShardResult, ShardTask, Work, make_shard, stored_bytes
+from preprocess.task import ShardResult, ShardTask, Work, make_shard
 
 SAMPLED_VIDEOS = 8  # that a dry run decodes
 
@@ -42,10 +42,11 @@ def preprocess(
             it cannot be written; the message says what to do.
     """
     listing = list_videos(config)
+    spec = config.spec_for(len(listing.names))
     work = Work(
         store=config.store.absolute(),
         videos=config.videos.absolute(),
-        spec=config.spec,
+        spec=spec,
         time_limit=config.time_limit,
         memory_limit=config.memory_per_worker,
         decoder=decoder,
@@ -58,29 +59,29 @@ def preprocess(
         missing=len(listing.missing),
         extra=len(listing.extra),
         doubled=len(listing.doubled),
-        shards=-(-len(listing.names) // config.spec.videos_per_shard),
+        shards=-(-len(listing.names) // spec.videos_per_shard),
     )
     if config.dry_run:
         return replace(report, estimate=_estimate(config, listing, work))
     with _sigterm_as_ctrl_c(), lock(work.store):
-        create(work.store, _header(config, listing), names=listing.names, labels=listing.labels)
+        create(work.store, _header(config, listing, spec), names=listing.names, labels=listing.labels)
         if is_finished(work.store):
             report = replace(report, already_finished=True)
         else:
             report = _make(config, listing, work, report, progress)
-        report = _judged(_tallied(report, listing), config)
+        report = _judged(_tallied(report), config)
         if not (report.already_finished and report_path(report.store).exists()):
             write_report(report)
     return report
 
 
-def _header(config: PreprocessConfig, listing: Listing) -> StoreHeader:
+def _header(config: PreprocessConfig, listing: Listing, spec: StoreSpec) -> StoreHeader:
     return StoreHeader(
         dataset=config.dataset,
         split=config.split,
         class_names=listing.class_names,
-        spec=config.spec,
-        foreground_parameters=asdict(FlowParameters()) if config.spec.foreground == "flow" else {},
+        spec=spec,
+        foreground_parameters=asdict(FlowParameters()) if spec.foreground == "flow" else {},
     )
 
 
@@ -88,7 +89,7 @@ def _make(
     config: PreprocessConfig, listing: Listing, work: Work, report: Report, progress: Callable[[Snapshot], None]
 ) -> Report:
     """Make the missing shards and, if none failed, seal the store."""
-    todo, size, started = missing_shards(work.store), config.spec.videos_per_shard, time.monotonic()
+    todo, size, started = missing_shards(work.store), work.spec.videos_per_shard, time.monotonic()
     tasks = plan.tasks(listing.names, todo, videos_per_shard=size)
     todo_videos = sum(min(size, len(listing.names) - shard * size) for shard in todo)
     stand = Snapshot(videos=len(listing.names), videos_done=len(listing.names) - todo_videos)
@@ -121,21 +122,10 @@ def _execute(config: PreprocessConfig, work: Work, tasks: Iterable[ShardTask]) -
     )
 
 
-def _tallied(report: Report, listing: Listing) -> Report:
+def _tallied(report: Report) -> Report:
     """Add up the records of every shard, of this run and of those before."""
-    missing = frozenset(missing_shards(report.store)) if report.problems else frozenset[int]()
-    counts, num_bytes = {"ok": 0, "looped": 0, "failed": 0}, 0
-    failures: list[tuple[str, str]] = []
-    for shard in range(report.shards):
-        if shard in missing:
-            continue
-        record = read_record(report.store, shard)
-        num_bytes += stored_bytes(record)
-        for outcome in record.videos:
-            counts[outcome.status] += 1
-            if outcome.status == "failed":
-                failures.append((listing.names[outcome.video], outcome.reason))
-    return replace(report, **counts, stored_bytes=num_bytes, failures=tuple(failures))
+    info = store_info(report.store)
+    return replace(report, **info.statuses, stored_bytes=sum(info.array_bytes.values()), failures=info.failures)
 
 
 def _judged(report: Report, config: PreprocessConfig) -> Report:
@@ -149,15 +139,14 @@ def _judged(report: Report, config: PreprocessConfig) -> Report:
 def _estimate(config: PreprocessConfig, listing: Listing, work: Work) -> plan.Estimate:
     """Make a store of a few videos in a temporary folder, and scale up what it took."""
     sampled = [listing.names[i] for i in plan.spread(len(listing.names), SAMPLED_VIDEOS)]
-    work = replace(work, spec=replace(work.spec, videos_per_shard=SAMPLED_VIDEOS))
+    spec, work = work.spec, replace(work, spec=replace(work.spec, videos_per_shard=SAMPLED_VIDEOS))
     with tempfile.TemporaryDirectory() as folder, work.open_decoder() as decoder:
         work = replace(work, store=Path(folder) / "sample")
-        header = replace(_header(config, listing), spec=work.spec)
-        create(work.store, header, names=sampled, labels=[-1] * len(sampled))
+        create(work.store, _header(config, listing, work.spec), names=sampled, labels=[-1] * len(sampled))
         sample = make_shard(work, ShardTask(shard=0, names=tuple(sampled)), decoder)
     if sample.error:
         raise ValueError(f"the sample could not be made: {sample.error}")
-    return plan.extrapolate(sample, videos=len(listing.names), spec=config.spec, workers=config.num_workers)
+    return plan.extrapolate(sample, videos=len(listing.names), spec=spec, workers=config.num_workers)
 
 
 @contextmanager

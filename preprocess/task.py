@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fame.clipstore import ShardRecord, StoreError, StoreSpec, VideoClips, VideoFailure, write_shard
+from fame.clipstore import StoreError, StoreSpec, VideoClips, VideoFailure, write_shard
 from preprocess.decode import DecodeError, Sampling
 from preprocess.isolation import DECODER, Decoder, DecoderStartError
 from preprocess.motion import map_clip
@@ -88,14 +88,9 @@ def make_shard(work: Work, task: ShardTask, decoder: Decoder) -> ShardResult:
         videos=len(task.names),
         failed=sum(outcome.status == "failed" for outcome in record.videos),
         frames_read=sum(frames_read),
-        stored_bytes=stored_bytes(record),
+        stored_bytes=sum(entry.size for entry in record.objects.values()),
         seconds=time.monotonic() - started,
     )
-
-
-def stored_bytes(record: ShardRecord) -> int:
-    """Bytes of the objects of one shard."""
-    return sum(entry.size for entry in record.objects.values())
 
 
 def _videos(

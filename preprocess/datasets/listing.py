@@ -1,6 +1,7 @@
 """From annotations and the files on disk to the videos of one split: sorted names, labels, and what did not match."""
 
 import os
+import unicodedata
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -8,6 +9,7 @@ from pathlib import Path, PurePosixPath
 _SUFFIXES = "3gp avi flv gif m4v mkv mov mp4 mpeg mpg mts ogv ts webm wmv"
 VIDEO_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split(" "))
 UNLABELLED = -1
+_UNSPEAKABLE = ("Cc", "Cs")  # control characters, and what undecodable bytes of a file name become
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +73,8 @@ def checked_name(name: str) -> str:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or not path.name:
         raise ValueError(f"{name!r} is not the name of a video below the root")
-    if not name.isprintable():
-        raise ValueError(f"{name!r} holds characters that cannot be printed")
+    if any(unicodedata.category(character) in _UNSPEAKABLE for character in name):
+        raise ValueError(f"{name!r} holds control characters or bytes that are not UTF-8")
     return str(path)
 
 

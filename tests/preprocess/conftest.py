@@ -16,7 +16,7 @@ from preprocess.config import PreprocessConfig
 from preprocess.run import preprocess
 from tests.preprocess.videos import write_video
 
-SPEC = StoreSpec(frames=4, clips_per_video=3, height=24, width=32, foreground="none", videos_per_shard=2)
+SPEC = StoreSpec(frames=4, clips_per_video=3, height=24, width=32, foreground="none")
 # Before the processes are forked that join the session: Ray reads these once.
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_AUTH_MODE": "token"}
 Configure = Callable[..., PreprocessConfig]
@@ -72,7 +72,7 @@ def configure(corpus: Path, tmp_path: Path) -> Configure:
 
     def make(**fields: Any) -> PreprocessConfig:
         defaults = {"dataset": "folder", "split": "train", "videos": corpus, "store": tmp_path / "store"}
-        return PreprocessConfig(**{**defaults, "spec": SPEC, "max_failed": 1.0, **fields})
+        return PreprocessConfig(**{**defaults, "spec": SPEC, "videos_per_shard": 2, "max_failed": 1.0, **fields})
 
     return make
 
@@ -94,7 +94,14 @@ def reference(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     store = tmp_path_factory.mktemp("reference") / "store"
     preprocess(
         PreprocessConfig(
-            dataset="folder", split="train", videos=corpus, store=store, executor="serial", spec=SPEC, max_failed=1.0
+            dataset="folder",
+            split="train",
+            videos=corpus,
+            store=store,
+            executor="serial",
+            spec=SPEC,
+            videos_per_shard=2,
+            max_failed=1.0,
         )
     )
     return tree(store)

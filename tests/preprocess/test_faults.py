@@ -29,6 +29,7 @@ def kill_group(driver: BaseProcess) -> None:
     os.killpg(driver.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_killed_drivers_leave_the_same_store(
     configure: Configure, executor: dict[str, Any], reference: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -115,3 +116,17 @@ def test_a_video_that_always_kills_its_worker_costs_its_shard(
     assert problem.startswith("shard 1 was not made: its worker died")
     assert not is_finished(config.store)
     assert preprocess(config).problems == ()
+
+
+@pytest.mark.slow
+def test_a_session_of_its_own_dies_with_its_driver(configure: Configure, reference: dict[str, bytes]) -> None:
+    config = configure(executor="ray", workers=1, address="local")
+    driver = start(config, decoder=ROGUE)
+    wait_until(lambda: list(config.store.glob("records/*.json")), seconds=60)
+    started = psutil.Process(driver.pid).children(recursive=True)
+    assert any("raylet" in " ".join(cmdline(process)) for process in started)
+    kill_one(driver)
+    driver.join()
+    wait_until(lambda: not [p for p in started if p.is_running() and p.status() != psutil.STATUS_ZOMBIE], seconds=30)
+    preprocess(replace(config, executor="serial", workers=None))
+    assert tree(config.store) == reference

@@ -180,7 +180,7 @@ def test_mutated_videos_are_all_on_record(
     configure: Configure, executor: dict[str, Any], mutants: tuple[Path, dict[str, bytes]]
 ) -> None:
     videos, expected = mutants
-    config = configure(videos=videos, time_limit=20, spec=replace(SPEC, videos_per_shard=64), **executor)
+    config = configure(videos=videos, time_limit=20, videos_per_shard=64, **executor)
     report = preprocess(config)
     assert report.ok + report.looped + report.failed == report.videos == 504
     assert report.ok + report.looped > 100 and report.failed > 200
@@ -196,14 +196,14 @@ def mutants(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, b
     sources = [write_video(folder / f"source.{suffix}", 12, codec=codec) for suffix, codec in codecs.items()]
     (folder / "videos").mkdir()
     mutated(sources, folder / "videos", count=504)
-    spec = replace(SPEC, videos_per_shard=64)
     config = PreprocessConfig(
         dataset="folder",
         split="train",
         videos=folder / "videos",
         store=folder / "store",
         executor="serial",
-        spec=spec,
+        spec=SPEC,
+        videos_per_shard=64,
         max_failed=1.0,
     )
     preprocess(config)
