@@ -31,9 +31,10 @@ def lock(path: Path | str) -> Generator[None]:
     try:
         yield
     finally:
-        file.unlink(missing_ok=True)  # while it is held, so that nobody else's file is removed
-        _held.discard(descriptor)
-        os.close(descriptor)
+        if descriptor in _held:  # not so in a forked child, whose parent holds the lock still
+            file.unlink(missing_ok=True)  # while it is held, so that nobody else's file is removed
+            _held.discard(descriptor)
+            os.close(descriptor)
 
 
 def _acquire(file: Path, store: Path) -> int:
