@@ -214,12 +214,11 @@ def trained(encoder: Backbone) -> tuple[Tensor, dict[str, Tensor], dict[str, Ten
     return output, gradients, dict(encoder.named_buffers())
 
 
-@pytest.mark.parametrize("group", [None, 2])
-def test_checkpointed_activations_change_nothing(group: int | None) -> None:
+def test_checkpointed_activations_change_nothing() -> None:
     plain, frugal = tiny(), tiny()
     set_activation_checkpointing(frugal, True)
     for encoder in (plain, frugal):
-        set_norm_group(encoder, group)
+        set_norm_group(encoder, 2)
     for ours, expected in zip(trained(frugal), trained(plain), strict=True):
         torch.testing.assert_close(ours, expected, rtol=0, atol=0)
     assert int(frugal.get_buffer("mixed_5c.branch_0.batch3d.num_batches_tracked")) == 1
