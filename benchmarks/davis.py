@@ -1,0 +1,257 @@
+"""Quality and cost of every foreground map on real footage with moving cameras (DAVIS 2016, `../shared/data/davis`).
+
+    python benchmarks/davis.py                 # prints the table, writes results/davis.json and results/davis.md
+    python benchmarks/davis.py --sheet s.png   # also draws six clips with their paper and flow maps (not to be shared)
+
+Protocol: windows of 16 frames at stride 2, one every 16 source frames; frames resized to 224x224; the truth is the
+object in at least half of the frames; pixels are ranked by the map, resized to 224x224. Figures are means over windows,
+then over sequences. Costs are medians on one core, with those of decoding and JPEG-encoding the same clip.
+
+Shapes: T frames, H W pixels (S, S here), C = 3 RGB.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from fame.foreground import gauss_score, motion_score, paper_score, top_fraction
+from fame.preview import dim, enlarge, heat, tile
+from preprocess.motion import FlowParameters, flow_score, map_clip
+
+FRAMES, STRIDE, STEP, SIZE, MAP = 16, 2, 16, 224, 56
+RESULTS = Path(__file__).parent / "results"
+DAVIS = Path(__file__).resolve().parents[2] / "shared" / "data" / "davis"
+Method = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """16 frames of a sequence and where the object is in at least half of them."""
+
+    sequence: str
+    frames_THWC: np.ndarray
+    truth_HW: np.ndarray
+
+
+def windows(root: Path = DAVIS, *, height: int = SIZE, width: int = SIZE) -> Iterator[Window]:
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        frames, masks = sorted((folder / "frames").glob("*.jpg")), sorted((folder / "masks").glob("*.png"))
+        for start in range(0, len(frames) - (FRAMES - 1) * STRIDE, STEP):
+            chosen = slice(start, start + FRAMES * STRIDE, STRIDE)
+            images = [cv2.resize(_read(path), (width, height), interpolation=cv2.INTER_AREA) for path in frames[chosen]]
+            truth_THW = [
+                cv2.resize(cv2.imread(str(path), 0), (width, height), interpolation=cv2.INTER_NEAREST) > 127
+                for path in masks[chosen]
+            ]
+            yield Window(sequence=folder.name, frames_THWC=np.stack(images), truth_HW=np.mean(truth_THW, axis=0) >= 0.5)
+
+
+def _read(path: Path) -> np.ndarray:
+    return cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+
+
+def measure(score_hw: np.ndarray, truth_HW: np.ndarray) -> dict[str, float]:
+    """Recall of the top half and 30 %, area under the ROC curve, and the best IoU over all thresholds."""
+    height, width = truth_HW.shape
+    score_HW = cv2.resize(score_hw.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    order = np.argsort(-score_HW.ravel(), kind="stable")
+    hits = np.cumsum(truth_HW.ravel()[order])
+    pixels, positives = hits.size, int(hits[-1])
+    union = positives + np.arange(1, pixels + 1) - hits
+    ranks = np.empty(pixels)
+    ranks[np.argsort(score_HW.ravel(), kind="stable")] = np.arange(1, pixels + 1)
+    wins = ranks[truth_HW.ravel()].sum() - positives * (positives + 1) / 2
+    return {
+        "recall@.5": hits[pixels // 2 - 1] / positives,
+        "recall@.3": hits[int(0.3 * pixels) - 1] / positives,
+        "auc": wins / (positives * (pixels - positives)),
+        "best IoU": float((hits / union).max()),
+    }
+
+
+def paper(frames_THWC: np.ndarray, *, hue: str) -> np.ndarray:
+    return paper_score(_clip(frames_THWC), hue=hue)[0].numpy()
+
+
+def seed(frames_THWC: np.ndarray) -> np.ndarray:
+    return motion_score(_clip(frames_THWC))[0].numpy()
+
+
+def gauss(frames_THWC: np.ndarray) -> np.ndarray:
+    return gauss_score(_clip(frames_THWC))[0].numpy()
+
+
+def _clip(frames_THWC: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(frames_THWC).permute(3, 0, 1, 2)[None].float() / 255
+
+
+METHODS: dict[str, Method] = {
+    "paper, reference hue": lambda frames: paper(frames, hue="reference"),
+    "paper, correct hue": lambda frames: paper(frames, hue="correct"),
+    f"paper at {MAP}x{MAP}": lambda frames: map_clip("paper", frames, height=MAP, width=MAP),
+    "seed (frame difference)": seed,
+    f"seed at {MAP}x{MAP}": lambda frames: map_clip("seed", frames, height=MAP, width=MAP),
+    "gauss (centre prior)": gauss,
+    "flow": lambda frames: map_clip("flow", frames, height=MAP, width=MAP),
+    "flow, no centre weight": lambda frames: _flow(frames, centre=0.0),
+    "flow, 80-pixel frames": lambda frames: _flow(frames, size=80),
+    "flow, 112-pixel frames": lambda frames: _flow(frames, size=112),
+    "flow, two levels": lambda frames: _flow(frames, levels=2),
+    "flow, one level": lambda frames: _flow(frames, levels=1),
+}
+
+
+def _flow(frames_THWC: np.ndarray, **parameters: float) -> np.ndarray:
+    return flow_score(frames_THWC, height=MAP, width=MAP, parameters=FlowParameters(**parameters))
+
+
+def evaluate(method: Method, clips: list[Window]) -> dict[str, dict[str, float]]:
+    """Measures of every sequence, each the mean of its windows."""
+    by_sequence: dict[str, list[dict[str, float]]] = {}
+    for clip in clips:
+        by_sequence.setdefault(clip.sequence, []).append(measure(method(clip.frames_THWC), clip.truth_HW))
+    return {
+        name: {key: float(np.mean([row[key] for row in rows])) for key in rows[0]} for name, rows in by_sequence.items()
+    }
+
+
+def mean_over(sequences: dict[str, dict[str, float]]) -> dict[str, float]:
+    rows = list(sequences.values())
+    return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+
+
+def held_out(clips: list[Window]) -> dict[str, float]:
+    """Each sequence measured with the settings that are best (recall + AUC) on the nine others, then the mean."""
+    grid = [
+        {"size": size, "saturation": saturation, "centre": centre}
+        for size in (80, 96, 112)
+        for saturation in (5.0, 20.0)
+        for centre in (0.0, 0.3, 0.6)
+    ]
+    tables = [evaluate(lambda frames, p=parameters: _flow(frames, **p), clips) for parameters in grid]
+
+    def without(name: str, table: dict[str, dict[str, float]]) -> float:
+        rest = mean_over({other: row for other, row in table.items() if other != name})
+        return rest["recall@.5"] + rest["auc"]
+
+    return mean_over({name: max(tables, key=lambda table: without(name, table))[name] for name in tables[0]})
+
+
+def costs(clips: list[Window], repeats: int = 5) -> dict[str, float]:
+    """CPU milliseconds a clip at the store's 256x340, all steps on the same clips in turn: medians."""
+    with tempfile.TemporaryDirectory() as folder:
+        videos = [_write_video(Path(folder) / f"{i}.mp4", clip.frames_THWC) for i, clip in enumerate(clips)]
+        times: dict[str, list[float]] = {
+            "decode": [],
+            "JPEG encode": [],
+            "flow map": [],
+            "paper map": [],
+            "seed map": [],
+        }
+        for _ in range(repeats):
+            for clip, video in zip(clips, videos, strict=True):
+                tall = clip.frames_THWC.reshape(-1, clip.frames_THWC.shape[2], 3)
+                steps = (
+                    lambda video=video: _decode(video),
+                    lambda tall=tall: cv2.imencode(".jpg", tall, [cv2.IMWRITE_JPEG_QUALITY, 90]),
+                    lambda clip=clip: map_clip("flow", clip.frames_THWC, height=64, width=85),
+                    lambda clip=clip: map_clip("paper", clip.frames_THWC, height=64, width=85),
+                    lambda clip=clip: map_clip("seed", clip.frames_THWC, height=64, width=85),
+                )
+                for name, step in zip(times, steps, strict=True):
+                    start = time.process_time()
+                    step()
+                    times[name].append(1e3 * (time.process_time() - start))
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def _write_video(path: Path, frames_THWC: np.ndarray) -> Path:
+    """31 source frames, each second one being the clip's, as MPEG-4 (the codec every OpenCV build writes)."""
+    height, width = frames_THWC.shape[1:3]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25.0, (width, height))
+    for t in range((FRAMES - 1) * STRIDE + 1):
+        pair = frames_THWC[t // 2], frames_THWC[(t + 1) // 2]
+        writer.write(cv2.cvtColor(cv2.addWeighted(pair[0], 0.5, pair[1], 0.5, 0), cv2.COLOR_RGB2BGR))
+    writer.release()
+    return path
+
+
+def _decode(path: Path) -> list[np.ndarray]:
+    reader = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    frames = []
+    for t in range((FRAMES - 1) * STRIDE + 1):
+        reader.grab()
+        if t % STRIDE == 0:
+            frames.append(cv2.cvtColor(reader.retrieve()[1], cv2.COLOR_BGR2RGB))
+    reader.release()
+    return frames
+
+
+def draw(clips: list[Window], path: Path) -> None:
+    """Six clips: middle frame, truth, and heat and mask at beta 0.5 of the paper's and the flow map."""
+    first = list({clip.sequence: clip for clip in reversed(clips)}.values())[::-1]
+    rows = []
+    for clip in first[:: max(1, len(first) // 6)][:6]:
+        image = clip.frames_THWC[FRAMES // 2]
+        scores = [
+            enlarge(map_clip(method, clip.frames_THWC, height=MAP, width=MAP), SIZE, SIZE)
+            for method in ("paper", "flow")
+        ]
+        masks = top_fraction(torch.from_numpy(np.stack(scores)), 0.5).numpy()
+        rows.append(
+            [
+                image,
+                dim(image, clip.truth_HW),
+                *(p for s, m in zip(scores, masks, strict=True) for p in (heat(image, s), dim(image, m))),
+            ]
+        )
+    captions = ("frame", "truth", "paper map", "paper, beta 0.5", "flow map", "flow, beta 0.5")
+    cv2.imwrite(str(path), cv2.cvtColor(tile(rows, captions), cv2.COLOR_RGB2BGR))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sheet", type=Path, help="draw six clips here and stop")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    clips = list(windows())
+    if arguments.sheet:
+        draw(clips, arguments.sheet)
+        return
+    tables = {name: evaluate(method, clips) for name, method in METHODS.items()}
+    wide = list(windows(height=256, width=340))
+    tables["flow, at the store's 256x340"] = evaluate(
+        lambda frames: map_clip("flow", frames, height=64, width=85), wide
+    )
+    rows = {name: mean_over(table) for name, table in tables.items()}
+    rows["flow, settings chosen on the other nine"] = held_out(clips)
+    cost = costs(wide)
+    ratio = cost["flow map"] / (cost["decode"] + cost["JPEG encode"])
+    result = {"mean over sequences": rows, "flow by sequence": tables["flow"], "ms per clip at 256x340": cost}
+    result["flow map / (decode + JPEG encode)"] = ratio
+    (RESULTS / "davis.json").write_text(json.dumps(result, indent=2) + "\n")
+    text = table_text(rows, cost, ratio)
+    (RESULTS / "davis.md").write_text(text)
+    print(text)
+
+
+def table_text(rows: dict[str, dict[str, float]], cost: dict[str, float], ratio: float) -> str:
+    keys = list(next(iter(rows.values())))
+    lines = ["| map | " + " | ".join(keys) + " |", "|---|" + "---|" * len(keys)]
+    lines += [f"| {name} | " + " | ".join(f"{row[key]:.3f}" for key in keys) + " |" for name, row in rows.items()]
+    lines += ["", "| step, one clip at 256x340 | CPU ms |", "|---|---|"]
+    lines += [f"| {name} | {value:.1f} |" for name, value in cost.items()]
+    return "\n".join([*lines, "", f"flow map / (decode + JPEG encode) = {ratio:.2f}", ""])
+
+
+if __name__ == "__main__":
+    main()
