@@ -102,6 +102,37 @@ def verify(
     raise typer.Exit(1)
 
 
+@store_app.command()
+def preview(
+    store: _Store,
+    clips: Annotated[int, typer.Option(min=2, help="Clips to draw, of as many videos.")] = 6,
+    beta: Annotated[float, typer.Option(help="Share of the frame that is foreground, 0..1.")] = 0.5,
+    seed: Annotated[int, typer.Option(help="Chooses the clips.")] = 0,
+    out: Annotated[Path, typer.Option(help="A .png sheet, or a .gif that moves.")] = Path("preview.png"),
+) -> None:
+    """Draw frame, foreground map, mask and merged clip of some clips, each over the next one's background."""
+    import numpy as np
+
+    from fame.clipstore import ClipStore
+    from fame.preview import write_gif, write_png
+    from fame.randomness import numpy_generator
+
+    writers = {".png": write_png, ".gif": write_gif}
+    if out.suffix not in writers:
+        raise ValueError(f"--out must end in .png or .gif, got {out}")
+    opened = ClipStore.open(store)
+    valid = np.flatnonzero(opened.valid_N)
+    _, first = np.unique(opened.video_N[valid], return_index=True)  # one clip of each video: its first valid one
+    if len(first) < clips:
+        raise ValueError(f"{store}: {len(first)} of its videos have a clip; --clips asks for {clips}")
+    chosen = numpy_generator(seed, 0, 0, "preview").choice(valid[first], clips, replace=False)
+    frames, maps = ([read(int(index)) for index in chosen] for read in (opened.clip, opened.foreground))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    others = np.roll(np.arange(clips), -1)
+    writers[out.suffix](out, np.stack(frames), np.stack(maps), beta=beta, sources_N=others)
+    print(out)
+
+
 @app.command()
 def export(
     checkpoint: Annotated[

@@ -1,5 +1,6 @@
 """The command line: its frozen shape, what it says to bad input, and what it does not import."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,9 +8,11 @@ from typing import Any
 
 import pytest
 import typer.main
+from PIL import Image
 from typer.testing import CliRunner
 
 from cli import app
+from tests.stores import make_store
 
 SHAPE = Path(__file__).with_name("cli_shape.txt")
 
@@ -88,3 +91,52 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(arguments: list[str], told:
 def test_debug_shows_the_traceback() -> None:
     result = run("--debug", "preprocess", "k400", "--root", "nowhere")
     assert isinstance(result.exception, ValueError)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_store(tmp_path_factory.mktemp("stores") / "tiny.zarr", videos=6, failed=[3])
+
+
+def test_info_says_what_a_store_holds(store: Path) -> None:
+    result = run("store", "info", str(store), "--failures")
+    assert result.exit_code == 0
+    for told in ("6: 5 ok, 0 looped, 1 failed", "18 of 8 frames", "jpeg quality 90", "right/003: broken", "finished"):
+        assert told in result.stdout
+
+
+def test_verify_finds_a_flipped_bit_and_repair_drops_the_shard(store: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.zarr"
+    shutil.copytree(store, copy)
+    assert run("store", "verify", str(copy)).exit_code == 0
+    shard = next(path for path in sorted((copy / "clips").rglob("*")) if path.is_file() and path.suffix != ".json")
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 1
+    shard.write_bytes(data)
+    damaged = run("store", "verify", str(copy))
+    assert damaged.exit_code == 1
+    assert "shard 0" in damaged.stdout
+    assert run("store", "verify", str(copy), "--repair").exit_code == 1
+    assert "unfinished: 1 of 2 shards" in run("store", "info", str(copy)).stdout
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [(".png", "PNG"), (".gif", "GIF")])
+def test_preview_draws_clips(store: Path, tmp_path: Path, suffix: str, kind: str) -> None:
+    out = tmp_path / "new" / f"sheet{suffix}"
+    assert run("store", "preview", str(store), "--clips", "3", "--out", str(out)).exit_code == 0
+    with Image.open(out) as picture:
+        assert picture.format == kind
+        assert picture.size[0] > 4 * 48
+        assert getattr(picture, "n_frames", 1) == (8 if kind == "GIF" else 1)
+
+
+def test_preview_says_when_there_are_too_few_clips(store: Path, tmp_path: Path) -> None:
+    result = run("store", "preview", str(store), "--clips", "6", "--out", str(tmp_path / "sheet.png"))
+    assert result.exit_code == 2
+    assert "5 of its videos" in result.stderr
+
+
+def test_the_demo_can_write_its_videos_alone(tmp_path: Path) -> None:
+    result = run("demo", "--out", str(tmp_path), "--videos", "12", "--dataset-only")
+    assert result.exit_code == 0
+    assert len(list((tmp_path / "world" / "videos").glob("*/*.mp4"))) == 12
