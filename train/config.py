@@ -145,6 +145,36 @@ class PretrainConfig(TrainingConfig):
         return self.background != "none"
 
 
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(TrainingConfig):
+    """A run of supervised fine-tuning; the defaults are the reference's on UCF101 (published there: 88.6 from K400).
+
+    One random clip of every video an epoch: random resized ``crop`` of an area of ``min_area``..1 and flip, then grey,
+    jitter and blur with these probabilities (the reference blurs in pretraining only). ``dropout`` comes before the
+    classifier. ``select`` says whose weights are the result: those of the ``"last"`` epoch; the best on a part of the
+    training videos (``val_share`` of each class, never trained on), ``"validation"``; or the best on the test videos
+    themselves, ``"test"``, as the reference reports. The latter two look every ``select_every`` epochs.
+    """
+
+    epochs: int = _number(150, low=1)
+    batch: int = _number(128, low=1)
+    lr: float = _number(0.025, low=0, above=True)
+    schedule: Literal["cosine", "steps", "constant"] = "steps"
+    milestones: tuple[int, ...] = (60, 120)
+
+    crop: int = _number(224, low=8)
+    min_area: float = _number(0.2, low=0, high=1, above=True)
+    flip: float = _number(0.5, low=0, high=1)
+    gray: float = _number(0.2, low=0, high=1)
+    jitter: float = _number(0.8, low=0, high=1)
+    blur: float = _number(0.0, low=0, high=1)
+    dropout: float = _number(0.7, low=0, high=0.99)
+
+    select: Literal["last", "validation", "test"] = "last"
+    val_share: float = _number(0.1, low=0, high=0.5, above=True)
+    select_every: int = _number(10, low=1)
+
+
 def from_dict(kind: type[C], data: Mapping[str, Any]) -> C:
     """Read a config of ``kind``; raises ``ValueError`` for an unknown field or a value that is not allowed."""
     hints = get_type_hints(kind)

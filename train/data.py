@@ -48,6 +48,8 @@ class PairDataset(Dataset[Pairs]):
     each other or have nothing to train on.
     """
 
+    views = 2  # clips of each video
+
     def __init__(self, stores: Sequence[ClipStore], *, seed: int, maps: bool, on_corrupt: str = "stop") -> None:
         _check_stores(stores, maps=maps)
         self.stores, self.seed, self.maps, self.on_corrupt = list(stores), seed, maps, on_corrupt
@@ -69,9 +71,9 @@ class PairDataset(Dataset[Pairs]):
     def __getitems__(self, addresses: Sequence[Address]) -> Pairs:
         """Decode a part of a batch into memory allotted once."""
         spec, count = self.stores[0].spec, len(addresses)
-        clips = torch.empty((count, 2, spec.frames, spec.height, spec.width, 3), dtype=torch.uint8)
+        clips = torch.empty((count, self.views, spec.frames, spec.height, spec.width, 3), dtype=torch.uint8)
         map_shape = (spec.foreground_height, spec.foreground_width) if self.maps else (0, 0)
-        maps = torch.empty((count, 2, *map_shape), dtype=torch.uint8)
+        maps = torch.empty((count, self.views, *map_shape), dtype=torch.uint8)
         samples = torch.empty(count, dtype=torch.int64)
         skipped = 0
         try:
@@ -87,7 +89,7 @@ class PairDataset(Dataset[Pairs]):
         """The epoch's order of samples: a pure function of seed and epoch."""
         return _order(self.seed, epoch, len(self))
 
-    def clips_of(self, epoch: int, sample: int) -> tuple[int, int]:
+    def clips_of(self, epoch: int, sample: int) -> tuple[int, ...]:
         """The two clip numbers that a sample shows in an epoch."""
         number, video = self.video_S2[sample]
         store = self.stores[number]

@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,14 @@ from fame.clipstore import ClipStore
 from fame.metrics import knn_scores, retrieval_recall, topk_accuracy
 from fame.weights import Encoder, load
 from train.distributed import choose_device
-from train.features import VideoFeatures, cached_features, extract_features
+from train.features import (
+    VideoFeatures,
+    cached_features,
+    check_labelled,
+    check_same_classes,
+    crop_for,
+    extract_features,
+)
 from train.linear import choose_weight_decay, fit_probe
 
 RANKS = (1, 5, 10, 20, 50)
@@ -131,15 +137,8 @@ def retrieval(train: VideoFeatures, test: VideoFeatures, *, centre: bool = False
 def check_comparable(train: ClipStore, test: ClipStore) -> None:
     """Raise ``ValueError`` unless both stores are labelled with the same classes in the same order."""
     for store in (train, test):
-        if (store.labels_V < 0).any():
-            raise ValueError(f"{store.path}: {int((store.labels_V < 0).sum())} of its videos have no label")
-    ours, theirs = train.header.class_names, test.header.class_names
-    if ours != theirs:
-        pairs = enumerate(zip_longest(ours, theirs))
-        number, (our, their) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
-        raise ValueError(
-            f"class {number} is {our!r} in {train.path} but {their!r} in {test.path}: make both from one class list"
-        )
+        check_labelled(store)
+    check_same_classes(str(train.path), train.header.class_names, str(test.path), test.header.class_names)
 
 
 def write_evaluations(path: Path, rows: Sequence[Evaluation], **settings: Any) -> None:
@@ -160,21 +159,15 @@ def _encode_cached(
     return cached_features(
         path,
         store,
-        crop=_crop(encoder, store, config),
+        crop=crop_for(encoder, store, config.crop),
         cache=config.cache,
         extract=lambda: _encode(encoder, store, config, str(path), watch),
     )
 
 
 def _encode(encoder: Encoder, store: ClipStore, config: EvaluationConfig, name: str, watch: Watch) -> VideoFeatures:
-    crop = _crop(encoder, store, config)
+    crop = crop_for(encoder, store, config.crop)
     with watch(f"{name} on {store.path.name}", int(store.valid_N.sum())) as on_clips:
         return extract_features(
             encoder, store, crop=crop, batch=config.batch, workers=config.workers, on_clips=on_clips
         )
-
-
-def _crop(encoder: Encoder, store: ClipStore, config: EvaluationConfig) -> int:
-    """The crop asked for, else the one the encoder was trained on as far as the frames reach."""
-    smaller = min(store.spec.height, store.spec.width)
-    return config.crop or min(encoder.card.config.get("crop", smaller), smaller)

@@ -1,12 +1,14 @@
 """Features of every video of a clip store under a frozen encoder, computed once and cached.
 
-Shapes: V videos, N clips, B batch, T frames, H W height/width, C channels, D feature dim.
+Shapes: V videos, N clips, B batch, P crops of a clip, T frames, H W height/width, S crop size, C channels,
+D feature dim.
 """
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -35,16 +37,21 @@ class VideoFeatures:
     dropped: int
 
 
-class CentreClips(Dataset[tuple[Tensor, int]]):
-    """The valid clips of a store in order, centre-cropped to ``crop`` pixels: (clip_THWC uint8, video number)."""
+class SquareClips(Dataset[tuple[Tensor, int]]):
+    """The valid clips of a store in order, cut to squares of ``crop`` pixels: (clip_PTSS3 uint8, video number).
 
-    def __init__(self, store: ClipStore, *, crop: int) -> None:
+    ``crops`` as of :func:`square_crops`; ``videos`` leaves out all others. ``ValueError`` where nothing is left, or
+    the frames are smaller than the crop.
+    """
+
+    def __init__(self, store: ClipStore, *, crop: int, crops: int = 1, videos: Sequence[int] | None = None) -> None:
         if crop > min(store.spec.height, store.spec.width):
             raise ValueError(
                 f"crop {crop} is larger than the {store.spec.height}x{store.spec.width} frames of {store.path}"
             )
-        self._store, self._crop = store, crop
-        self._clips = np.flatnonzero(store.valid_N)
+        self._store, self._crop, self._crops = store, crop, crops
+        wanted_N = store.valid_N if videos is None else store.valid_N & np.isin(store.video_N, videos)
+        self._clips = np.flatnonzero(wanted_N)
         if not len(self._clips):
             raise ValueError(f"{store.path}: no clip of any video is valid")
 
@@ -55,13 +62,57 @@ class CentreClips(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
         """Decode one clip; raises :class:`~fame.clipstore.CorruptChunk` where its bytes are damaged."""
         index = int(self._clips[position])
-        return torch.from_numpy(centre_crop(self._store.clip(index), self._crop)), int(self._store.video_N[index])
+        squares_PTSS3 = square_crops(self._store.clip(index), self._crop, count=self._crops)
+        return torch.from_numpy(squares_PTSS3), int(self._store.video_N[index])
+
+    def batches(self, size: int, *, workers: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        """All clips in batches on ``device``: (clip_BPTSS3, video_B on the CPU), decoded by ``workers`` processes."""
+        loader = DataLoader(
+            self,
+            batch_size=size,
+            num_workers=workers,
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # else the loader draws from the global one
+            multiprocessing_context="forkserver" if workers else None,  # a process with threads must not fork
+        )
+        for clip_BPTSS3, video_B in loader:
+            yield clip_BPTSS3.to(device, non_blocking=True), video_B
 
 
-def centre_crop(clip_THWC: UInt8[np.ndarray, "t h w 3"], crop: int) -> UInt8[np.ndarray, "t crop crop 3"]:
+def check_labelled(store: ClipStore) -> None:
+    """``ValueError`` where a video has no class."""
+    if missing := int((store.labels_V < 0).sum()):
+        raise ValueError(f"{store.path}: {missing} of its videos have no label")
+
+
+def check_same_classes(ours: str, our_names: Sequence[str], theirs: str, their_names: Sequence[str]) -> None:
+    """``ValueError`` that names the first difference, unless two things know the same classes in the same order."""
+    for number, (our, their) in enumerate(zip_longest(our_names, their_names)):
+        if our != their:
+            raise ValueError(
+                f"class {number} is {our!r} in {ours} but {their!r} in {theirs}: make both from one class list"
+            )
+
+
+def crop_for(encoder: Encoder, store: ClipStore, asked: int | None) -> int:
+    """The crop asked for, else the one that the encoder was trained on as far as the frames reach."""
+    smaller = min(store.spec.height, store.spec.width)
+    return asked or min(encoder.card.config.get("crop", smaller), smaller)
+
+
+def square_crops(clip_THWC: UInt8[np.ndarray, "t h w 3"], crop: int, *, count: int) -> UInt8[np.ndarray, "p t s s 3"]:
+    """``count`` squares of ``crop`` pixels, evenly spaced along the longer side (1: the centre): a contiguous copy."""
+    spare_H, spare_W = clip_THWC.shape[1] - crop, clip_THWC.shape[2] - crop
+    across = [place / (count - 1) if count > 1 else 0.5 for place in range(count)]
+    places = [(spare_H // 2, int(spare_W * share)) for share in across]
+    if spare_H > spare_W:
+        places = [(int(spare_H * share), spare_W // 2) for share in across]
+    return np.stack([clip_THWC[:, top : top + crop, left : left + crop] for top, left in places])
+
+
+def centre_crop(clip_THWC: UInt8[np.ndarray, "t h w 3"], crop: int) -> UInt8[np.ndarray, "t s s 3"]:
     """The square of ``crop`` pixels in the middle of every frame, as a contiguous copy."""
-    top, left = (clip_THWC.shape[1] - crop) // 2, (clip_THWC.shape[2] - crop) // 2
-    return np.ascontiguousarray(clip_THWC[:, top : top + crop, left : left + crop])
+    return square_crops(clip_THWC, crop, count=1)[0]
 
 
 def extract_features(
@@ -77,19 +128,10 @@ def extract_features(
 
     ``on_clips(count)`` is called after each batch. The encoder runs where its weights are.
     """
-    clips = CentreClips(store, crop=crop)
-    loader = DataLoader(
-        clips,
-        batch_size=batch,
-        num_workers=workers,
-        pin_memory=encoder.device.type == "cuda",
-        generator=torch.Generator(),  # else the loader draws from the global one
-        multiprocessing_context="forkserver" if workers else None,  # a process with threads must not fork
-    )
     sum_VD = torch.zeros(store.num_videos, encoder.feature_dim, dtype=torch.float64)
     count_V = torch.zeros(store.num_videos, dtype=torch.float64)
-    for clip_BTHWC, video_B in loader:
-        feature_BD = encoder.features(clip_BTHWC.to(encoder.device, non_blocking=True)).double().cpu()
+    for clip_B1TSS3, video_B in SquareClips(store, crop=crop).batches(batch, workers=workers, device=encoder.device):
+        feature_BD = encoder.features(clip_B1TSS3[:, 0]).double().cpu()
         sum_VD.index_add_(0, video_B, feature_BD)
         count_V.index_add_(0, video_B, torch.ones(len(video_B), dtype=torch.float64))
         on_clips(len(video_B))
@@ -123,10 +165,14 @@ def cached_features(
     return features
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _key(checkpoint: Path, store: ClipStore, crop: int) -> str:
-    with checkpoint.open("rb") as file:
-        weights = hashlib.file_digest(file, "sha256").hexdigest()
-    content = json.dumps([weights, store.digest, crop])
+    content = json.dumps([file_digest(checkpoint), store.digest, crop])
     return hashlib.sha256(content.encode()).hexdigest()[:24]
 
 

@@ -68,20 +68,21 @@ def fit_probe(
     )
 
 
-def hold_out(label_N: Int[Tensor, " n"], *, seed: int) -> Tensor:
-    """Bool [N]: a fifth of each class (at least one sample), drawn with the seed.
+def hold_out(label_N: Int[Tensor, " n"], *, seed: int, share: float, names: Sequence[str] = (), instead: str) -> Tensor:
+    """Bool [N]: a ``share`` of each class (at least one sample), drawn with the seed.
 
-    ``ValueError`` when a class has a single sample: it cannot be both learned and held out.
+    ``ValueError`` when a class has a single sample, which cannot be both learned and held out: the line names the
+    class (by number without ``names``) and what to do ``instead``.
     """
     held_N = torch.zeros(len(label_N), dtype=torch.bool)
     for label in label_N.unique().tolist():
         members = torch.nonzero(label_N == label).flatten()
         if len(members) == 1:
             raise ValueError(
-                f"class {label} has one training video: the weight decay cannot be chosen; give it with --weight-decay"
+                f"class {names[label] if names else label} has one training video, which cannot be held out; {instead}"
             )
-        count = max(1, round(_HELD_OUT_SHARE * len(members)))
-        order = torch.randperm(len(members), generator=generator(seed, 0, int(label), "linear/hold-out"))
+        count = max(1, round(share * len(members)))
+        order = torch.randperm(len(members), generator=generator(seed, 0, int(label), "hold-out"))
         held_N[members[order[:count]]] = True
     return held_N
 
@@ -95,7 +96,8 @@ def choose_weight_decay(
     seed: int = 0,
 ) -> float:
     """The candidate with the best accuracy on the held-out fifth; the strongest of equals."""
-    held_N = hold_out(label_N, seed=seed)
+    instead = "give the weight decay with --weight-decay"
+    held_N = hold_out(label_N, seed=seed, share=_HELD_OUT_SHARE, instead=instead)
 
     def accuracy(weight_decay: float) -> float:
         probe = fit_probe(feature_ND[~held_N], label_N[~held_N], num_classes=num_classes, weight_decay=weight_decay)

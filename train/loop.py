@@ -181,7 +181,9 @@ def _load(task: Task, path: Path) -> int:
                 f"{path}: the run was begun with {key}={theirs!r}, not {ours.get(key)!r}; start in another folder"
             )
     if contents["progress"]["data"] != task.data:
-        raise checkpoint.CheckpointError(f"{path}: the run was begun on other stores; start in another folder")
+        raise checkpoint.CheckpointError(
+            f"{path}: the run was begun on other stores or weights; start in another folder"
+        )
     task.load_state(contents["state"])
     return int(contents["progress"]["step"])
 

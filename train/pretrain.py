@@ -83,7 +83,7 @@ class PretrainTask:
         self.clips_per_step = 2 * config.batch
         groups = {"bn_group": config.bn_group, "merge_group": config.merge_group if config.merges else None}
         self.share = share_of(config.batch, world=self.peers.world, groups=groups, accumulate=config.accumulate)
-        self.data = [_identity(store) for store in stores]
+        self.data = [store_identity(store) for store in stores]
         self.model = {"name": config.encoder, "options": config.encoder_options, "head": config.head_options}
         set_precision(config)
         self.moco = build_moco(config).to(device)
@@ -141,7 +141,11 @@ class PretrainTask:
         figures: dict[str, float] = {}
         if self.knn_store and (epoch + 1) % config.knn_every == 0:
             figures["knn_accuracy"] = knn_accuracy(
-                cast(Backbone, self.moco.encoder_q), self.knn_store, crop=config.crop, k=config.knn_k, device=self.device
+                cast(Backbone, self.moco.encoder_q),
+                self.knn_store,
+                crop=config.crop,
+                k=config.knn_k,
+                device=self.device,
             )
         batch, at = self._last
         return EpochEnd(figures=figures, pictures={"merged": picture(batch, config, epoch=epoch, step=at)})
@@ -197,7 +201,7 @@ def _part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key.removeprefix(name + "."): value for key, value in state.items() if key.startswith(name + ".")}
 
 
-def _identity(store: ClipStore) -> str:
+def store_identity(store: ClipStore) -> str:
     """What a store must have in common with the one that a run was begun on, wherever it lies now."""
     header, valid = store.header, int(store.valid_N.sum())
     return f"{header.dataset}/{header.split}: {valid} of {store.num_clips} clips, recipe {store.spec.digest}"

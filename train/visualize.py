@@ -1,11 +1,17 @@
 """Pictures of a run, drawn with matplotlib without a display."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Int
 from matplotlib.figure import Figure
+from torch import Tensor
 
 _SMOOTH_SHARE = 20  # the bold line averages a twentieth of the run
+_NAMED_CLASSES = 60  # more names than that cannot be read along an axis
+_NUMBERED_CLASSES = 15  # nor more numbers in the cells
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
@@ -28,11 +34,59 @@ def plot_curves(run: Path, picture: Path) -> None:
         axes.plot(steps, moving_average(values, max(1, len(values) // _SMOOTH_SHARE)), color="tab:blue")
         axes.set(title=title, xlabel="step")
         axes.grid(alpha=0.3)
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(picture, dpi=100)
+    _save(figure, picture)
 
 
 def moving_average(values: list[float], width: int) -> list[float]:
     """Mean of each value and up to ``width - 1`` before it."""
     windows = (values[max(0, end - width) : end] for end in range(1, len(values) + 1))
     return [sum(window) / len(window) for window in windows]
+
+
+def plot_confusion(
+    matrix_KK: Int[Tensor, "k_classes k_classes"], class_names: Sequence[str], picture: Path, *, title: str = ""
+) -> None:
+    """Draw a confusion matrix (row: true class, column: what it was taken for), each row as shares, as a PNG."""
+    count_KK = matrix_KK.numpy()
+    share_KK = count_KK / np.maximum(1, count_KK.sum(1, keepdims=True))
+    classes = len(class_names)
+    side = min(24.0, max(4.5, 2.5 + 0.22 * classes, 0.6 * classes if classes <= _NUMBERED_CLASSES else 0))
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(share_KK, vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
+    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.7)
+    axes.set(xlabel="taken for", ylabel="true class", title=title)
+    if classes <= _NAMED_CLASSES:
+        axes.set_xticks(range(classes), class_names, rotation=90, fontsize=8)
+        axes.set_yticks(range(classes), class_names, fontsize=8)
+    if classes <= _NUMBERED_CLASSES:
+        for row, column in np.argwhere(count_KK > 0):
+            colour = "white" if share_KK[row, column] > 0.5 else "black"
+            axes.text(column, row, str(count_KK[row, column]), ha="center", va="center", color=colour, fontsize=8)
+    _save(figure, picture)
+
+
+def plot_kernels(kernels: Mapping[str, Mapping[str, np.ndarray]], picture: Path) -> None:
+    """Draw the weights of temporal kernels (checkpoint -> stage -> values) as violins: figure 3 of the paper."""
+    stages = list(next(iter(kernels.values())))
+    figure = Figure(figsize=(max(6.0, 0.9 * len(stages) * len(kernels) ** 0.5), 4.2), layout="constrained")
+    axes = figure.subplots()
+    breadth = 0.8 / len(kernels)
+    for number, (name, by_stage) in enumerate(kernels.items()):
+        places = [stage + (number - (len(kernels) - 1) / 2) * breadth for stage in range(len(stages))]
+        values = [by_stage[stage] for stage in stages]
+        parts = axes.violinplot(values, places, widths=0.95 * breadth, showextrema=False, showmedians=True)
+        for body in parts["bodies"]:  # pyright: ignore[reportGeneralTypeIssues]
+            body.set(facecolor=f"C{number}", alpha=0.6)
+        parts["cmedians"].set(color=f"C{number}")
+        axes.plot([], color=f"C{number}", linewidth=6, alpha=0.6, label=name)
+    axes.set_xticks(range(len(stages)), stages, rotation=30, ha="right", fontsize=8)
+    axes.set(ylabel="weights of temporal kernels")
+    axes.axhline(0, color="0.6", linewidth=0.6, zorder=0)
+    axes.legend(fontsize=8)
+    _save(figure, picture)
+
+
+def _save(figure: Figure, picture: Path) -> None:
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(picture, dpi=100)

@@ -15,7 +15,7 @@ from fame.weights import Card, Encoder
 from tests.stores import CLASSES, SPEC, make_store
 from train import evaluate as evaluation
 from train.evaluate import EvaluationConfig, evaluate
-from train.features import CentreClips, VideoFeatures, extract_features
+from train.features import SquareClips, VideoFeatures, extract_features
 
 CARD = Card(name="i3d", options={"width": 0.125}, config={"crop": 32})
 
@@ -80,7 +80,7 @@ def test_loader_workers_change_nothing(stores: tuple[Path, Path], encoder: Encod
 
 def test_a_crop_larger_than_the_frames_is_named(stores: tuple[Path, Path]) -> None:
     with pytest.raises(ValueError, match="crop 40 is larger than the 36x48"):
-        CentreClips(ClipStore.open(stores[0]), crop=40)
+        SquareClips(ClipStore.open(stores[0]), crop=40)
 
 
 def test_knn_equals_a_slow_oracle() -> None:

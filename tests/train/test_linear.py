@@ -47,15 +47,15 @@ def test_a_constant_feature_does_no_harm() -> None:
 
 def test_held_out_samples_come_from_every_class() -> None:
     label_N = torch.tensor([0] * 10 + [1] * 2 + [2] * 5)
-    held_N = hold_out(label_N, seed=0)
+    held_N = hold_out(label_N, seed=0, share=0.2, instead="")
     assert label_N[held_N].tolist() == [0, 0, 1, 2]
-    assert torch.equal(held_N, hold_out(label_N, seed=0))
-    assert not torch.equal(held_N, hold_out(label_N, seed=1))
+    assert torch.equal(held_N, hold_out(label_N, seed=0, share=0.2, instead=""))
+    assert not torch.equal(held_N, hold_out(label_N, seed=1, share=0.2, instead=""))
 
 
 def test_a_class_with_one_video_is_named() -> None:
-    with pytest.raises(ValueError, match="class 7 has one"):
-        hold_out(torch.tensor([0, 0, 7]), seed=0)
+    with pytest.raises(ValueError, match="class 7 has one .* held out; do this"):
+        hold_out(torch.tensor([0, 0, 7]), seed=0, share=0.2, instead="do this")
 
 
 def test_noisy_features_want_more_weight_decay_than_clean_ones() -> None:

@@ -1,0 +1,275 @@
+"""Fine-tuning: a pretrained encoder (or an untrained one) and a classifier, trained together on labelled videos.
+
+Shapes: B clips of this process, C channels, T frames, S crop size, D feature dim, K classes, V videos.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fame.augment import uniforms
+from fame.clipstore import ClipStore
+from fame.metrics import topk_accuracy
+from fame.models import Backbone, build_encoder, set_activation_checkpointing, set_norm_group
+from fame.weights import Weights, read_weights
+from train import checkpoint
+from train.config import FinetuneConfig
+from train.data import Pairs, steps_per_epoch, stream
+from train.distributed import Alone, choose_device, gradients, process_group, share_of
+from train.evaluate import check_comparable
+from train.features import file_digest
+from train.finetune_data import LabelledClips, held_out_videos, make_view
+from train.loop import EpochEnd, RunResult, train
+from train.pretrain import make_optimizer, set_precision, store_identity
+from train.schedule import learning_rate
+from train.testing import Figures, Scores, classify, write_scores
+from train.visualize import plot_confusion
+
+SELECTED = "selected.pt"
+Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinetuneResult:
+    """How the run ended and, where it finished and this is the first process, the test's figures in percent."""
+
+    run: RunResult
+    selection: str
+    figures: Figures | None
+
+
+def finetune(
+    config: FinetuneConfig,
+    *,
+    train_store: Path,
+    test_store: Path,
+    pretrained: Path | None,
+    run_dir: Path,
+    resume: Literal["auto", "never"] | Path = "auto",
+    crops: int = 1,
+    watch: Watch = lambda what, clips: nullcontext(lambda count: None),
+) -> FinetuneResult:
+    """Train into ``run_dir`` (see :func:`train.loop.train` for how it stops and resumes), then test.
+
+    The test shows every clip of a test video, ``crops`` squares of each; ``report.json`` and ``confusion.png`` in the
+    run folder hold what came out. With ``config.select`` other than ``"last"`` the selected weights are in
+    ``checkpoints/selected.pt``. ``config`` names the network of ``pretrained`` (:func:`fitted` sees to it). Raises
+    ``ValueError`` (one clear line) for stores, configs and checkpoints that do not fit.
+    """
+    device = choose_device(config.device)
+    weights = read_weights(pretrained) if pretrained else None
+    with process_group(device) as peers:
+        task = FinetuneTask(
+            config,
+            train_store=ClipStore.open(train_store),
+            test_store=ClipStore.open(test_store),
+            weights=weights,
+            peers=peers,
+            device=device,
+        )
+        run = train(task, run_dir, peers=peers, resume=resume)
+        if run.status != "finished":
+            return FinetuneResult(run=run, selection="", figures=None)
+        selection = task.select_()
+        watched = watch(f"test on {test_store}", task.clips_to_test) if peers.rank == 0 else nullcontext(lambda _: None)
+        with watched as on_clips:
+            scores = task.test(crops=crops, on_clips=on_clips)
+        if peers.rank == 0:
+            _report(task, run_dir, scores, selection=selection, pretrained=str(pretrained or "none"), crops=crops)
+        return FinetuneResult(run=run, selection=selection, figures=scores.figures if peers.rank == 0 else None)
+
+
+def fitted(config: FinetuneConfig, weights: Weights, *, keep: tuple[str, ...] = ()) -> FinetuneConfig:
+    """The config with the network that ``weights`` belong to, and the crop it was trained on unless ``keep`` names it.
+
+    ``ValueError`` for weights of a network that a config cannot name.
+    """
+    card = weights.card
+    changes: dict[str, Any] = {"encoder": card.name, "width": float(card.options.get("width", 1.0))}
+    if "crop" not in keep and "crop" in card.config:
+        changes["crop"] = card.config["crop"]
+    return dataclasses.replace(config, **changes)
+
+
+class FinetuneTask:
+    """One training step, its data and its state; :class:`train.loop.Task` says what each member is for."""
+
+    def __init__(
+        self,
+        config: FinetuneConfig,
+        *,
+        train_store: ClipStore,
+        test_store: ClipStore,
+        weights: Weights | None,
+        peers: Alone | None = None,
+        device: torch.device,
+    ) -> None:
+        check_comparable(train_store, test_store)
+        for store in (train_store, test_store):
+            _check_crop(config, store)
+        self.config, self.device, self.peers = config, device, peers or Alone()
+        self.train_store, self.test_store = train_store, test_store
+        self.held_V = held_out_videos(train_store, config) if config.select == "validation" else None
+        self.dataset = LabelledClips(train_store, seed=config.seed, on_corrupt=config.on_corrupt, without=self.held_V)
+        self.steps_per_epoch = steps_per_epoch(samples=len(self.dataset), batch=config.batch)
+        self.clips_per_step = config.batch
+        groups = {"bn_group": config.bn_group}
+        share_of(config.batch, world=self.peers.world, groups=groups, accumulate=config.accumulate)
+        origin = f"weights {file_digest(weights.path)}" if weights else "untrained"
+        self.data = [store_identity(train_store), store_identity(test_store), origin]
+        names = train_store.header.class_names
+        head = {"kind": "classifier", "classes": len(names), "dropout": config.dropout}
+        self.model = {
+            "name": config.encoder,
+            "options": config.encoder_options,
+            "head": head,
+            "class_names": list(names),
+        }
+        set_precision(config)
+        self.network = build_classifier(config, head, weights).to(device)
+        self._features = torch.compile(self.network.features) if config.compile else self.network.features
+        self.optimizer = make_optimizer(config, list(self.network.parameters()))
+        self.best: dict[str, Any] | None = None
+
+    def batches(self, start: int, stop: int) -> Iterator[Pairs]:
+        """One clip of each video, decoded by workers."""
+        rank, world = self.peers.rank, self.peers.world
+        return stream(self.dataset, self.config, start=start, stop=stop, device=self.device, rank=rank, world=world)
+
+    def step(self, step: int, batch: Pairs) -> Mapping[str, Tensor | float]:
+        """One step of cross-entropy."""
+        config = self.config
+        epoch = step // self.steps_per_epoch
+        lr = learning_rate(config, step=step, steps_per_epoch=self.steps_per_epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.network.train()
+        with torch.no_grad():
+            view = make_view(batch, config, epoch=epoch, step=step)
+        label_B = self.dataset.label_S[batch.sample_B].to(self.device, non_blocking=True)
+        keep_BD = self._kept(batch.sample_B.tolist(), epoch)
+        self.optimizer.zero_grad(set_to_none=True)
+        figures: list[Tensor] = []
+        for part in torch.arange(len(label_B)).chunk(config.accumulate):
+            rows = slice(int(part[0]), int(part[-1]) + 1)
+            loss, right = self._loss(view[rows], keep_BD[rows], label_B[rows])
+            (loss / config.accumulate).backward()
+            figures.append(torch.stack([loss.detach(), right]))
+        self.peers.average_(gradients(self.network))
+        self.optimizer.step()
+        loss, right = torch.stack(figures).mean(0)
+        return {"loss": loss, "accuracy": right, "lr": lr, "skipped": float(batch.skipped)}
+
+    def end_epoch(self, epoch: int) -> EpochEnd:
+        """Where weights are selected: judge them every k epochs and after the last, and keep the best."""
+        config, done = self.config, epoch + 1
+        if config.select == "last" or (done % config.select_every and done != config.epochs):
+            return EpochEnd()
+        scores = self._judge()
+        accuracy = topk_accuracy(scores.score_VK, scores.label_V, k=1)
+        if self.best is None or accuracy > self.best["accuracy"]:
+            weights = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
+            self.best = {"epoch": done, "accuracy": accuracy, "classifier": weights}
+        return EpochEnd(figures={f"{config.select}_accuracy": accuracy})
+
+    def select_(self) -> str:
+        """Take up the weights that are the result of the run; how they were chosen, in words for the report."""
+        epochs = self.config.epochs
+        if self.best is None:
+            return f"the weights after the last epoch, {epochs}: no test video had a part in choosing them"
+        self.network.load_state_dict(self.best["classifier"])
+        epoch, accuracy = self.best["epoch"], 100 * self.best["accuracy"]
+        if self.config.select == "validation":
+            assert self.held_V is not None
+            held = f"{int(self.held_V.sum())} training videos held out for that ({accuracy:.2f} %)"
+            return f"the weights after epoch {epoch} of {epochs}, the best on {held}: no test video had a part in it"
+        return (
+            f"the weights after epoch {epoch} of {epochs}, THE BEST ON THE TEST VIDEOS THEMSELVES, as the reference "
+            "chooses: the figures are optimistic, compare them only with figures chosen so"
+        )
+
+    @property
+    def clips_to_test(self) -> int:
+        """Clips that this process shows in the test, about."""
+        return int(self.test_store.valid_N.sum()) // self.peers.world
+
+    def test(self, *, crops: int, on_clips: Callable[[int], None] = lambda count: None) -> Scores:
+        """Show all clips of the test videos."""
+        return self._classify(self.test_store, crops=crops, on_clips=on_clips)
+
+    def state(self) -> dict[str, Any]:
+        """Network, optimiser and the best weights so far. Nothing about randomness: every draw has an address."""
+        return {
+            "classifier": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "best": self.best,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up what :meth:`state` gave."""
+        self.network.load_state_dict(state["classifier"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.best = state["best"]
+
+    def _kept(self, samples: list[int], epoch: int) -> Tensor:
+        """Dropout as a factor [B, D]: every sample has draws of its own, whatever its batch, part or process."""
+        p = self.config.dropout
+        draw_BD = uniforms(
+            self.network.feature_dim, seed=self.config.seed, epoch=epoch, indices=samples, purpose="dropout"
+        )
+        return ((draw_BD >= p).float() / (1 - p)).to(self.device, non_blocking=True)
+
+    def _loss(self, view: Tensor, keep_BD: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy, and the share of clips that were recognised."""
+        head = self.network.get_submodule("fc").eval()  # dropout was drawn above, by address
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            log_BK = head(self._features(view) * keep_BD)
+        return F.nll_loss(log_BK.float(), label_B), (log_BK.argmax(1) == label_B).float().mean()
+
+    def _judge(self) -> Scores:
+        if self.held_V is None:
+            return self._classify(self.test_store)
+        return self._classify(self.train_store, videos=np.flatnonzero(self.held_V).tolist())
+
+    def _classify(self, store: ClipStore, **options: Any) -> Scores:
+        config = self.config
+        return classify(self.network, store, crop=config.crop, workers=config.workers, peers=self.peers, **options)
+
+
+def build_classifier(config: FinetuneConfig, head: dict[str, Any], weights: Weights | None) -> Backbone:
+    """The network of a config with a new classifier, on the CPU; the backbone's ``weights`` are copied if given."""
+    network = build_encoder(config.encoder, head=head, options=config.encoder_options, seed=config.seed)
+    if weights:
+        weights.load_backbone_into_(network)
+    set_norm_group(network, config.bn_group)
+    set_activation_checkpointing(network, config.checkpoint_activations)
+    return network
+
+
+def _report(task: FinetuneTask, folder: Path, scores: Scores, *, selection: str, **about: Any) -> None:
+    """Write what came out, and the selected weights where they are not those of the last checkpoint."""
+    if task.best is not None:
+        contents = {
+            "model": task.model,
+            "config": task.config.to_dict(),
+            "state": {"classifier": task.best["classifier"]},
+            "progress": {"epoch": task.best["epoch"], "data": task.data},
+        }
+        checkpoint.save(folder / "checkpoints" / SELECTED, contents)
+    write_scores(
+        folder / "report.json", scores, selection=selection, select=task.config.select, data=task.data, **about
+    )
+    plot_confusion(scores.confusion, scores.class_names, folder / "confusion.png")
+
+
+def _check_crop(config: FinetuneConfig, store: ClipStore) -> None:
+    smaller = min(store.spec.height, store.spec.width)
+    if config.crop > smaller:
+        raise ValueError(f"crop {config.crop} is larger than the frames of {store.path}; set crop={smaller} or less")

@@ -1,0 +1,84 @@
+"""What fine-tuning trains on: one random clip of every labelled video, cropped and coloured on its device.
+
+Shapes: B clips of this process, C channels, T frames, H W height/width, S crop size, V videos of a store,
+s samples (videos trained on).
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fame.augment import apply_colour, crop_clip, draw_colour, draw_crop, draw_order
+from fame.clipstore import ClipStore
+from fame.normalize import normalise
+from fame.randomness import numpy_generator
+from train.config import FinetuneConfig
+from train.data import PairDataset, Pairs
+from train.linear import hold_out
+
+
+class LabelledClips(PairDataset):
+    """The videos of one store that have a valid clip, one clip of each, drawn anew every epoch.
+
+    ``without`` [V] marks videos that are left out. ``ValueError`` for a video without a class, or nothing left.
+    """
+
+    views = 1
+
+    def __init__(
+        self, store: ClipStore, *, seed: int, on_corrupt: str = "stop", without: np.ndarray | None = None
+    ) -> None:
+        super().__init__([store], seed=seed, maps=False, on_corrupt=on_corrupt)
+        if without is not None:
+            self.video_S2 = self.video_S2[~without[self.video_S2[:, 1]]]
+        self.label_S = torch.from_numpy(store.labels_V[self.video_S2[:, 1]].astype(np.int64))
+
+    def clips_of(self, epoch: int, sample: int) -> tuple[int, ...]:
+        """The clip that a sample shows in an epoch."""
+        store = self.stores[0]
+        valid = [index for index in store.clips_of(int(self.video_S2[sample, 1])) if store.valid_N[index]]
+        return (int(numpy_generator(self.seed, epoch, sample, "clip").choice(valid)),)
+
+
+def held_out_videos(store: ClipStore, config: FinetuneConfig) -> np.ndarray:
+    """Bool [V]: the videos that ``select="validation"`` judges by, ``val_share`` of each class. None fails to decode.
+
+    ``ValueError`` where a class has a single video that can be shown.
+    """
+    valid_V = store.valid_N.reshape(store.num_videos, -1).any(1)
+    label_S = torch.from_numpy(store.labels_V[valid_V].astype(np.int64))
+    held_V = np.zeros(store.num_videos, bool)
+    held_V[valid_V] = hold_out(
+        label_S,
+        seed=config.seed,
+        share=config.val_share,
+        names=store.header.class_names,
+        instead=f"train on all of {store.path} with --select last",
+    ).numpy()
+    return held_V
+
+
+def make_view(clips: Pairs, config: FinetuneConfig, *, epoch: int, step: int) -> Tensor:
+    """One normalised view [B, 3, T, S, S] of each clip: crop, flip, grey, jitter, blur, drawn once for all frames."""
+    indices = clips.sample_B.tolist()
+    clip_BTHWC = clips.clip_B2THWC[:, 0]
+    crop = draw_crop(
+        seed=config.seed,
+        epoch=epoch,
+        indices=indices,
+        view=0,
+        size=(clip_BTHWC.shape[2], clip_BTHWC.shape[3]),
+        min_area=config.min_area,
+        flip=config.flip,
+    )
+    colour = draw_colour(
+        seed=config.seed,
+        epoch=epoch,
+        indices=indices,
+        view=0,
+        gray=config.gray,
+        jitter=config.jitter,
+        blur=config.blur,
+    )
+    order = draw_order(seed=config.seed, epoch=epoch, step=step, view=0)
+    return normalise(apply_colour(crop_clip(clip_BTHWC, crop, size=config.crop), colour, order=order))

@@ -1,0 +1,158 @@
+"""The test of a classifier: every clip of a video is shown to it, and the mean of its log-probabilities decides.
+
+Ten clips of a video and their centre crops, with a store's default recipe: the reference's test. Shapes: V videos,
+N views (crops of clips), B batch, P crops of a clip, T frames, S crop size, K classes.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fame.clipstore import ClipStore
+from fame.metrics import average_views, confusion_matrix, per_class_accuracy, topk_accuracy
+from fame.models import Backbone
+from fame.normalize import encoder_input
+from fame.weights import Encoder, load
+from train import checkpoint
+from train.distributed import Alone
+from train.features import SquareClips, check_labelled, check_same_classes
+from train.report import write_json
+
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """The mean log-probabilities of every video that could be shown, and its class.
+
+    ``views`` is how many views of a video were averaged at most; ``dropped`` counts videos without a valid clip.
+    """
+
+    score_VK: Float[Tensor, "v k_classes"]
+    label_V: Int[Tensor, " v"]
+    class_names: tuple[str, ...]
+    views: int
+    dropped: int
+
+    @property
+    def confusion(self) -> Int[Tensor, "k_classes k_classes"]:
+        """How often class (row) was taken for class (column)."""
+        return confusion_matrix(self.score_VK.argmax(1), self.label_V, classes=len(self.class_names))
+
+    @property
+    def per_class(self) -> dict[str, float | None]:
+        """Accuracy of each class in percent, None for a class without a video."""
+        shares = per_class_accuracy(self.confusion).tolist()
+        pairs = zip(self.class_names, shares, strict=True)
+        return {name: None if math.isnan(share) else 100 * share for name, share in pairs}
+
+    @property
+    def figures(self) -> Figures:
+        """Top-1, top-5 (where there are more than 5 classes) and the mean over classes, in percent."""
+        ranks = [k for k in (1, 5) if k < len(self.class_names)]
+        shares = [share for share in self.per_class.values() if share is not None]
+        tops = {f"top-{k}": 100 * topk_accuracy(self.score_VK, self.label_V, k=k) for k in ranks}
+        return {**tops, "mean class": sum(shares) / len(shares)}
+
+
+def classify(
+    network: Backbone,
+    store: ClipStore,
+    *,
+    crop: int,
+    crops: int = 1,
+    videos: Sequence[int] | None = None,
+    batch: int = 16,
+    workers: int = 0,
+    peers: Alone | None = None,
+    on_clips: Callable[[int], None] = lambda count: None,
+) -> Scores:
+    """Show ``network`` (left in evaluation mode, where its weights are) all valid clips of the ``videos`` of ``store``.
+
+    Of each clip ``crops`` squares of ``crop`` pixels. Several processes share the videos and all know the result.
+    ``on_clips(count)`` is called after each batch. Raises ``ValueError`` where no video can be shown.
+    """
+    peers = peers or Alone()
+    device = next(network.parameters()).device
+    can_be_shown = set(store.video_N[store.valid_N].tolist())
+    wanted = range(store.num_videos) if videos is None else videos
+    shown = [video for video in wanted if video in can_be_shown]
+    if not shown:
+        raise ValueError(f"{store.path}: no clip of any video is valid")
+    total_VK = torch.zeros(store.num_videos, len(store.header.class_names), dtype=torch.float64, device=device)
+    if mine := shown[peers.rank :: peers.world]:
+        clips = SquareClips(store, crop=crop, crops=crops, videos=mine)
+        score_NK, video_N = _show(network.eval(), clips, batch, workers, on_clips)
+        score_VK, video_V = average_views(score_NK, video_N)
+        total_VK[video_V.to(device)] = score_VK.double().to(device)
+    peers.average_([total_VK])
+    return Scores(
+        score_VK=total_VK.cpu()[shown] * peers.world,
+        label_V=torch.from_numpy(store.labels_V[shown].astype(np.int64)),
+        class_names=store.header.class_names,
+        views=store.spec.clips_per_video * crops,
+        dropped=len(wanted) - len(shown),
+    )
+
+
+@torch.no_grad()
+def _show(
+    network: Backbone, clips: SquareClips, batch: int, workers: int, on_clips: Callable[[int], None]
+) -> tuple[Tensor, Tensor]:
+    """Scores of all views, on the CPU, and whose they are."""
+    scores: list[Tensor] = []
+    owners: list[Tensor] = []
+    device = next(network.parameters()).device
+    for clip_BPTSS3, video_B in clips.batches(batch, workers=workers, device=device):
+        scores.append(network(encoder_input(clip_BPTSS3.flatten(0, 1))).float().cpu())
+        owners.append(video_B.repeat_interleave(clip_BPTSS3.shape[1]))
+        on_clips(len(video_B))
+    return torch.cat(scores), torch.cat(owners)
+
+
+def read_classifier(path: Path, store: ClipStore, *, device: torch.device) -> Encoder:
+    """A fine-tuned checkpoint that can be tested on ``store``.
+
+    ``ValueError`` for a checkpoint without a classifier, of another number of classes or, where it names them, of
+    other classes, and for a store with unlabelled videos.
+    """
+    encoder = load(path, device=device)
+    head = encoder.card.head or {}
+    if head.get("kind") != "classifier":
+        raise ValueError(f"{path}: has no classifier, only an encoder; `fame finetune` trains one")
+    names = store.header.class_names
+    if head["classes"] != len(names):
+        raise ValueError(f"{path} tells {head['classes']} classes apart, but {store.path} has {len(names)}")
+    check_same_classes(str(path), _class_names(path) or names, str(store.path), names)
+    check_labelled(store)
+    return encoder
+
+
+def _class_names(path: Path) -> tuple[str, ...] | None:
+    """The classes that a checkpoint of this project was trained on; None in files of other origin."""
+    try:
+        return tuple(checkpoint.load(path)["model"].get("class_names", ())) or None
+    except checkpoint.CheckpointError:
+        return None
+
+
+def write_scores(path: Path, scores: Scores, **about: Any) -> None:
+    """Write figures, accuracy of every class and the confusion matrix (rows: true class) as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        **about,
+        "videos": len(scores.label_V),
+        "videos_without_a_valid_clip": scores.dropped,
+        "views_per_video": scores.views,
+        "figures": scores.figures,
+        "per_class": scores.per_class,
+        "confusion": scores.confusion.tolist(),
+    }
+    write_json(path, content)
