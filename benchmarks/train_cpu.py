@@ -1,0 +1,118 @@
+"""Claim: on a CPU a training step is >= 1.3 times as fast as the plain implementation of the same step.
+
+Run: ``python -m benchmarks.train_cpu``. Both steps see the same batches and start from the same weights; rounds
+alternate and the time is the process's CPU time, so that other work on the machine counts little. The plain step is
+``benchmarks/plain_step.py``; it says what plain means. Also: the loader's memory over ``--loader-batches`` batches.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import torch
+
+from benchmarks.plain_step import PlainStep, check_equal, plain_views, synthetic_pairs
+from fame.clipstore import ClipStore, StoreSpec
+from fame.moco import shuffle
+from tests.stores import SPEC, make_store
+from train.config import PretrainConfig
+from train.data import PairDataset, Pairs, stream
+from train.pretrain import build_moco, make_optimizer
+from train.views import make_views
+
+RESULTS = Path(__file__).parent / "results/train_cpu.json"
+CPU = torch.device("cpu")
+
+
+def measure_step(config: PretrainConfig, spec: StoreSpec, *, rounds: int) -> dict[str, float]:
+    """Seconds of CPU per step, both ways, views and network apart."""
+    moco, pairs = build_moco(config).train(), synthetic_pairs(config, spec, CPU)
+    difference = check_equal(moco, pairs, config)
+    slow = PlainStep(moco.to(memory_format=torch.contiguous_format), config)
+    moco.to(memory_format=torch.channels_last_3d)
+    optimizer = make_optimizer(config, list(moco.encoder_q.parameters()))
+    views = make_views(pairs, config, epoch=0, step=0)
+
+    def fast_step(step: int) -> float:
+        shaped = [view.to(memory_format=torch.channels_last_3d) for view in views]
+        moco.update_key_encoder_(config.ema)
+        optimizer.zero_grad(set_to_none=True)
+        orders = [shuffle(config.batch, seed=config.seed, epoch=0, step=step, view=view) for view in (1, 2)]
+        result = moco.step(shaped[0], shaped[1], shuffles=(orders[0], orders[1]), enqueue="between")
+        optimizer.step()
+        return float(result.loss)
+
+    def slow_step(step: int) -> float:
+        return float(slow.step(views[0].contiguous(), views[1].contiguous(), step=step, momentum=config.ema))
+
+    jobs: dict[str, Callable[[int], object]] = {
+        "views": lambda step: make_views(pairs, config, epoch=0, step=step),
+        "plain_views": lambda step: plain_views(pairs, config, epoch=0, step=step),
+        "network": fast_step,
+        "plain_network": slow_step,
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    losses: list[dict[str, object]] = []
+    for step in range(rounds + 1):
+        outcome = {}
+        for name, job in jobs.items():
+            before = time.process_time()
+            outcome[name] = job(step)
+            seconds[name].append(time.process_time() - before)
+        losses.append(outcome)
+    first = abs(losses[0]["network"] - losses[0]["plain_network"])
+    if first > 1e-2:
+        raise AssertionError(f"the plain step is not the step: losses differ by {first}")
+    medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
+    fast, plain = medians["views"] + medians["network"], medians["plain_views"] + medians["plain_network"]
+    return {**medians, "ratio": plain / fast, "first_loss_difference": first, "view_difference": difference}
+
+
+def measure_loader(batches: int) -> dict[str, float]:
+    """Resident memory of the process after a tenth of the batches and at the end."""
+    config = PretrainConfig(batch=4, workers=0)
+    process = psutil.Process()
+    with tempfile.TemporaryDirectory() as folder:
+        spec = StoreSpec(**{name: getattr(SPEC, name) for name in SPEC.__dataclass_fields__})
+        data = PairDataset([ClipStore.open(make_store(Path(folder) / "s", videos=40, spec=spec))], seed=0, maps=True)
+        resident: list[float] = []
+        for count, pairs in enumerate(stream(data, config, start=0, stop=batches, device=CPU)):
+            assert isinstance(pairs, Pairs)
+            if count % max(1, batches // 10) == 0:
+                resident.append(process.memory_info().rss / 2**20)
+    return {"batches": batches, "mib_after_a_tenth": resident[1], "mib_at_the_end": resident[-1]}
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--crop", type=int, default=64)
+    parser.add_argument("--loader-batches", type=int, default=10_000)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    config = PretrainConfig(
+        width=options.width, crop=options.crop, batch=8, bn_group=4, merge_group=4, queue=1024, device="cpu"
+    )
+    height, width = options.crop * 8 // 7, options.crop * 3 // 2
+    spec = StoreSpec(frames=16, height=height, width=width, foreground_height=height, foreground_width=width)
+    with torch.random.fork_rng():
+        figures = {
+            "config": {"width": options.width, "crop": options.crop, "frames": 16, "batch": 8, "threads": 1},
+            "torch": torch.__version__,
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "step_seconds": measure_step(config, spec, rounds=options.rounds),
+            "loader": measure_loader(options.loader_batches),
+        }
+    print(json.dumps(figures, indent=1))
+    RESULTS.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

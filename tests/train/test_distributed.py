@@ -1,0 +1,109 @@
+"""Two processes compute what one computes: collectives against indexing, and a run step by step."""
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+
+from fame.moco import SingleProcess, shuffle
+from tests.train.tiny import TINY, figures, state_of
+from train.distributed import Group, choose_device, share_of
+from train.pretrain import pretrain
+
+WORLD = 2
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def enter(rank: int, port: int, body: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    """What torchrun does for a process."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    body(rank, *arguments)
+
+
+def in_two_processes(body: Callable[..., None], *arguments: Any) -> None:
+    torch.multiprocessing.spawn(enter, (free_port(), body, arguments), nprocs=WORLD)
+
+
+def train_and_check_collectives(rank: int, store: str, folder: str) -> None:
+    config = TINY.override(["batch=8", "epochs=3", "merge_group=2", "bn_group=2"])
+    dist.init_process_group("gloo")
+    group, alone = Group(torch.device("cpu")), SingleProcess()
+    for step in range(20):
+        whole = torch.arange(16.0).view(8, 2) + step
+        order = shuffle(8, seed=0, epoch=0, step=step, view=1)
+        mine = slice(rank * 4, rank * 4 + 4)
+        assert torch.equal(group.exchange(whole[mine], order), alone.exchange(whole, order)[mine])
+        assert torch.equal(group.gather(whole[mine]), whole)
+    values = [torch.full((3,), float(rank)), torch.full((2, 2), 2.0 * rank)]
+    group.average_(values)
+    assert torch.equal(values[0], torch.full((3,), 0.5))
+    assert torch.equal(values[1], torch.ones(2, 2))
+    assert group.any(rank == 1)
+    assert not group.any(False)
+    pretrain(config, stores=[Path(store)], run_dir=Path(folder))
+    dist.destroy_process_group()
+
+
+def test_two_processes_equal_one_step_by_step(store: Path, tmp_path: Path):
+    config = TINY.override(["batch=8", "epochs=3", "merge_group=2", "bn_group=2"])
+    in_two_processes(train_and_check_collectives, str(store), str(tmp_path / "two"))
+    pretrain(config, stores=[store], run_dir=tmp_path / "one")
+    assert figures(tmp_path / "two") == pytest.approx(figures(tmp_path / "one"), abs=1e-3)
+    assert figures(tmp_path / "two", "step") == figures(tmp_path / "one", "step")
+    two, one = state_of(tmp_path / "two"), state_of(tmp_path / "one")
+    assert torch.allclose(two["/queue"], one["/queue"], atol=1e-2)
+    assert all(torch.allclose(two[key], one[key], atol=1e-2) for key in one if "running_mean" in key)
+
+
+def test_a_run_of_one_process_goes_on_with_two(store: Path, tmp_path: Path):
+    config = TINY.override(["batch=8", "epochs=3", "merge_group=2", "bn_group=2"])
+    pretrain(config, stores=[store], run_dir=tmp_path / "whole")
+
+    class StoppedError(Exception):
+        pass
+
+    from train import loop
+
+    save = loop._save
+
+    def save_and_stop(*arguments: Any) -> None:
+        save(*arguments)
+        raise StoppedError
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(StoppedError):
+        patch.setattr(loop, "_save", save_and_stop)
+        pretrain(config, stores=[store], run_dir=tmp_path / "run")
+    in_two_processes(train_and_check_collectives, str(store), str(tmp_path / "run"))
+    assert figures(tmp_path / "run") == pytest.approx(figures(tmp_path / "whole"), abs=1e-3)
+
+
+def test_a_batch_that_cannot_be_dealt_out_is_refused():
+    assert share_of(64, world=2, groups={"bn_group": 8, "merge_group": None}) == 32
+    with pytest.raises(ValueError, match="batch 64 cannot be dealt to 3 processes"):
+        share_of(64, world=3, groups={})
+    with pytest.raises(ValueError, match="bn_group 8 does not divide the 4 clips"):
+        share_of(8, world=2, groups={"bn_group": 8})
+    with pytest.raises(ValueError, match="bn_group 8 does not divide the 4 clips"):
+        share_of(16, world=2, groups={"bn_group": 8}, accumulate=2)
+    with pytest.raises(ValueError, match="accumulate 4 does not divide"):
+        share_of(12, world=2, groups={}, accumulate=4)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
+def test_a_device_that_is_not_there_is_refused():
+    assert choose_device("auto").type == "cpu"
+    with pytest.raises(ValueError, match="no CUDA device"):
+        choose_device("cuda")

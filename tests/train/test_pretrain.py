@@ -1,0 +1,274 @@
+"""Runs: killed and resumed, stopped by signals, diverged, golden; and what is said about bad checkpoints."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from fame.clipstore import ClipStore
+from fame.randomness import numpy_generator
+from tests.stores import make_store
+from tests.train.tiny import TINY, figures, flat, same, state_of
+from train import checkpoint
+from train.config import PretrainConfig
+from train.distributed import Alone
+from train.loop import RunResult, train
+from train.pretrain import PretrainTask, pretrain
+from train.report import DivergedError
+
+GOLDEN = Path(__file__).parent / "golden_losses.json"
+ROOT = Path(__file__).resolve().parents[2]
+LONG = ("epochs=10", "save_seconds=0.2", "checkpoint_every=100")  # 4 steps an epoch: 40 steps
+
+
+def run(store: Path, folder: Path, *settings: str, **options: object) -> RunResult:
+    return pretrain(TINY.override(settings), stores=[store], run_dir=folder, **options)
+
+
+def start(store: Path, folder: Path, *settings: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tests.train.tiny", str(store), str(folder), *settings]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+
+
+def wait_for_step(folder: Path, step: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and process.poll() is None:
+        path = folder / "metrics.jsonl"
+        if path.exists() and path.read_text().count("\n") > step:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"the run did not reach step {step}")
+
+
+def test_forty_steps_killed_and_resumed_equal_forty_steps(store: Path, tmp_path: Path):
+    step = int(numpy_generator(0, 0, time.time_ns(), "test/kill").integers(2, 36))
+    process = start(store, tmp_path / "killed", *LONG)
+    try:
+        wait_for_step(tmp_path / "killed", step, process)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert len(figures(tmp_path / "killed")) < 40
+    resumed = run(store, tmp_path / "killed", *LONG)
+    run(store, tmp_path / "whole", *LONG)
+    assert resumed.status == "finished"
+    assert figures(tmp_path / "killed") == figures(tmp_path / "whole"), f"killed after step {step}"
+    assert figures(tmp_path / "killed", "step") == list(range(40))
+    assert same(state_of(tmp_path / "killed"), state_of(tmp_path / "whole")), f"killed after step {step}"
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_losses_do_not_depend_on_the_number_of_workers(store: Path, tmp_path: Path):
+    for workers in (0, 1, 2, 4):
+        run(store, tmp_path / str(workers), f"workers={workers}", "epochs=1")
+    losses = {workers: figures(tmp_path / str(workers)) for workers in (0, 1, 2, 4)}
+    assert all(losses[workers] == losses[0] for workers in losses), losses
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_mid_epoch_and_the_run_goes_on(store: Path, tmp_path: Path, number: int):
+    class Interrupted(PretrainTask):
+        def step(self, step: int, batch: object) -> object:
+            if step == 1:
+                os.kill(os.getpid(), number)
+            return super().step(step, batch)
+
+    task = Interrupted(TINY, stores=[ClipStore.open(store)], device=torch.device("cpu"))
+    result = train(task, tmp_path / "run", peers=Alone())
+    assert (result.status, result.step, result.signal) == ("interrupted", 2, number)
+    assert result.exit_code == (143 if number == signal.SIGTERM else 0)
+    assert run(store, tmp_path / "run").status == "finished"
+    run(store, tmp_path / "whole")
+    assert figures(tmp_path / "run") == figures(tmp_path / "whole")
+    assert same(state_of(tmp_path / "run"), state_of(tmp_path / "whole"))
+
+
+def test_outside_the_main_thread_signals_are_left_alone(store: Path, tmp_path: Path):
+    results: list[RunResult] = []
+    worker = threading.Thread(target=lambda: results.append(run(store, tmp_path / "run", "epochs=1")))
+    worker.start()
+    worker.join()
+    assert results[0].status == "finished"
+
+
+def test_divergence_stops_with_the_last_good_checkpoint(store: Path, tmp_path: Path):
+    class Diverging(PretrainTask):
+        def step(self, step: int, batch: object) -> object:
+            if step == 5:
+                with torch.no_grad():
+                    next(self.moco.encoder_q.parameters()).fill_(float("nan"))
+            return super().step(step, batch)
+
+    task = Diverging(TINY, stores=[ClipStore.open(store)], device=torch.device("cpu"))
+    with pytest.raises(DivergedError, match=r"^the loss is nan at step 5: stopped; the last good[^\n]*last\.pt[^\n]*$"):
+        train(task, tmp_path, peers=Alone())
+    assert all(torch.isfinite(value).all() for value in state_of(tmp_path).values() if isinstance(value, torch.Tensor))
+    assert len(figures(tmp_path)) == 5
+
+
+def test_golden_losses(store: Path, tmp_path: Path, request: pytest.FixtureRequest):
+    """Bitwise where they were made (same torch, same CPU instructions, same threads), to 1e-3 elsewhere."""
+    run(store, tmp_path, "epochs=3", "accumulate=1")
+    losses = figures(tmp_path)[:10]
+    here = {
+        "torch": torch.__version__,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+    }
+    if request.config.getoption("--update-golden"):
+        GOLDEN.write_text(json.dumps({**here, "losses": [loss.hex() for loss in losses]}, indent=1) + "\n")
+    golden = json.loads(GOLDEN.read_text())
+    expected = [float.fromhex(loss) for loss in golden.pop("losses")]
+    if golden == here:
+        assert losses == expected
+    assert losses == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_run_folder_tells_what_ran(store: Path, tmp_path: Path):
+    run(store, tmp_path, "knn_every=2", "checkpoint_every=2", knn_store=store)
+    assert json.loads((tmp_path / "config.json").read_text())["crop"] == 16
+    assert {"git", "torch", "device", "data"} <= json.loads((tmp_path / "environment.json").read_text()).keys()
+    wanted = {"loss", "accuracy", "lr", "queue_norm", "feature_norm", "spread", "clips_per_second", "data_wait"}
+    assert wanted <= json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0]).keys()
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["epoch-0002.pt", "last.pt"]
+    assert 0 <= json.loads((tmp_path / "epochs.jsonl").read_text())["knn_accuracy"] <= 1
+    assert list((tmp_path / "tensorboard").iterdir())
+    assert (tmp_path / "merged.png").stat().st_size > 100
+    contents = torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)
+    assert contents["model"] == {"name": "i3d", "options": {"width": 0.125}, "head": {"kind": "projection", "dim": 8}}
+
+
+def test_measuring_does_not_change_training(store: Path, tmp_path: Path):
+    run(store, tmp_path / "plain")
+    run(store, tmp_path / "measured", "knn_every=1", knn_store=store)
+    assert same(state_of(tmp_path / "plain"), state_of(tmp_path / "measured"))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["accumulate=2", "checkpoint_activations=true", "workers=1", "channels_last=true", "merge_group=none"],
+)
+def test_settings_of_cost_change_nothing_but_cost(store: Path, tmp_path: Path, setting: str):
+    run(store, tmp_path / "plain", "merge_group=4", "epochs=1")
+    run(store, tmp_path / "other", "merge_group=4", "epochs=1", setting)
+    assert figures(tmp_path / "other") == pytest.approx(figures(tmp_path / "plain"), abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("precision=bf16",),
+        ("optimizer=adamw", "lr=0.001"),
+        ("encoder=r2plus1d_18", "epochs=1"),
+        ("background=none",),
+        ("background=intra",),
+        ("mask=online", "hue=correct"),
+        ("mask=gauss", "views=single"),
+        ("mask=grid",),
+        ("mask=seed", "sources=permutation", "enqueue=between"),
+        ("head=linear", "bn_group=none"),
+    ],
+)
+def test_every_option_trains_and_does_something(store: Path, tmp_path: Path, settings: tuple[str, ...]):
+    run(store, tmp_path / "plain", "epochs=1")
+    run(store, tmp_path / "other", "epochs=1", *settings)
+    losses = figures(tmp_path / "other")
+    assert len(losses) == 4
+    assert losses != figures(tmp_path / "plain")
+    assert all(0 < loss < 20 for loss in losses)
+
+
+def test_resume_never_refuses_a_folder_with_a_run(store: Path, tmp_path: Path):
+    run(store, tmp_path, "epochs=1")
+    with pytest.raises(ValueError, match="there is a run in this folder"):
+        run(store, tmp_path, "epochs=1", resume="never")
+
+
+def test_bad_input_is_one_clear_line(store: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match=r"^batch 20 is larger than the data: 18 videos[^\n]*$"):
+        run(store, tmp_path / "a", "batch=20")
+    with pytest.raises(ValueError, match=r"^[^\n]*format 9[^\n]*format 1[^\n]*$"):
+        run(other_format(store, tmp_path / "format9"), tmp_path / "b")
+    with pytest.raises(ValueError, match="no video has a valid clip"):
+        run(make_store(tmp_path / "dead", videos=4, failed=range(4)), tmp_path / "c")
+    with pytest.raises(ValueError, match="bn_group 3 does not divide the 4 clips"):
+        run(store, tmp_path / "d", "bn_group=3")
+    with pytest.raises(ValueError, match="kNN store and knn_every go together"):
+        run(store, tmp_path / "e", "knn_every=1")
+
+
+def other_format(store: Path, target: Path) -> Path:
+    shutil.copytree(store, target)
+    root = target / "zarr.json"
+    text = root.read_text()
+    assert '"version": 1' in text
+    root.write_text(text.replace('"version": 1', '"version": 9'))
+    return target
+
+
+@pytest.fixture(scope="module")
+def finished(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    run(store, folder, "epochs=1")
+    return folder / "checkpoints" / checkpoint.LAST
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (("encoder=r2plus1d_18",), "another architecture: name is 'i3d'"),
+        (("width=0.25",), "another architecture: options"),
+        (("dim=16",), "another architecture: head"),
+        (("lr=0.01",), "begun with lr=0.05, not 0.01"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(store: Path, finished: Path, tmp_path: Path, settings, words: str):
+    with pytest.raises(checkpoint.CheckpointError, match=rf"^[^\n]*{words}[^\n]*$"):
+        run(store, tmp_path, "epochs=1", *settings, resume=finished)
+
+
+def test_damaged_and_foreign_checkpoints_are_refused(store: Path, finished: Path, tmp_path: Path):
+    data = finished.read_bytes()
+    (tmp_path / "cut.pt").write_bytes(data[: len(data) // 2])
+    (tmp_path / "empty.pt").touch()
+    torch.save({"state_dict": {}}, tmp_path / "foreign.pt")
+    torch.save({"format": checkpoint.FORMAT, "model": PretrainConfig()}, tmp_path / "code.pt")
+    for name, words in (
+        ("cut", "truncated or damaged"),
+        ("empty", "truncated or damaged"),
+        ("foreign", "not a checkpoint of format"),
+        ("code", "more than tensors"),
+        ("missing", "no such checkpoint"),
+    ):
+        with pytest.raises(checkpoint.CheckpointError, match=rf"^[^\n]*{name}\.pt[^\n]*{words}[^\n]*$"):
+            run(store, tmp_path / "run", resume=tmp_path / f"{name}.pt")
+
+
+def test_other_stores_are_refused_on_resume(finished: Path, tmp_path: Path):
+    with pytest.raises(checkpoint.CheckpointError, match="other stores"):
+        run(make_store(tmp_path / "other", videos=8), tmp_path / "run", "epochs=1", resume=finished)
+
+
+def test_a_save_that_dies_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    contents = {"model": {}, "config": {}, "state": {"x": torch.ones(3)}, "progress": {}}
+    checkpoint.save(tmp_path / "last.pt", contents)
+
+    def die(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "fsync", die)
+    with pytest.raises(OSError, match="no space"):
+        checkpoint.save(tmp_path / "last.pt", contents | {"state": {"x": torch.zeros(3)}})
+    assert torch.equal(checkpoint.load(tmp_path / "last.pt")["state"]["x"], torch.ones(3))
+
+
+def test_flat_reaches_every_leaf():
+    assert flat({"a": {"b": 1, "c": {"d": 2}}}) == {"/a/b": 1, "/a/c/d": 2}

@@ -1,0 +1,112 @@
+"""What the encoders see: exactly beta of a crop stays, each view has its own background, options are what they say."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fame.clipstore import ClipStore
+from fame.foreground import top_fraction
+from fame.normalize import normalise
+from tests.train.tiny import TINY
+from train.config import PretrainConfig
+from train.data import PairDataset, Pairs, stream
+from train.views import crop_pairs, make_views, merge_views, picture, reads_maps
+
+
+@pytest.fixture(scope="module")
+def pairs(store: Path) -> Pairs:
+    data = PairDataset([ClipStore.open(store)], seed=0, maps=True)
+    config = TINY.override(["batch=8"])
+    return next(iter(stream(data, config, start=0, stop=1, device=torch.device("cpu"))))
+
+
+def merged(pairs: Pairs, *settings: str) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
+    config = TINY.override(["batch=8", "merge_group=8", *settings])
+    crops, scores = crop_pairs(pairs, config, epoch=0)
+    return crops, scores, merge_views(crops, scores, config, pairs.sample_B.tolist(), epoch=0, step=0)
+
+
+@pytest.mark.parametrize("beta", [0.25, 0.5])
+def test_the_top_of_the_cropped_map_stays_and_the_rest_is_another_videos(pairs: Pairs, beta: float):
+    crops, scores, result = merged(pairs, f"beta={beta}")
+    for view in (0, 1):
+        mask = top_fraction(scores[view], beta)
+        assert int(mask[0].sum()) == int(beta * 16 * 16)
+        for row in range(8):
+            inside = mask[row].expand_as(crops[view][row])
+            assert torch.equal(result[view][row][inside], crops[view][row][inside])
+            lenders = [
+                other for other in range(8) if torch.equal(result[view][row][~inside], crops[view][other][~inside])
+            ]
+            assert lenders
+            assert row not in lenders
+
+
+def test_the_two_views_draw_their_own_backgrounds(pairs: Pairs):
+    crops, scores, result = merged(pairs)
+
+    def lender(view: int, row: int) -> int:
+        outside = ~top_fraction(scores[view], 0.5)[row].expand_as(crops[view][row])
+        return next(o for o in range(8) if torch.equal(result[view][row][outside], crops[view][o][outside]))
+
+    assert [lender(0, row) for row in range(8)] != [lender(1, row) for row in range(8)]
+
+
+def test_a_single_view_leaves_the_second_alone_and_none_leaves_both(pairs: Pairs):
+    crops, _, result = merged(pairs, "views=single")
+    assert not torch.equal(result[0], crops[0])
+    assert torch.equal(result[1], crops[1])
+    crops, _, result = merged(pairs, "background=none")
+    assert all(torch.equal(left, right) for left, right in zip(result, crops, strict=True))
+
+
+def test_intra_takes_the_background_from_the_other_clip_of_the_video(pairs: Pairs):
+    crops, scores, result = merged(pairs, "background=intra")
+    mask = top_fraction(scores[0], 0.5)[:, None, None]
+    assert torch.equal(result[0], torch.where(mask, crops[0], crops[1]))
+
+
+def test_merging_happens_within_groups(pairs: Pairs):
+    blank = pairs._replace(
+        clip_B2THWC=(torch.arange(8) // 2 * 60).byte().view(8, 1, 1, 1, 1, 1).expand(8, 2, 8, 36, 48, 3)
+    )
+    _, _, result = merged(blank, "merge_group=2")
+    values = result[0].mean((1, 2, 3, 4)) * 255
+    assert torch.allclose(values, torch.tensor([0.0, 0, 60, 60, 120, 120, 180, 180]), atol=0.01)
+
+
+@pytest.mark.parametrize("mask", ["online", "gauss", "grid", "seed"])
+def test_other_masks_need_no_stored_map(pairs: Pairs, mask: str):
+    bare = pairs._replace(score_B2hw=torch.empty(8, 2, 0, 0, dtype=torch.uint8))
+    config = TINY.override([f"mask={mask}"])
+    assert not reads_maps(config)
+    _, _, result = merged(bare, f"mask={mask}")
+    assert torch.isfinite(result[0]).all()
+
+
+def test_processes_make_the_rows_that_one_makes(pairs: Pairs):
+    config = TINY.override(["batch=8", "merge_group=4", "mask=grid"])
+    whole = make_views(pairs, config, epoch=0, step=3)
+    for rank in (0, 1):
+        rows = slice(rank * 4, rank * 4 + 4)
+        share = Pairs(pairs.clip_B2THWC[rows], pairs.score_B2hw[rows], pairs.sample_B[rows])
+        parts = make_views(share, config, epoch=0, step=3, rank=rank)
+        assert all(torch.allclose(part, view[rows], atol=1e-5) for part, view in zip(parts, whole, strict=True))
+
+
+def test_without_augmentation_a_view_is_the_normalised_crop(pairs: Pairs):
+    plain = ["background=none", "gray=0", "jitter=0", "blur=0"]
+    crops, _, _ = merged(pairs, *plain)
+    views = make_views(pairs, TINY.override(["batch=8", *plain]), epoch=0, step=0)
+    assert torch.equal(views[1], normalise(crops[1]))
+
+
+def test_the_picture_shows_crops_beside_merged_crops(pairs: Pairs):
+    config: PretrainConfig = TINY.override(["batch=8", "merge_group=8"])
+    sheet = picture(pairs, config, epoch=0, step=0, rows=3)
+    assert sheet.shape == (3 * 16, 4 * 16, 3)
+    crops, _, result = merged(pairs)
+    for column, clip in enumerate((crops[0], result[0], crops[1], result[1])):
+        expected = (clip[0, :, 4].permute(1, 2, 0) * 255).round().byte().numpy()
+        assert (sheet[:16, column * 16 : column * 16 + 16] == expected).all()

@@ -1,0 +1,60 @@
+"""A pretraining run that takes a fraction of a second: ``python -m tests.train.tiny STORE RUN [key=value ...]``."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from train.config import PretrainConfig
+from train.pretrain import pretrain
+
+TINY = PretrainConfig(
+    device="cpu",
+    width=0.125,
+    crop=16,
+    batch=4,
+    epochs=2,
+    bn_group=2,
+    merge_group=2,
+    dim=8,
+    queue=24,
+    lr=0.05,
+    ema=0.9,
+    workers=0,
+    log_every=1,
+    checkpoint_every=1,
+    views="both",
+)
+
+
+def figures(run: Path, name: str = "loss") -> list[float]:
+    """One figure of every step of a run."""
+    return [json.loads(line)[name] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def state_of(run: Path) -> dict[str, Any]:
+    """The state in a run's last checkpoint, flat."""
+    return flat(torch.load(run / "checkpoints" / "last.pt", weights_only=True)["state"])
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keys joined by slashes."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {key: leaf for name, part in value.items() for key, leaf in flat(part, f"{prefix}/{name}").items()}
+
+
+def same(left: dict[str, Any], right: dict[str, Any]) -> bool:
+    """Whether two states are bitwise the same."""
+    return left.keys() == right.keys() and all(
+        torch.equal(left[key], right[key]) if isinstance(left[key], torch.Tensor) else left[key] == right[key]
+        for key in left
+    )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    result = pretrain(TINY.override(sys.argv[3:]), stores=[Path(sys.argv[1])], run_dir=Path(sys.argv[2]))
+    sys.exit(result.exit_code)
