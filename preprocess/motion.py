@@ -20,8 +20,8 @@ Method = Literal["flow", "paper", "seed", "none"]
 
 _PATCH, _PATCH_STEP = 8, 4
 _MIN_SIDE = 4 * _PATCH  # so that the coarsest level still holds a patch
-_FIT_STEP = 4  # the camera is fitted on every 4th row and column
-_FIT_ROUNDS = 8
+_FIT_STEP = 6  # the camera is fitted on every 6th row and column
+_FIT_ROUNDS = 5
 _STILL = 1e-3  # a map that spans less shows nothing
 
 
@@ -31,6 +31,7 @@ class FlowParameters:
 
     Args:
         size: flow is computed on frames of about size x size pixels, at the clip's aspect.
+        pairs: of neighbouring frames, evenly spread over the clip, that flow is computed for.
         levels: of the flow's pyramid, the finest at full resolution. Fewer lose fast motion: see docs/method.md.
         noise: residual, in those pixels, that a perfectly still camera may leave.
         saturation: residual, in units of the pair's typical one, that scores one half: one wild pair must not rule.
@@ -38,6 +39,7 @@ class FlowParameters:
     """
 
     size: int = 96
+    pairs: int = 5
     levels: int = 3
     noise: float = 0.1
     saturation: float = 10.0
@@ -45,8 +47,11 @@ class FlowParameters:
 
     def __post_init__(self) -> None:
         """Refuse what no map can be made with."""
-        if self.size < _MIN_SIDE or not 1 <= self.levels <= 3:
-            raise ValueError(f"size must be at least {_MIN_SIDE} and levels 1..3, got {self.size} and {self.levels}")
+        if self.size < _MIN_SIDE or self.pairs < 1 or not 1 <= self.levels <= 3:
+            raise ValueError(
+                f"size must be at least {_MIN_SIDE}, pairs at least 1 and levels 1..3, got {self.size},"
+                f" {self.pairs} and {self.levels}"
+            )
         if self.noise <= 0 or self.saturation <= 0 or not 0 <= self.centre <= 1:
             raise ValueError(
                 "noise and saturation must be above 0 and centre in 0..1, got"
@@ -86,7 +91,7 @@ def flow_score(
     """
     _check(frames_THWC, height, width)
     with _one_thread():
-        flow_Pab2 = _flow(_small_grey(frames_THWC, parameters.size), parameters)
+        flow_Pab2 = _flow(frames_THWC, parameters)
         unexplained_Pab = _unexplained(flow_Pab2, parameters)
         score_ab = _blur((unexplained_Pab / (unexplained_Pab + parameters.saturation)).mean(0))
         score_ab *= 1 - parameters.centre * _off_centre(*score_ab.shape) ** 2
@@ -112,16 +117,8 @@ def _one_thread() -> Iterator[None]:
         cv2.setNumThreads(threads)
 
 
-def _small_grey(frames_THWC: np.ndarray, size: int) -> list[np.ndarray]:
-    height, width = frames_THWC.shape[1:3]
-    scale = size / np.sqrt(height * width)
-    shape = max(_MIN_SIDE, round(width * scale)), max(_MIN_SIDE, round(height * scale))
-    grey = (cv2.cvtColor(frame_HWC, cv2.COLOR_RGB2GRAY) for frame_HWC in frames_THWC)
-    return [cv2.resize(frame_HW, shape, interpolation=cv2.INTER_AREA) for frame_HW in grey]
-
-
-def _flow(frames: list[np.ndarray], parameters: FlowParameters) -> Float32[np.ndarray, "p a b 2"]:
-    """Flow of the pairs (0, 1), (2, 3), ...: every frame once. Overlapping pairs cost twice and added nothing."""
+def _flow(frames_THWC: np.ndarray, parameters: FlowParameters) -> Float32[np.ndarray, "p a b 2"]:
+    """Flow of each pair on small frames."""
     engine = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
     # The presets start at a quarter of the resolution and pick the levels from the width: at 112 pixels just one is
     # left, at 28 pixels, and anything fast is lost.
@@ -131,8 +128,21 @@ def _flow(frames: list[np.ndarray], parameters: FlowParameters) -> Float32[np.nd
     engine.setPatchStride(_PATCH_STEP)
     engine.setGradientDescentIterations(12)
     engine.setVariationalRefinementIterations(3)
-    none = np.zeros((*frames[0].shape, 2), np.float32)
-    return np.stack([engine.calc(a, b, none.copy()) for a, b in zip(frames[::2], frames[1::2], strict=False)])
+    last = len(frames_THWC) - 2  # the last frame that has a next one
+    firsts = sorted({round(float(t)) for t in np.linspace(0, last, parameters.pairs)})
+    return np.stack([_flow_of_pair(engine, frames_THWC[t : t + 2], parameters.size) for t in firsts])
+
+
+def _flow_of_pair(engine: cv2.DISOpticalFlow, pair_2HWC: np.ndarray, size: int) -> Float32[np.ndarray, "a b 2"]:
+    first_ab, second_ab = (_small_grey(frame_HWC, size) for frame_HWC in pair_2HWC)
+    return engine.calc(first_ab, second_ab, np.zeros((*first_ab.shape, 2), np.float32))
+
+
+def _small_grey(frame_HWC: np.ndarray, size: int) -> UInt8[np.ndarray, "a b"]:
+    height, width = frame_HWC.shape[:2]
+    scale = size / np.sqrt(height * width)
+    shape = max(_MIN_SIDE, round(width * scale)), max(_MIN_SIDE, round(height * scale))
+    return cv2.resize(cv2.cvtColor(frame_HWC, cv2.COLOR_RGB2GRAY), shape, interpolation=cv2.INTER_AREA)
 
 
 def _unexplained(flow_Pab2: np.ndarray, parameters: FlowParameters) -> Float32[np.ndarray, "p a b"]:
