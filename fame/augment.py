@@ -172,12 +172,16 @@ def _per_frame(operation: Callable[..., Tensor], clip_BCTHW: Tensor, *values_B: 
     return operation(frames_BTCHW, *per_frame).transpose(1, 2)
 
 
+def _adjust_hue_turns(frames_BTCHW: Tensor, turns: Tensor) -> Tensor:
+    return adjust_hue(frames_BTCHW, turns * 2 * math.pi)
+
+
 def _jitter(clip_BCTHW: Tensor, factor_B4: Tensor, order: Sequence[int]) -> Tensor:
     operations: tuple[Callable[..., Tensor], ...] = (
         adjust_brightness_accumulative,
         adjust_contrast_with_mean_subtraction,
         adjust_saturation_with_gray_subtraction,
-        lambda frames, turns: adjust_hue(frames, turns * 2 * math.pi),
+        _adjust_hue_turns,
     )
     for number in order:
         clip_BCTHW = _per_frame(operations[number], clip_BCTHW, factor_B4[:, number])

@@ -84,8 +84,10 @@ class MoCo(nn.Module):
     @torch.no_grad()
     def update_key_encoder_(self, momentum: float) -> None:
         """Move the key encoder's parameters (not its buffers): k <- momentum * k + (1 - momentum) * q."""
-        keys, queries = list(self.encoder_k.parameters()), list(self.encoder_q.parameters())
-        torch._foreach_lerp_(keys, queries, 1 - momentum)
+        keys: list[Tensor] = list(self.encoder_k.parameters())
+        queries: list[Tensor] = list(self.encoder_q.parameters())
+        # One kernel for all parameters; torch's own optimisers and moving averages use it.
+        torch._foreach_lerp_(keys, queries, 1 - momentum)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 
     @torch.no_grad()
     def keys(self, clip_BCTHW: Clips, shuffle_G: Int64[Tensor, " g"], collectives: Collectives) -> Float[Tensor, "g d"]:
@@ -116,9 +118,8 @@ class MoCo(nn.Module):
         enqueue: Enqueue = "after",
         accumulate: int = 1,
         collectives: Collectives | None = None,
-        backward: Callable[[Tensor], None] = Tensor.backward,
     ) -> StepResult:
-        """One symmetric step: each view queries the other's key; ``backward`` is called once per part of the batch.
+        """One symmetric step: each view queries the other's key; gradients are added to the query encoder's.
 
         View 1 queries the keys of view 2 and view 2 those of view 1, one forward of the key encoder per view. With
         ``enqueue="after"`` both sets of keys enter the queue when the step is over, view 2's first. With ``"between"``
@@ -144,7 +145,7 @@ class MoCo(nn.Module):
         results: list[StepResult] = []
         for part_1, part_2, key_1_BD, key_2_BD in parts:
             result = self._contrast((part_1, key_2_BD, queue_1_DK), (part_2, key_1_BD, self.queue))
-            backward(result.loss / accumulate)
+            (result.loss / accumulate).backward()
             results.append(StepResult(*(value.detach() for value in result)))
         if enqueue == "after":
             self.enqueue_(key_2_GD)

@@ -8,7 +8,7 @@ Shapes: B rows of this process, G rows of all processes.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -89,7 +89,7 @@ def choose_device(wanted: str) -> torch.device:
 
 
 @contextmanager
-def process_group(device: torch.device) -> Iterator[Alone]:
+def process_group(device: torch.device) -> Generator[Alone]:
     """Join the group that torchrun's variables (RANK, WORLD_SIZE ...) or a launcher announce; alone without either."""
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -10,7 +10,7 @@ from fame.clipstore import ClipStore
 from fame.metrics import knn_scores, topk_accuracy
 from fame.models import Backbone
 from fame.normalize import encoder_input
-from train.features import centre_crop
+from train.features import centre_crop, middle_clip
 
 _BATCH = 16
 
@@ -55,13 +55,10 @@ def _features(
     network.eval()
     features: list[torch.Tensor] = []
     for first in range(0, len(videos), _BATCH):
-        clips = [centre_crop(store.clip(_middle(store, int(video))), crop) for video in videos[first : first + _BATCH]]
+        clips = [
+            centre_crop(store.clip(middle_clip(store, int(video))), crop) for video in videos[first : first + _BATCH]
+        ]
         clip_BTHWC = torch.from_numpy(np.stack(clips)).to(device)
         features.append(network.features(encoder_input(clip_BTHWC)).float().cpu())
     network.train(was_training)
     return torch.cat(features)
-
-
-def _middle(store: ClipStore, video: int) -> int:
-    valid = [index for index in store.clips_of(video) if store.valid_N[index]]
-    return valid[len(valid) // 2]

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,7 +123,8 @@ def train(task: Task, folder: Path, *, peers: Alone, resume: Literal["auto", "ne
             _flush(report, last)
             if ends_epoch:
                 _end_epoch(task, report, step)
-            if ends_epoch or stop or time.monotonic() - saved_at >= task.config.save_seconds:
+            overdue = peers.rank == 0 and time.monotonic() - saved_at >= task.config.save_seconds
+            if ends_epoch or stop or peers.any(overdue):  # clocks differ: the first process decides
                 _save(task, folder, step, peers)
                 saved_at, saved = time.monotonic(), step
             if stop and step < total:
@@ -133,7 +134,7 @@ def train(task: Task, folder: Path, *, peers: Alone, resume: Literal["auto", "ne
 
 
 @contextmanager
-def caught_signals() -> Iterator[list[int]]:
+def caught_signals() -> Generator[list[int]]:
     """Collect SIGINT and SIGTERM in a list instead of dying; a second SIGINT interrupts at once."""
     caught: list[int] = []
 

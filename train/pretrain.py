@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fame.clipstore import ClipStore
 from fame.moco import MoCo, shuffle
 from fame.models import Backbone, build_encoder, set_activation_checkpointing, set_norm_group
-from train.config import PretrainConfig, TrainingConfig
+from train.config import PretrainConfig
 from train.data import PairDataset, Pairs, steps_per_epoch, stream
 from train.distributed import Alone, choose_device, gradients, process_group, share_of
 from train.knn import knn_accuracy, labelled_videos
 from train.loop import EpochEnd, RunResult, train
+from train.optimizer import make_optimizer, set_precision
 from train.schedule import key_momentum, learning_rate
 from train.views import make_views, picture, reads_maps
 
@@ -47,22 +48,6 @@ def pretrain(
             knn_store=ClipStore.open(knn_store) if knn_store else None,
         )
         return train(task, run_dir, peers=peers, resume=resume)
-
-
-def set_precision(config: TrainingConfig) -> None:
-    """Let or forbid CUDA to round float32 products to TF32; convolutions round by default, so forbid it too."""
-    torch.backends.cuda.matmul.allow_tf32 = config.precision != "fp32"
-    torch.backends.cudnn.allow_tf32 = config.precision != "fp32"
-    torch.backends.cudnn.benchmark = True
-
-
-def make_optimizer(config: TrainingConfig, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimiser of a config, fused into one kernel per step."""
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters, config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
-        )
-    return torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay, fused=True)
 
 
 class PretrainTask:
