@@ -14,6 +14,7 @@ import typer
 
 import preprocess.commands
 import train.commands
+import train.evaluate_commands
 from cli_options import Commands, Root, checkpoint_or_default, table
 
 app = typer.Typer(
@@ -23,7 +24,9 @@ store_app = typer.Typer(cls=Commands, help="Look at a clip store and check it.")
 app.add_typer(preprocess.commands.app, name="preprocess")
 app.add_typer(store_app, name="store")
 app.command()(train.commands.pretrain)
-app.add_typer(train.commands.evaluate_app, name="evaluate")
+app.add_typer(train.commands.finetune_app, name="finetune")
+app.add_typer(train.evaluate_commands.evaluate_app, name="evaluate")
+app.command()(train.evaluate_commands.activate)
 
 
 def _version(wanted: bool) -> None:
@@ -60,8 +63,8 @@ def info(
     state = "finished" if found.finished else f"unfinished: {found.shards_done} of {found.num_shards} shards are there"
     usable = found.statuses["ok"] + found.statuses["looped"]
     table(
-        f"{store} ({state})",
         {
+            "store": f"{store}, {state}",
             "dataset": f"{header.dataset} {header.split}, {header.software}",
             "videos": f"{found.num_videos}: " + ", ".join(f"{n} {status}" for status, n in found.statuses.items()),
             "clips": f"{found.num_clips} of {spec.frames} frames at stride {spec.stride}, {spec.height}x{spec.width}",

@@ -9,11 +9,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Root = Annotated[Path, typer.Option(envvar="FAME_ROOT", help="Data root: videos/, stores/ and runs/ live below it.")]
 
@@ -79,15 +82,21 @@ def checkpoint_or_default(given: Path | None, root: Path) -> Path:
     return existing(path, made_by="`fame pretrain` makes checkpoints")
 
 
-def table(title: str, rows: dict[str, str]) -> None:
-    """Print named values in two columns."""
+def output() -> "Console":
+    """Where tables go: as wide as the terminal, or wide enough for a file to hold unbroken lines."""
     from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 200)
+
+
+def table(rows: dict[str, str]) -> None:
+    """Print named values in two columns."""
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", show_header=False, box=None)
+    grid = Table(show_header=False, box=None)
     for name, value in rows.items():
-        table.add_row(name, value)
-    Console().print(table)
+        grid.add_row(name, value)
+    output().print(grid)
 
 
 @contextmanager

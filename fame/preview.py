@@ -59,7 +59,12 @@ def write_gif(
 ) -> None:
     """Write the :func:`sheet` of every frame as an endless animation. Raises as it does, and ``OSError``."""
     panels = _Panels(clips_NTHW3, maps_Nhw, beta, sources_N)
-    pictures = [Image.fromarray(panels.draw(t)) for t in range(clips_NTHW3.shape[1])]
+    animate(path, [panels.draw(t) for t in range(clips_NTHW3.shape[1])])
+
+
+def animate(path: Path, moments: Sequence[UInt8[np.ndarray, "p q 3"]]) -> None:
+    """Write pictures of one size as an endless GIF. Raises ``OSError``."""
+    pictures = [Image.fromarray(moment) for moment in moments]
     palette = pictures[len(pictures) // 2].quantize(256)  # one palette, so that still parts do not flicker
     frames = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
     frames[0].save(path, "GIF", save_all=True, append_images=frames[1:], duration=_FRAME_MILLISECONDS, loop=0)

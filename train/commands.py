@@ -1,21 +1,22 @@
-"""``fame pretrain`` and ``fame evaluate``. Heavy imports live inside the commands."""
+"""``fame pretrain`` and ``fame finetune``. Heavy imports live inside the commands."""
 
 import dataclasses
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from cli_options import Commands, Root, checkpoint_or_default, existing, expand, watch
+from cli_options import Commands, Root, checkpoint_or_default, existing, expand, output, watch
 
-evaluate_app = typer.Typer(cls=Commands, help="Measure what a pretrained encoder knows.")
+finetune_app = typer.Typer(
+    cls=Commands, help="Train a pretrained encoder and a classifier on labelled videos, then test."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """What overrides the recipe; every other field of the config by ``--set``."""
+    """What overrides any recipe; every other field of the config by ``--set``."""
 
     epochs: Annotated[int | None, typer.Option(help="Passes over the videos.")] = None
     batch: Annotated[int | None, typer.Option(help="Videos per step, over all processes.")] = None
@@ -25,16 +26,6 @@ class TrainOptions:
     encoder: Annotated[Literal["i3d", "r2plus1d_18"] | None, typer.Option(help="Network.")] = None
     width: Annotated[float | None, typer.Option(help="Multiplies the channels of I3D.")] = None
     crop: Annotated[int | None, typer.Option(help="Side of the training crop, pixels.")] = None
-    beta: Annotated[float | None, typer.Option(help="Share of a crop that is foreground, 0..1.")] = None
-    views: Annotated[Literal["single", "both"] | None, typer.Option(help="Views that are merged.")] = None
-    background: Annotated[
-        Literal["inter", "intra", "none"] | None,
-        typer.Option(help="From another video, another clip of the video, or no merging."),
-    ] = None
-    mask: Annotated[
-        Literal["stored", "online", "gauss", "grid", "seed"] | None,
-        typer.Option(help="The store's map, the paper's score on the crop, or a variant of the paper's ablation."),
-    ] = None
     precision: Annotated[Literal["fp32", "tf32", "bf16"] | None, typer.Option(help="Arithmetic of the network.")] = None
     compile: Annotated[bool | None, typer.Option(help="Compile the network.")] = None
     channels_last: Annotated[bool | None, typer.Option(help="Channels-last memory.")] = None
@@ -50,20 +41,40 @@ class TrainOptions:
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
+@dataclass(frozen=True, kw_only=True)
+class PretrainOptions(TrainOptions):
+    """What overrides the recipe of pretraining."""
+
+    beta: Annotated[float | None, typer.Option(help="Share of a crop that is foreground, 0..1.")] = None
+    views: Annotated[Literal["single", "both"] | None, typer.Option(help="Views that are merged.")] = None
+    background: Annotated[
+        Literal["inter", "intra", "none"] | None,
+        typer.Option(help="From another video, another clip of the video, or no merging."),
+    ] = None
+    mask: Annotated[
+        Literal["stored", "online", "gauss", "grid", "seed"] | None,
+        typer.Option(help="The store's map, the paper's score on the crop, or a variant of the paper's ablation."),
+    ] = None
+
+
+_Settings = Annotated[
+    list[str], typer.Option("--set", metavar="FIELD=VALUE", help="Any other field of the config; may be repeated.")
+]
+_Resume = Annotated[str, typer.Option(help="auto (go on where the run stopped), never, or a checkpoint.")]
+
+
 @expand
 def pretrain(
-    options: TrainOptions,
+    options: PretrainOptions,
     stores: Annotated[
         list[Path] | None, typer.Argument(help="Clip stores (default: ROOT/stores/k400-train.zarr).")
     ] = None,
     recipe: Annotated[str, typer.Option(help="Named config that the options start from.")] = "fame-k400",
-    settings: Annotated[
-        list[str], typer.Option("--set", metavar="FIELD=VALUE", help="Any other field of the config; may be repeated.")
-    ] = [],
+    settings: _Settings = [],
     root: Root = Path("data"),
     name: Annotated[str, typer.Option(help="Name of the run.")] = "pretrain",
     run: Annotated[Path | None, typer.Option(help="Run folder (default: ROOT/runs/NAME).")] = None,
-    resume: Annotated[str, typer.Option(help="auto (go on where the run stopped), never, or a checkpoint.")] = "auto",
+    resume: _Resume = "auto",
     knn_store: Annotated[
         Path | None, typer.Option(help="Labelled store to score features on every knn_every epochs.")
     ] = None,
@@ -100,103 +111,123 @@ def pretrain(
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
-    """What is evaluated on what."""
+class FinetuneOptions(TrainOptions):
+    """What overrides the recipe of fine-tuning."""
 
-    checkpoints: Annotated[
-        list[Path] | None,
-        typer.Argument(help="Checkpoints to compare (default: ROOT/runs/pretrain/checkpoints/last.pt)."),
+    dropout: Annotated[float | None, typer.Option(help="Share of features dropped before the classifier.")] = None
+    select: Annotated[
+        Literal["last", "validation", "test"] | None,
+        typer.Option(
+            help="Weights that are tested: the last, the best on held-out training videos, "
+            "or the best on the test videos themselves (the reference's way; the report says so)."
+        ),
     ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetunePlaces:
+    """Where fine-tuning reads and writes."""
+
     root: Root = Path("data")
+    pretrained: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CHECKPOINT|none",
+            help="What to start from (default: ROOT/runs/pretrain/checkpoints/last.pt); none trains from scratch.",
+        ),
+    ] = None
     train_store: Annotated[
-        Path | None, typer.Option(help="Labelled training store (default: ROOT/stores/ucf101-train1.zarr).")
+        Path | None, typer.Option(help="Labelled training store (default: ROOT/stores/DATASET-trainFOLD.zarr).")
     ] = None
     test_store: Annotated[
-        Path | None, typer.Option(help="Labelled test store (default: ROOT/stores/ucf101-test1.zarr).")
+        Path | None, typer.Option(help="Labelled test store (default: ROOT/stores/DATASET-testFOLD.zarr).")
     ] = None
-    crop: Annotated[int | None, typer.Option(help="Centre crop, pixels (default: what was trained on).")] = None
-    batch: Annotated[int, typer.Option(help="Clips encoded at a time.")] = 16
-    workers: Annotated[int, typer.Option(help="Processes that decode clips; 0 decodes in the main process.")] = 0
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to encode.")] = "auto"
-    random_init: Annotated[
-        bool, typer.Option("--random-init", help="Add the network before any training: the floor to beat.")
-    ] = False
-    out: Annotated[Path | None, typer.Option(help="JSON file (default: ROOT/runs/results/evaluate-WHAT.json).")] = None
+    run: Annotated[Path | None, typer.Option(help="Run folder (default: ROOT/runs/finetune-DATASETFOLD).")] = None
+    resume: _Resume = "auto"
+    crops: Annotated[int, typer.Option(min=1, help="Squares shown of each test clip, along its longer side.")] = 1
 
 
-def _evaluate(options: EvaluateOptions, what: str, measure: Any, **settings: Any) -> None:
-    """Run one measure, print one table, write one JSON."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from train.evaluate import EvaluationConfig, evaluate, write_evaluations
+def _finetune(
+    options: FinetuneOptions,
+    places: FinetunePlaces,
+    settings: list[str],
+    *,
+    dataset: str,
+    fold: int | str = "",
+    test: str = "test",
+) -> None:
+    """Fine-tune on one dataset, print the figures of the test."""
+    from fame.weights import read_weights
+    from train.finetune import configured, finetune
 
     stores = {
         split: existing(
-            given or options.root / "stores" / f"ucf101-{split}1.zarr",
-            made_by=f"`fame preprocess` makes clip stores; name this one with --{split}-store",
+            given or places.root / "stores" / f"{dataset}-{split}{fold}.zarr",
+            made_by=f"`fame preprocess` makes clip stores; name this one with --{role}-store",
         )
-        for split, given in (("train", options.train_store), ("test", options.test_store))
+        for role, split, given in (("train", "train", places.train_store), ("test", test, places.test_store))
     }
-    config = EvaluationConfig(
+    weights = None
+    if places.pretrained != "none":
+        path = checkpoint_or_default(Path(places.pretrained) if places.pretrained else None, places.root)
+        weights = read_weights(path)
+    result = finetune(
+        configured(weights, options.given(), settings),
         train_store=stores["train"],
-        test_store=stores["test"],
-        cache=options.root / "runs" / "features",
-        crop=options.crop,
-        batch=options.batch,
-        workers=options.workers,
-        device=options.device,
-        random_init=options.random_init,
+        test_store=stores[test],
+        weights=weights,
+        run_dir=(folder := places.run or places.root / "runs" / f"finetune-{dataset}{fold}"),
+        resume=places.resume if places.resume in ("auto", "never") else Path(places.resume),  # pyright: ignore[reportArgumentType]
+        crops=places.crops,
+        watch=watch,
     )
-    checkpoints = options.checkpoints or [checkpoint_or_default(None, options.root)]
-    rows = evaluate(checkpoints, config, measure, watch=watch)
-    table = Table("checkpoint", *rows[0].figures, title=f"{what} on {config.test_store}, %")
-    for row in rows:
-        table.add_row(row.checkpoint, *(f"{value:.4g}" for value in row.figures.values()))
-    Console().print(table)
-    out = options.out or options.root / "runs" / "results" / f"evaluate-{what}.json"
-    write_evaluations(out, rows, what=what, **settings, **dataclasses.asdict(config))
-    print(out)
+    print(f"{result.run.status} at step {result.run.step} of {result.run.total}: {result.run.checkpoint}")
+    if result.figures:
+        print("tested:", result.selection)
+        print(", ".join(f"{name} {value:.2f} %" for name, value in result.figures.items()))
+        print(folder / "report.json")
+        print(folder / "confusion.png")
+    raise typer.Exit(result.run.exit_code)
 
 
-@evaluate_app.command()
+_Fold = Annotated[int, typer.Option(min=1, max=3, help="Which of the three official splits.")]
+
+
+@finetune_app.command()
 @expand
-def knn(
-    options: EvaluateOptions,
-    k: Annotated[int, typer.Option(min=1, help="Training videos that vote.")] = 20,
-    temperature: Annotated[float, typer.Option(help="A vote weighs exp(cosine / temperature).")] = 0.07,
-) -> None:
-    """Nearest-neighbour accuracy of frozen features: the training videos most like a test video vote."""
-    from train import evaluate
-
-    _evaluate(options, "knn", partial(evaluate.knn, k=k, temperature=temperature), k=k, temperature=temperature)
+def ucf101(options: FinetuneOptions, places: FinetunePlaces, settings: _Settings = [], fold: _Fold = 1) -> None:
+    """UCF101, one of its three folds."""
+    _finetune(options, places, settings, dataset="ucf101", fold=fold)
 
 
-@evaluate_app.command()
+@finetune_app.command()
 @expand
-def retrieval(
-    options: EvaluateOptions,
-    centre: Annotated[
-        bool, typer.Option("--centre", help="Subtract each store's mean feature first, as the reference does.")
-    ] = False,
-) -> None:
-    """Recall at 1, 5, 10, 20 and 50: test videos query the training videos."""
-    from train import evaluate
-
-    _evaluate(options, "retrieval", partial(evaluate.retrieval, centre=centre), centre=centre)
+def hmdb51(options: FinetuneOptions, places: FinetunePlaces, settings: _Settings = [], fold: _Fold = 1) -> None:
+    """HMDB51, one of its three folds."""
+    _finetune(options, places, settings, dataset="hmdb51", fold=fold)
 
 
-@evaluate_app.command()
+@finetune_app.command()
 @expand
-def linear(
-    options: EvaluateOptions,
-    weight_decay: Annotated[
-        float | None, typer.Option(help="Of the classifier (default: chosen on held-out training videos).")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Draws the held-out videos.")] = 0,
-) -> None:
-    """Linear probe: logistic regression on frozen features, solved to convergence."""
-    from train import evaluate
+def diving48(options: FinetuneOptions, places: FinetunePlaces, settings: _Settings = []) -> None:
+    """Diving48 V2."""
+    _finetune(options, places, settings, dataset="diving48")
 
-    measure = partial(evaluate.linear, weight_decay=weight_decay, seed=seed)
-    _evaluate(options, "linear", measure, weight_decay=weight_decay, seed=seed)
+
+@finetune_app.command()
+@expand
+def k400(options: FinetuneOptions, places: FinetunePlaces, settings: _Settings = []) -> None:
+    """Kinetics-400, tested on its validation videos."""
+    _finetune(options, places, settings, dataset="k400", test="val")
+
+
+@finetune_app.command()
+@expand
+def folder(
+    options: FinetuneOptions,
+    places: FinetunePlaces,
+    settings: _Settings = [],
+    name: Annotated[str, typer.Option(help="What the dataset is called in default paths.")] = "folder",
+) -> None:
+    """Any labelled videos: the stores NAME-train and NAME-test."""
+    _finetune(options, places, settings, dataset=name)

@@ -100,6 +100,12 @@ def crop_for(encoder: Encoder, store: ClipStore, asked: int | None) -> int:
     return asked or min(encoder.card.config.get("crop", smaller), smaller)
 
 
+def middle_clip(store: ClipStore, video: int) -> int:
+    """The middle one of a video's valid clips, of which there is at least one."""
+    valid = [index for index in store.clips_of(video) if store.valid_N[index]]
+    return valid[len(valid) // 2]
+
+
 def square_crops(clip_THWC: UInt8[np.ndarray, "t h w 3"], crop: int, *, count: int) -> UInt8[np.ndarray, "p t s s 3"]:
     """``count`` squares of ``crop`` pixels, evenly spaced along the longer side (1: the centre): a contiguous copy."""
     spare_H, spare_W = clip_THWC.shape[1] - crop, clip_THWC.shape[2] - crop

@@ -4,8 +4,7 @@ Shapes: B clips of this process, C channels, T frames, S crop size, D feature di
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +17,7 @@ from fame.augment import uniforms
 from fame.clipstore import ClipStore
 from fame.metrics import topk_accuracy
 from fame.models import Backbone, build_encoder, set_activation_checkpointing, set_norm_group
-from fame.weights import Weights, read_weights
+from fame.weights import Weights
 from train import checkpoint
 from train.config import FinetuneConfig
 from train.data import Pairs, steps_per_epoch, stream
@@ -28,12 +27,12 @@ from train.features import file_digest
 from train.finetune_data import LabelledClips, held_out_videos, make_view
 from train.loop import EpochEnd, RunResult, train
 from train.pretrain import make_optimizer, set_precision, store_identity
+from train.report import write_json
 from train.schedule import learning_rate
-from train.testing import Figures, Scores, classify, write_scores
+from train.testing import Figures, Scores, Watch, classify, report, unwatched
 from train.visualize import plot_confusion
 
 SELECTED = "selected.pt"
-Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,21 +49,21 @@ def finetune(
     *,
     train_store: Path,
     test_store: Path,
-    pretrained: Path | None,
+    weights: Weights | None,
     run_dir: Path,
     resume: Literal["auto", "never"] | Path = "auto",
     crops: int = 1,
-    watch: Watch = lambda what, clips: nullcontext(lambda count: None),
+    watch: Watch = unwatched,
 ) -> FinetuneResult:
     """Train into ``run_dir`` (see :func:`train.loop.train` for how it stops and resumes), then test.
 
     The test shows every clip of a test video, ``crops`` squares of each; ``report.json`` and ``confusion.png`` in the
     run folder hold what came out. With ``config.select`` other than ``"last"`` the selected weights are in
-    ``checkpoints/selected.pt``. ``config`` names the network of ``pretrained`` (:func:`fitted` sees to it). Raises
-    ``ValueError`` (one clear line) for stores, configs and checkpoints that do not fit.
+    ``checkpoints/selected.pt``. Without ``weights`` everything is trained from scratch; with them ``config`` names
+    their network (:func:`configured` sees to it). Raises ``ValueError`` (one clear line) for stores, configs and
+    checkpoints that do not fit.
     """
     device = choose_device(config.device)
-    weights = read_weights(pretrained) if pretrained else None
     with process_group(device) as peers:
         task = FinetuneTask(
             config,
@@ -78,24 +77,41 @@ def finetune(
         if run.status != "finished":
             return FinetuneResult(run=run, selection="", figures=None)
         selection = task.select_()
-        watched = watch(f"test on {test_store}", task.clips_to_test) if peers.rank == 0 else nullcontext(lambda _: None)
-        with watched as on_clips:
+        shown = watch if peers.rank == 0 else unwatched
+        with shown(f"test on {test_store}", task.clips_to_test) as on_clips:
             scores = task.test(crops=crops, on_clips=on_clips)
         if peers.rank == 0:
-            _report(task, run_dir, scores, selection=selection, pretrained=str(pretrained or "none"), crops=crops)
+            _report(
+                task,
+                run_dir,
+                scores,
+                selection=selection,
+                pretrained=str(weights.path) if weights else "none",
+                crops=crops,
+            )
         return FinetuneResult(run=run, selection=selection, figures=scores.figures if peers.rank == 0 else None)
 
 
-def fitted(config: FinetuneConfig, weights: Weights, *, keep: tuple[str, ...] = ()) -> FinetuneConfig:
-    """The config with the network that ``weights`` belong to, and the crop it was trained on unless ``keep`` names it.
+def configured(weights: Weights | None, given: Mapping[str, Any], settings: Sequence[str]) -> FinetuneConfig:
+    """The reference recipe with what was ``given`` and the ``key=value`` settings, for the network of ``weights``.
 
-    ``ValueError`` for weights of a network that a config cannot name.
+    The crop is what the weights were trained on and the milestones move with the epochs, unless named. ``ValueError``
+    for a network named beside weights, which have one.
     """
-    card = weights.card
-    changes: dict[str, Any] = {"encoder": card.name, "width": float(card.options.get("width", 1.0))}
-    if "crop" not in keep and "crop" in card.config:
-        changes["crop"] = card.config["crop"]
-    return dataclasses.replace(config, **changes)
+    named = {*given, *(setting.partition("=")[0] for setting in settings)}
+    start: dict[str, Any] = {}
+    if weights:
+        if clash := sorted(named & {"encoder", "width"}):
+            raise ValueError(f"{clash[0]} is for training from scratch (--pretrained none): {weights.path} has its own")
+        card = weights.card
+        start = {"encoder": card.name, "width": float(card.options.get("width", 1.0))}
+        start |= {key: card.config[key] for key in ("crop",) if key in card.config}
+    config = dataclasses.replace(FinetuneConfig(), **{**start, **given}).override(settings)
+    if "milestones" in named:
+        return config
+    recipe = FinetuneConfig()
+    moved = {max(1, round(milestone * config.epochs / recipe.epochs)) for milestone in recipe.milestones}
+    return dataclasses.replace(config, milestones=tuple(sorted(moved)))
 
 
 class FinetuneTask:
@@ -263,9 +279,8 @@ def _report(task: FinetuneTask, folder: Path, scores: Scores, *, selection: str,
             "progress": {"epoch": task.best["epoch"], "data": task.data},
         }
         checkpoint.save(folder / "checkpoints" / SELECTED, contents)
-    write_scores(
-        folder / "report.json", scores, selection=selection, select=task.config.select, data=task.data, **about
-    )
+    about |= {"selection": selection, "select": task.config.select, "data": task.data}
+    write_json(folder / "report.json", {**about, **report(scores)})
     plot_confusion(scores.confusion, scores.class_names, folder / "confusion.png")
 
 

@@ -6,6 +6,7 @@ N views (crops of clips), B batch, P crops of a clip, T frames, S crop size, K c
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,21 @@ from fame.models import Backbone
 from fame.normalize import encoder_input
 from fame.weights import Encoder, load
 from train import checkpoint
-from train.distributed import Alone
-from train.features import SquareClips, check_labelled, check_same_classes
+from train.distributed import Alone, choose_device
+from train.features import SquareClips, check_labelled, check_same_classes, crop_for
 from train.report import write_json
+from train.visualize import plot_confusion
 
 Figures = dict[str, float]
+Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+def unwatched(what: str, clips: int) -> AbstractContextManager[Callable[[int], None]]:
+    """A watch that shows nothing."""
+
+    def ignore(count: int) -> None: ...
+
+    return nullcontext(ignore)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +128,38 @@ def _show(
     return torch.cat(scores), torch.cat(owners)
 
 
+def test_checkpoints(
+    checkpoints: Sequence[Path],
+    store_path: Path,
+    *,
+    out: Path,
+    crops: int = 1,
+    crop: int | None = None,
+    batch: int = 16,
+    workers: int = 0,
+    device: str = "auto",
+    watch: Watch = unwatched,
+) -> dict[Path, Figures]:
+    """Test fine-tuned checkpoints on one store; ``report.json`` and a confusion matrix of each go to folder ``out``.
+
+    Raises ``ValueError`` as :func:`read_classifier` does, before anything is shown to the first of them.
+    """
+    store, where = ClipStore.open(store_path), choose_device(device)
+    encoders = [read_classifier(path, store, device=where) for path in checkpoints]
+    reports: list[dict[str, Any]] = []
+    for number, (path, encoder) in enumerate(zip(checkpoints, encoders, strict=True), 1):
+        with watch(f"{path} on {store_path}", int(store.valid_N.sum())) as on_clips:
+            side = crop_for(encoder, store, crop)
+            scores = classify(
+                encoder.network, store, crop=side, crops=crops, batch=batch, workers=workers, on_clips=on_clips
+            )
+        picture = out / ("confusion.png" if len(checkpoints) == 1 else f"confusion-{number}.png")
+        plot_confusion(scores.confusion, scores.class_names, picture, title=str(path))
+        reports.append({"checkpoint": str(path), "crop": side, "confusion_picture": picture.name, **report(scores)})
+    write_json(out / "report.json", {"store": str(store_path), "crops": crops, "results": reports})
+    return {path: entry["figures"] for path, entry in zip(checkpoints, reports, strict=True)}
+
+
 def read_classifier(path: Path, store: ClipStore, *, device: torch.device) -> Encoder:
     """A fine-tuned checkpoint that can be tested on ``store``.
 
@@ -143,11 +186,9 @@ def _class_names(path: Path) -> tuple[str, ...] | None:
         return None
 
 
-def write_scores(path: Path, scores: Scores, **about: Any) -> None:
-    """Write figures, accuracy of every class and the confusion matrix (rows: true class) as JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {
-        **about,
+def report(scores: Scores) -> dict[str, Any]:
+    """Figures, accuracy of every class and the confusion matrix (rows: true class) as plain values."""
+    return {
         "videos": len(scores.label_V),
         "videos_without_a_valid_clip": scores.dropped,
         "views_per_video": scores.views,
@@ -155,4 +196,3 @@ def write_scores(path: Path, scores: Scores, **about: Any) -> None:
         "per_class": scores.per_class,
         "confusion": scores.confusion.tolist(),
     }
-    write_json(path, content)
