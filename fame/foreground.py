@@ -94,6 +94,8 @@ def top_fraction(score_BHW: Float[Tensor, "b h w"], beta: float) -> Bool[Tensor,
 
 
 def _check_clip(clip_BCTHW: Tensor) -> None:
+    if not clip_BCTHW.is_floating_point():
+        raise ValueError(f"a clip must be of a float dtype with values in 0..1, got {clip_BCTHW.dtype}")
     _, channels, frames, height, width = clip_BCTHW.shape
     if channels != 3 or frames < 2 or height < 1 or width < 1:
         raise ValueError(
