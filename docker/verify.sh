@@ -100,14 +100,14 @@ chown -R "$stranger:$stranger" "$work/data"
 step "fame --version"
 mounted fame-entrypoint --version
 
-step "fame demo"
-mounted fame-entrypoint demo
+step "fame demo, short"
+mounted fame-entrypoint demo --videos 32 --epochs 2
 
 if [ -n "${FOOTAGE:-}" ]; then
     step "The offline stage on $FOOTAGE"
     cp -r "$FOOTAGE" "$work/data/videos/footage"
     mounted fame-entrypoint preprocess folder --videos /data/videos/footage --store /data/stores/footage.zarr \
-        --height 128 --width 170
+        --height 128 --width 170 --clips 2
     mounted fame-entrypoint store verify /data/stores/footage.zarr
 fi
 
