@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fame.clipstore import ClipStore
+from fame.clipstore import ClipStore, schema
 from fame.randomness import numpy_generator
 from tests.stores import make_store
 from tests.train.tiny import TINY, figures, flat, same, state_of
@@ -116,8 +115,8 @@ def test_divergence_stops_with_the_last_good_checkpoint(store: Path, tmp_path: P
 
 
 def test_golden_losses(store: Path, tmp_path: Path, request: pytest.FixtureRequest):
-    """Bitwise where they were made (same torch, same CPU instructions, same threads), to 1e-3 elsewhere."""
-    run(store, tmp_path, "epochs=3", "accumulate=1")
+    """Bitwise where they were made (same torch, same CPU instructions, same threads), to 1e-2 elsewhere."""
+    run(store, tmp_path, "epochs=3")
     losses = figures(tmp_path)[:10]
     here = {
         "torch": torch.__version__,
@@ -130,12 +129,12 @@ def test_golden_losses(store: Path, tmp_path: Path, request: pytest.FixtureReque
     expected = [float.fromhex(loss) for loss in golden.pop("losses")]
     if golden == here:
         assert losses == expected
-    assert losses == pytest.approx(expected, abs=1e-3)
+    assert losses == pytest.approx(expected, abs=1e-2)
 
 
 def test_the_run_folder_tells_what_ran(store: Path, tmp_path: Path):
     run(store, tmp_path, "knn_every=2", "checkpoint_every=2", knn_store=store)
-    assert json.loads((tmp_path / "config.json").read_text())["crop"] == 16
+    assert json.loads((tmp_path / "config.json").read_text())["crop"] == 32
     assert {"git", "torch", "device", "data"} <= json.loads((tmp_path / "environment.json").read_text()).keys()
     wanted = {"loss", "accuracy", "lr", "queue_norm", "feature_norm", "spread", "clips_per_second", "data_wait"}
     assert wanted <= json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0]).keys()
@@ -158,9 +157,10 @@ def test_measuring_does_not_change_training(store: Path, tmp_path: Path):
     ["accumulate=2", "checkpoint_activations=true", "workers=1", "channels_last=true", "merge_group=none"],
 )
 def test_settings_of_cost_change_nothing_but_cost(store: Path, tmp_path: Path, setting: str):
-    run(store, tmp_path / "plain", "merge_group=4", "epochs=1")
-    run(store, tmp_path / "other", "merge_group=4", "epochs=1", setting)
-    assert figures(tmp_path / "other") == pytest.approx(figures(tmp_path / "plain"), abs=2e-3)
+    common = ("batch=8", "merge_group=8", "epochs=1")
+    run(store, tmp_path / "plain", *common)
+    run(store, tmp_path / "other", *common, setting)
+    assert figures(tmp_path / "other") == pytest.approx(figures(tmp_path / "plain"), abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -196,23 +196,18 @@ def test_resume_never_refuses_a_folder_with_a_run(store: Path, tmp_path: Path):
 def test_bad_input_is_one_clear_line(store: Path, tmp_path: Path):
     with pytest.raises(ValueError, match=r"^batch 20 is larger than the data: 18 videos[^\n]*$"):
         run(store, tmp_path / "a", "batch=20")
-    with pytest.raises(ValueError, match=r"^[^\n]*format 9[^\n]*format 1[^\n]*$"):
-        run(other_format(store, tmp_path / "format9"), tmp_path / "b")
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(ValueError, match=r"^[^\n]*of format 1[^\n]*format 9[^\n]*$"),
+    ):
+        patch.setattr(schema, "FORMAT_VERSION", 9)
+        run(store, tmp_path / "b")
     with pytest.raises(ValueError, match="no video has a valid clip"):
         run(make_store(tmp_path / "dead", videos=4, failed=range(4)), tmp_path / "c")
     with pytest.raises(ValueError, match="bn_group 3 does not divide the 4 clips"):
         run(store, tmp_path / "d", "bn_group=3")
     with pytest.raises(ValueError, match="kNN store and knn_every go together"):
         run(store, tmp_path / "e", "knn_every=1")
-
-
-def other_format(store: Path, target: Path) -> Path:
-    shutil.copytree(store, target)
-    root = target / "zarr.json"
-    text = root.read_text()
-    assert '"version": 1' in text
-    root.write_text(text.replace('"version": 1', '"version": 9'))
-    return target
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +223,7 @@ def finished(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("encoder=r2plus1d_18",), "another architecture: name is 'i3d'"),
         (("width=0.25",), "another architecture: options"),
         (("dim=16",), "another architecture: head"),
-        (("lr=0.01",), "begun with lr=0.05, not 0.01"),
+        (("lr=0.01",), "begun with lr=0.0001, not 0.01"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(store: Path, finished: Path, tmp_path: Path, settings, words: str):

@@ -8,10 +8,12 @@ import torch
 from fame.clipstore import ClipStore
 from fame.foreground import top_fraction
 from fame.normalize import normalise
-from tests.train.tiny import TINY
+from tests.train import tiny
 from train.config import PretrainConfig
 from train.data import PairDataset, Pairs, stream
 from train.views import crop_pairs, make_views, merge_views, picture, reads_maps
+
+TINY = tiny.TINY.override(["crop=16"])
 
 
 @pytest.fixture(scope="module")
