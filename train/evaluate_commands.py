@@ -142,13 +142,13 @@ def test(
     out: Annotated[Path | None, typer.Option(help="Folder of the results (default: ROOT/runs/results/test).")] = None,
 ) -> None:
     """Test fine-tuned classifiers: mean log-probability over all clips of a video, top-1, top-5, confusion matrix."""
-    from train.testing import test_checkpoints
+    from train.testing import evaluate_classifiers
 
     default = root / "runs" / "finetune-ucf1011" / "checkpoints" / "last.pt"
     paths = checkpoints or [existing(default, made_by="`fame finetune` makes classifiers")]
     data = existing(store or root / "stores" / "ucf101-test1.zarr", made_by=_MAKES_STORES)
     folder = out or root / "runs" / "results" / "test"
-    rows = test_checkpoints(
+    rows = evaluate_classifiers(
         paths, data, out=folder, crops=crops, crop=crop, batch=batch, workers=workers, device=device, watch=watch
     )
     _print(f"test on {data}, %", {str(path): figures for path, figures in rows.items()})

@@ -8,7 +8,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -87,11 +86,13 @@ def check_labelled(store: ClipStore) -> None:
 
 def check_same_classes(ours: str, our_names: Sequence[str], theirs: str, their_names: Sequence[str]) -> None:
     """``ValueError`` that names the first difference, unless two things know the same classes in the same order."""
-    for number, (our, their) in enumerate(zip_longest(our_names, their_names)):
+    for number, (our, their) in enumerate(zip(our_names, their_names, strict=False)):
         if our != their:
             raise ValueError(
                 f"class {number} is {our!r} in {ours} but {their!r} in {theirs}: make both from one class list"
             )
+    if len(our_names) != len(their_names):
+        raise ValueError(f"{ours} has {len(our_names)} classes but {theirs} has {len(their_names)}")
 
 
 def crop_for(encoder: Encoder, store: ClipStore, asked: int | None) -> int:

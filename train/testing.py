@@ -128,7 +128,7 @@ def _show(
     return torch.cat(scores), torch.cat(owners)
 
 
-def test_checkpoints(
+def evaluate_classifiers(
     checkpoints: Sequence[Path],
     store_path: Path,
     *,

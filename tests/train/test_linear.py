@@ -54,7 +54,7 @@ def test_held_out_samples_come_from_every_class() -> None:
 
 
 def test_a_class_with_one_video_is_named() -> None:
-    with pytest.raises(ValueError, match="class 7 has one .* held out; do this"):
+    with pytest.raises(ValueError, match=r"class 7 has one .* held out; do this"):
         hold_out(torch.tensor([0, 0, 7]), seed=0, share=0.2, instead="do this")
 
 

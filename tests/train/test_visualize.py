@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from train.visualize import moving_average, plot_curves
+from train.visualize import moving_average, plot_confusion, plot_curves, plot_kernels
 
 
 def test_the_moving_average_looks_back_only() -> None:
@@ -25,3 +27,23 @@ def test_the_curves_of_a_run_are_drawn(tmp_path: Path) -> None:
 def test_a_folder_without_metrics_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"metrics\.jsonl"):
         plot_curves(tmp_path, tmp_path / "curves.png")
+
+
+def test_a_confusion_matrix_shows_rows_as_shares(tmp_path: Path) -> None:
+    plot_confusion(torch.tensor([[3, 1], [0, 0]]), ("left", "right"), tmp_path / "new" / "two.png")
+    with Image.open(tmp_path / "new" / "two.png") as picture:
+        colours = [colour for _, colour in picture.convert("RGB").getcolors(2**20)]
+    assert any(abs(red - 33) < 40 and blue > 120 and red < blue for red, _, blue in colours)  # three of four: dark blue
+    plot_confusion(torch.eye(101, dtype=torch.int64), [str(k) for k in range(101)], tmp_path / "many.png")
+    with Image.open(tmp_path / "many.png") as picture:
+        assert min(picture.size) > 1000
+
+
+def test_kernels_are_drawn_for_every_checkpoint(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    kernels = {name: {stage: rng.normal(size=50) for stage in ("stem", "layer1")} for name in ("moco", "fame")}
+    plot_kernels(kernels, tmp_path / "kernels.png")
+    with Image.open(tmp_path / "kernels.png") as picture:
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(2**20)}
+    assert sum(red > blue + 60 for red, _, blue in colours) > 0  # the second checkpoint's orange
+    assert sum(blue > red + 60 for red, _, blue in colours) > 0  # the first's blue

@@ -1,0 +1,254 @@
+"""Fine-tuning: a step against a slow oracle, resume to the bit, whose weights are the result, bad input."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+from typer.testing import CliRunner
+
+from cli import app
+from fame.augment import uniforms
+from fame.clipstore import ClipStore
+from fame.models import build_encoder
+from fame.weights import load, read_weights
+from tests.stores import CLASSES, make_store
+from tests.train.labelled import checkpoint, classifier, labelled_store
+from tests.train.tiny import figures, same, state_of
+from train.checkpoint import CheckpointError
+from train.config import FinetuneConfig
+from train.distributed import Alone
+from train.finetune import FinetuneResult, FinetuneTask, configured, finetune
+from train.finetune_data import LabelledClips, held_out_videos, make_view
+from train.loop import train
+
+TINY = FinetuneConfig(
+    device="cpu",
+    width=0.125,
+    crop=16,
+    batch=6,
+    epochs=2,
+    milestones=(1,),
+    lr=0.02,
+    workers=0,
+    log_every=1,
+    select_every=1,
+)
+HEAD = {"kind": "projection", "dim": 8}
+
+
+@pytest.fixture(scope="module")
+def test_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_store(tmp_path_factory.mktemp("stores") / "test.zarr", videos=6, seed=1, failed=[2])
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoint(tmp_path_factory.mktemp("checkpoints") / "moco.pt", head=HEAD, part="encoder_q", seed=7)
+
+
+def run(store: Path, test_store: Path, folder: Path, *settings: str, **options: object) -> FinetuneResult:
+    options = {"weights": None, **options}
+    return finetune(TINY.override(settings), train_store=store, test_store=test_store, run_dir=folder, **options)
+
+
+def task_of(store: Path, test_store: Path, *settings: str, weights: Path | None = None) -> FinetuneTask:
+    return FinetuneTask(
+        TINY.override(settings),
+        train_store=ClipStore.open(store),
+        test_store=ClipStore.open(test_store),
+        weights=read_weights(weights) if weights else None,
+        device=torch.device("cpu"),
+    )
+
+
+def test_the_defaults_are_the_references_recipe() -> None:
+    recipe = FinetuneConfig()
+    assert (recipe.lr, recipe.milestones, recipe.epochs, recipe.batch) == (0.025, (60, 120), 150, 128)
+    assert (recipe.schedule, recipe.optimizer, recipe.momentum, recipe.weight_decay) == ("steps", "sgd", 0.9, 1e-4)
+    assert (recipe.dropout, recipe.crop, recipe.min_area, recipe.select) == (0.7, 224, 0.2, "last")
+    assert (recipe.flip, recipe.gray, recipe.jitter, recipe.blur) == (0.5, 0.2, 0.8, 0.0)
+
+
+def test_milestones_follow_the_epochs_and_the_network_its_weights(pretrained: Path) -> None:
+    assert configured(None, {"epochs": 10}, []).milestones == (4, 8)
+    assert configured(None, {}, ["epochs=10", "milestones=3"]).milestones == (3,)
+    fitted = configured(read_weights(pretrained), {"dropout": 0.1}, ["batch=4"])
+    assert (fitted.encoder, fitted.width, fitted.crop, fitted.dropout, fitted.batch) == ("i3d", 0.125, 32, 0.1, 4)
+    assert configured(read_weights(pretrained), {"crop": 16}, []).crop == 16
+    with pytest.raises(ValueError, match=r"^width is for training from scratch \(--pretrained none\): .*moco.pt has"):
+        configured(read_weights(pretrained), {}, ["width=1"])
+
+
+def test_one_clip_of_every_video_an_epoch(store: Path) -> None:
+    opened = ClipStore.open(store)
+    clips = LabelledClips(opened, seed=0)
+    assert len(clips) == 18  # of 20, two have failed
+    shown = [[clips.clips_of(epoch, sample)[0] for sample in range(18)] for epoch in range(3)]
+    for indices in shown:
+        assert [opened.video_N[index] for index in indices] == clips.video_S2[:, 1].tolist()
+        assert [opened.label_N[index] for index in indices] == clips.label_S.tolist()
+    assert shown[0] != shown[1] != shown[2]
+    pair = clips[(1, 4)]
+    sample = int(pair.sample_B[0])
+    assert np.array_equal(pair.clip_B2THWC[0, 0].numpy(), opened.clip(shown[1][sample]))
+    assert pair.clip_B2THWC.shape[1] == 1
+
+
+def test_a_step_equals_a_slow_one(store: Path, test_store: Path) -> None:
+    """Cross-entropy of the addressed view under addressed dropout, SGD with momentum and weight decay by hand."""
+    task = task_of(store, test_store, "weight_decay=0.01", "momentum=0.5")
+    config, batches = task.config, list(task.batches(0, 2))
+    head = task.model["head"]
+    network = build_encoder("i3d", head=head, options={"width": 0.125}, seed=0).train()
+    velocity = {name: torch.zeros_like(value) for name, value in network.named_parameters()}
+    for step, batch in enumerate(batches):
+        view = make_view(batch, config, epoch=0, step=step)
+        samples = batch.sample_B.tolist()
+        draws = uniforms(network.feature_dim, seed=0, epoch=0, indices=samples, purpose="dropout")
+        features = torch.where(draws >= 0.7, network.features(view) / 0.3, 0.0)
+        loss = F.cross_entropy(features @ network.fc.weight.T + network.fc.bias, task.dataset.label_S[samples])
+        network.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            for name, value in network.named_parameters():
+                velocity[name] = 0.5 * velocity[name] + value.grad + 0.01 * value
+                value -= config.lr * velocity[name]
+        assert float(task.step(step, batch)["loss"]) == pytest.approx(float(loss.detach()), rel=1e-4)
+    for name, value in task.network.named_parameters():
+        assert torch.allclose(value, dict(network.named_parameters())[name], atol=1e-4), name
+
+
+def test_accumulation_changes_nothing_but_cost(store: Path, test_store: Path) -> None:
+    whole, parts = (task_of(store, test_store, "bn_group=3", f"accumulate={parts}") for parts in (1, 2))
+    (batch,) = whole.batches(0, 1)
+    assert float(whole.step(0, batch)["loss"]) == pytest.approx(float(parts.step(0, batch)["loss"]), abs=1e-5)
+    assert torch.allclose(whole.network.fc.weight, parts.network.fc.weight, atol=1e-5)
+
+
+def test_pretrained_weights_are_where_it_starts(store: Path, test_store: Path, pretrained: Path) -> None:
+    task = task_of(store, test_store, weights=pretrained)
+    theirs = load(pretrained).network.state_dict()
+    ours = task.network.state_dict()
+    assert {name for name in ours if name not in theirs} == {"fc.weight", "fc.bias"}
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items() if name in theirs)
+    with pytest.raises(ValueError, match="the weights do not fit the network"):
+        task_of(store, test_store, "width=0.25", weights=pretrained)
+
+
+@pytest.fixture(scope="module")
+def finished(store: Path, test_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    run(store, test_store, folder, "select=validation")
+    return folder
+
+
+def test_an_interrupted_run_equals_a_whole_one(store: Path, test_store: Path, finished: Path, tmp_path: Path) -> None:
+    class Interrupted(FinetuneTask):
+        def step(self, step: int, batch: object) -> object:
+            if step == 2:  # the first of the second epoch: there is a best already
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().step(step, batch)
+
+    task = Interrupted(
+        TINY.override(["select=validation"]),
+        train_store=ClipStore.open(store),
+        test_store=ClipStore.open(test_store),
+        weights=None,
+        device=torch.device("cpu"),
+    )
+    assert train(task, tmp_path, peers=Alone()).step == 3
+    assert run(store, test_store, tmp_path, "select=validation").run.status == "finished"
+    assert figures(tmp_path) == figures(finished)
+    assert same(state_of(tmp_path), state_of(finished))
+    assert (tmp_path / "report.json").read_text() == (finished / "report.json").read_text()
+
+
+def test_selection_on_held_out_videos_never_trains_on_them(store: Path, test_store: Path, finished: Path) -> None:
+    task = task_of(store, test_store, "select=validation", "val_share=0.3")
+    opened = ClipStore.open(store)
+    held_V = held_out_videos(opened, task.config)
+    assert not held_V[[3, 11]].any()  # the failed ones
+    assert [int(held_V[opened.labels_V == label].sum()) for label in (0, 1)] == [3, 2]
+    assert not held_V[task.dataset.video_S2[:, 1]].any()
+    assert len(task.dataset) == 18 - 5
+    report = json.loads((finished / "report.json").read_text())
+    assert "the best on 2 training videos held out" in report["selection"]
+    assert "no test video had a part" in report["selection"]
+    lines = [json.loads(line) for line in (finished / "epochs.jsonl").read_text().splitlines()]
+    best = max(lines, key=lambda line: (line["validation_accuracy"], -line["step"]))
+    assert f"after epoch {best['step'] // 2} of 2" in report["selection"]
+
+
+def test_the_selected_weights_are_what_was_tested(finished: Path, test_store: Path) -> None:
+    from train.testing import classify
+
+    report = json.loads((finished / "report.json").read_text())
+    selected = load(finished / "checkpoints" / "selected.pt")
+    assert classify(selected.network, ClipStore.open(test_store), crop=16).figures == report["figures"]
+    assert np.sum(report["confusion"]) == report["videos"] == 5
+    assert (finished / "confusion.png").stat().st_size > 1000
+
+
+def test_selection_on_the_test_videos_says_so(store: Path, test_store: Path, tmp_path: Path) -> None:
+    result = run(store, test_store, tmp_path, "select=test", "select_every=5", "epochs=1")
+    assert "THE BEST ON THE TEST VIDEOS THEMSELVES" in result.selection
+    assert json.loads((tmp_path / "report.json").read_text())["selection"] == result.selection
+    assert len((tmp_path / "epochs.jsonl").read_text().splitlines()) == 1  # after the last epoch
+
+
+def test_other_weights_are_refused_on_resume(store: Path, test_store: Path, finished: Path, pretrained: Path) -> None:
+    with pytest.raises(CheckpointError, match="begun on other stores or weights"):
+        run(store, test_store, finished, "select=validation", weights=read_weights(pretrained))
+
+
+def test_the_command_trains_tests_and_tells(store: Path, test_store: Path, pretrained: Path, tmp_path: Path) -> None:
+    words = ["finetune", "folder", "--name", "tiny", "--root", str(tmp_path), "--pretrained", str(pretrained)]
+    stores = ["--train-store", str(store), "--test-store", str(test_store)]
+    cost = ["--epochs", "1", "--batch", "9", "--crop", "16", "--workers", "0", "--device", "cpu"]
+    done = CliRunner().invoke(app, [*words, *stores, *cost, "--crops", "3"])
+    assert done.exit_code == 0, done.output
+    folder = tmp_path / "runs" / "finetune-tiny"
+    report = json.loads((folder / "report.json").read_text())
+    assert f"top-1 {report['figures']['top-1']:.2f} %" in done.stdout
+    assert "tested: the weights after the last epoch, 1: no test video" in done.stdout
+    assert (report["crops"], report["views_per_video"], report["pretrained"]) == (3, 9, str(pretrained))
+    assert load(folder / "checkpoints" / "last.pt").card.head == {"kind": "classifier", "classes": 2, "dropout": 0.7}
+
+
+def test_bad_input_is_one_clear_line(store: Path, test_store: Path, pretrained: Path, tmp_path: Path) -> None:
+    unlabelled = labelled_store(tmp_path / "unlabelled.zarr", CLASSES, [0, -1])
+    renamed = labelled_store(tmp_path / "renamed.zarr", ("left", "up"), [0, 1])
+    more = labelled_store(tmp_path / "more.zarr", (*CLASSES, "up"), [0, 1, 2])
+    single = labelled_store(tmp_path / "single.zarr", CLASSES, [0, 0, 0, 1])
+    empty = checkpoint(tmp_path / "empty.pt", head=HEAD, part="optimizer")
+    scratch = ["--pretrained", "none", "--width", "0.125", "--crop", "16", "--batch", "1"]
+    for data, other, options, words in (
+        (unlabelled, test_store, scratch, "unlabelled.zarr: 1 of its videos have no label"),
+        (store, renamed, scratch, "class 1 is 'right' in"),
+        (store, more, scratch, "more.zarr has 3"),
+        (single, test_store, [*scratch, "--select", "validation"], "class right has one training video, which cannot"),
+        (store, test_store, [*scratch, "--batch", "99"], "batch 99 is larger than the data: 18 videos"),
+        (store, test_store, [*scratch, "--crop", "40"], "crop 40 is larger than the frames of"),
+        (store, test_store, ["--pretrained", str(empty)], "empty.pt: has no encoder"),
+        (store, test_store, ["--pretrained", "nowhere.pt"], "nowhere.pt is not there"),
+        (store, test_store, ["--pretrained", str(pretrained), "--encoder", "i3d"], "encoder is for training from"),
+        (store, tmp_path / "gone", scratch, "gone is not there; `fame preprocess` makes clip stores"),
+    ):
+        stores = ["--train-store", str(data), "--test-store", str(other), "--run", str(tmp_path / "run")]
+        done = CliRunner().invoke(app, ["finetune", "folder", *stores, *options, "--device", "cpu"])
+        assert done.exit_code == 2, done.output
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("fame: ")
+        assert words in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_classifier_can_be_where_it_starts(store: Path, test_store: Path, tmp_path: Path) -> None:
+    """Its own classes do not matter: the head is new."""
+    task = task_of(store, test_store, weights=classifier(tmp_path / "seven.pt", tuple("abcdefg")))
+    assert task.network.fc.out_features == 2

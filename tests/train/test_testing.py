@@ -1,0 +1,165 @@
+"""The test of classifiers against a slow oracle, and what is said about checkpoints and stores that do not fit."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from cli import app
+from fame.clipstore import ClipStore
+from fame.normalize import encoder_input
+from fame.weights import load
+from tests.stores import CLASSES, make_store
+from tests.train.labelled import SEVEN, checkpoint, classifier, labelled_store
+from train.distributed import Alone
+from train.features import square_crops
+from train.testing import classify, evaluate_classifiers, read_classifier
+
+LABELS = [0, 1, 2, 3, 4, 5, 6, 0, 2, 2, 5, 1]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return labelled_store(tmp_path_factory.mktemp("stores") / "seven.zarr", SEVEN, LABELS)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return classifier(tmp_path_factory.mktemp("checkpoints") / "seven.pt", SEVEN)
+
+
+@torch.no_grad()
+def slow_scores(path: Path, store: ClipStore, boxes: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Mean log-softmax of each video, view by view: the crops of 32 pixels at these corners of all its clips."""
+    network = load(path).network
+    scores = []
+    for video in range(store.num_videos):
+        views = []
+        for index in store.clips_of(video):
+            for top, left in boxes:
+                square = store.clip(index)[:, top : top + 32, left : left + 32].copy()
+                logit_K = network(encoder_input(torch.from_numpy(square)[None]))[0].double().numpy()
+                views.append(logit_K - np.log(np.exp(logit_K).sum()))
+        scores.append(np.mean(views, axis=0))
+    return np.stack(scores)
+
+
+@pytest.mark.parametrize(("crops", "boxes"), [(1, [(2, 8)]), (3, [(2, 0), (2, 8), (2, 16)])])
+def test_the_figures_equal_a_slow_oracle(store: Path, trained: Path, crops: int, boxes: list[tuple[int, int]]) -> None:
+    opened = ClipStore.open(store)
+    counted: list[int] = []
+    found = classify(load(trained).network, opened, crop=32, crops=crops, batch=5, on_clips=counted.append)
+    expected_VK = slow_scores(trained, opened, boxes)
+    np.testing.assert_allclose(found.score_VK.numpy(), expected_VK, atol=1e-5)
+    assert sum(counted) == 24
+    assert found.views == 2 * crops
+    hits = {1: 0, 5: 0}
+    confusion = np.zeros((7, 7), int)
+    for score_K, label in zip(expected_VK, LABELS, strict=True):
+        order = sorted(range(7), key=lambda k: -score_K[k])
+        confusion[label, order[0]] += 1
+        for k in hits:
+            hits[k] += label in order[:k]
+    shares = [100 * confusion[label, label] / LABELS.count(label) for label in range(7)]
+    assert found.confusion.tolist() == confusion.tolist()
+    assert list(found.per_class.values()) == pytest.approx(shares)
+    assert found.figures["top-1"] == pytest.approx(100 * hits[1] / 12)
+    assert found.figures["top-5"] == pytest.approx(100 * hits[5] / 12)
+    assert found.figures["mean class"] == pytest.approx(sum(shares) / 7)
+
+
+def test_videos_without_a_valid_clip_are_counted_and_left_out(tmp_path: Path) -> None:
+    broken = ClipStore.open(make_store(tmp_path / "broken.zarr", videos=4, failed=[1]))
+    network = load(classifier(tmp_path / "two.pt", CLASSES)).network
+    found = classify(network, broken, crop=16)
+    assert (found.dropped, found.label_V.tolist()) == (1, [0, 0, 1])
+    assert classify(network, broken, crop=16, videos=[3, 0]).label_V.tolist() == [1, 0]
+    with pytest.raises(ValueError, match="no clip of any video is valid"):
+        classify(network, broken, crop=16, videos=[1])
+
+
+def test_a_class_without_a_video_has_no_accuracy(tmp_path: Path, trained: Path) -> None:
+    partly = labelled_store(tmp_path / "partly.zarr", SEVEN, [0, 3])
+    found = classify(load(trained).network, ClipStore.open(partly), crop=32)
+    assert [name for name, share in found.per_class.items() if share is None] == ["dive", "fall", "run", "sit", "walk"]
+    assert found.figures["mean class"] == pytest.approx(found.figures["top-1"])
+
+
+def test_processes_share_the_videos(store: Path, trained: Path) -> None:
+    class Part(Alone):
+        """One process of five, which keeps to itself what it would send."""
+
+        def __init__(self, rank: int) -> None:
+            self.rank, self.world = rank, 5
+
+        def average_(self, tensors: Sequence[torch.Tensor]) -> None:
+            for tensor in tensors:
+                tensor /= self.world
+
+    network, opened = load(trained).network, ClipStore.open(store)
+    parts = [classify(network, opened, crop=32, peers=Part(rank)).score_VK for rank in range(5)]
+    alone = classify(network, opened, crop=32).score_VK
+    assert all((part != 0).any(1).sum() <= 3 for part in parts)
+    assert torch.allclose(sum(parts), alone, atol=1e-5)
+
+
+@pytest.mark.parametrize(("height", "width"), [(10, 14), (14, 10), (10, 10)])
+def test_squares_are_spread_along_the_longer_side(height: int, width: int) -> None:
+    clip = np.arange(2 * height * width * 3, dtype=np.uint32).astype(np.uint8).reshape(2, height, width, 3)
+    squares = square_crops(clip, 8, count=3)
+    corners = {
+        (10, 14): [(1, 0), (1, 3), (1, 6)],
+        (14, 10): [(0, 1), (3, 1), (6, 1)],
+        (10, 10): [(1, 0), (1, 1), (1, 2)],
+    }
+    for square, (top, left) in zip(squares, corners[height, width], strict=True):
+        assert np.array_equal(square, clip[:, top : top + 8, left : left + 8])
+    assert np.array_equal(square_crops(clip, 8, count=1)[0], squares[1])
+
+
+def test_several_checkpoints_stand_in_one_report(store: Path, trained: Path, tmp_path: Path) -> None:
+    other = classifier(tmp_path / "other.pt", SEVEN, seed=1)
+    figures = evaluate_classifiers([trained, other], store, out=tmp_path / "out", crops=3, device="cpu")
+    content = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [entry["figures"] for entry in content["results"]] == list(figures.values())
+    assert content["results"][0]["per_class"].keys() == set(SEVEN)
+    assert np.sum(content["results"][1]["confusion"]) == 12
+    for number in (1, 2):
+        with Image.open(tmp_path / "out" / f"confusion-{number}.png") as picture:
+            assert min(picture.size) > 300
+
+
+def test_the_command_prints_a_table(store: Path, trained: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(
+        app, ["evaluate", "test", str(trained), "--store", str(store), "--out", str(tmp_path), "--device", "cpu"]
+    )
+    assert done.exit_code == 0, done.output
+    figures = json.loads((tmp_path / "report.json").read_text())["results"][0]["figures"]
+    assert f"{figures['top-5']:.4g}" in done.stdout
+    assert (tmp_path / "confusion.png").exists()
+
+
+def test_bad_input_is_one_clear_line(store: Path, trained: Path, tmp_path: Path) -> None:
+    encoder = checkpoint(tmp_path / "encoder.pt", head={"kind": "projection", "dim": 8}, part="encoder_q")
+    renamed = labelled_store(tmp_path / "renamed.zarr", (*SEVEN[:6], "crawl"), LABELS)
+    fewer = labelled_store(tmp_path / "fewer.zarr", SEVEN[:5], [0, 1])
+    unlabelled = labelled_store(tmp_path / "unlabelled.zarr", SEVEN, [0, -1, -1])
+    empty = checkpoint(tmp_path / "empty.pt", head={"kind": "projection", "dim": 8}, part="optimizer")
+    for path, data, words in (
+        (trained, fewer, "tells 7 classes apart, but .*fewer.zarr has 5"),
+        (trained, renamed, "class 6 is 'walk' in .*seven.pt but 'crawl' in .*renamed.zarr"),
+        (trained, unlabelled, "unlabelled.zarr: 2 of its videos have no label"),
+        (encoder, store, "encoder.pt: has no classifier, only an encoder; `fame finetune` trains one"),
+        (empty, store, "empty.pt: has no encoder"),
+    ):
+        with pytest.raises(ValueError, match=rf"^[^\n]*{words}[^\n]*$"):
+            read_classifier(path, ClipStore.open(data), device=torch.device("cpu"))
+    done = CliRunner().invoke(app, ["evaluate", "test", str(trained), "--store", str(fewer), "--device", "cpu"])
+    assert done.exit_code == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("fame: ")
