@@ -168,7 +168,6 @@ def test_settings_of_cost_change_nothing_but_cost(store: Path, tmp_path: Path, s
     [
         ("precision=bf16",),
         ("optimizer=adamw", "lr=0.001"),
-        ("encoder=r2plus1d_18", "epochs=1"),
         ("background=none",),
         ("background=intra",),
         ("mask=online", "hue=correct"),
