@@ -60,7 +60,7 @@ def test_code_does_not_reinstall_torch() -> None:
     assert "constraints.txt" not in stages()["dependencies"].split("torch==")[0]
     assert order.index("dependencies") < order.index("wheel")
     final = stages()["fame"]
-    assert final.index("--from=dependencies") < final.index("from=wheel")
+    assert final.index("--from=dependencies") < final.index("--from=wheel")
 
 
 def test_every_package_of_the_project_is_in_the_wheel() -> None:
