@@ -24,9 +24,10 @@ def decoder() -> Iterator[Decoder]:
         yield process
 
 
-def child_of(parent: psutil.Process) -> psutil.Process:
-    (child,) = parent.children()
-    return child
+def process_of(decoder: Decoder) -> psutil.Process:
+    """The process behind a decoder that has started."""
+    assert decoder._process is not None
+    return psutil.Process(decoder._process.popen.pid)
 
 
 def decoded_here(path: Path) -> np.ndarray:
@@ -61,7 +62,8 @@ def test_a_bad_video_costs_itself_only(tmp_path: Path, name: str, reason: str) -
             process.decode(str(bad))
         process._time_limit = 5
         np.testing.assert_array_equal(process.decode(str(good))[1], decoded_here(good))
-    assert not psutil.Process().children()
+        last = process_of(process)
+    assert not last.is_running()
 
 
 @pytest.mark.parametrize("name", ["once", "noisy"])
@@ -87,7 +89,7 @@ def test_the_decoder_dies_with_its_parent(tmp_path: Path) -> None:
     )
     parent = psutil.Popen((sys.executable, "-c", script, str(path)), cwd=Path(__file__).parents[2])
     wait_until(Path(f"{path}.hangs").exists)
-    child = child_of(parent)
+    (child,) = parent.children()
     parent.kill()
     parent.wait()
     wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
@@ -96,7 +98,7 @@ def test_the_decoder_dies_with_its_parent(tmp_path: Path) -> None:
 def test_ctrl_c_is_left_to_the_parent(decoder: Decoder, tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mkv", 9)
     decoder.decode(str(path))
-    child = child_of(psutil.Process())
+    child = process_of(decoder)
     child.send_signal(signal.SIGINT)
     decoder.decode(str(path))
     assert child.is_running()
@@ -104,7 +106,7 @@ def test_ctrl_c_is_left_to_the_parent(decoder: Decoder, tmp_path: Path) -> None:
 
 def test_one_thread_and_no_core_dump(decoder: Decoder, tmp_path: Path) -> None:
     decoder.decode(str(write_video(tmp_path / "a.avi", 30, codec="XVID")))
-    child = child_of(psutil.Process())
+    child = process_of(decoder)
     assert child.num_threads() == 1
     assert child.rlimit(psutil.RLIMIT_CORE) == (0, 0)
 
@@ -164,7 +166,7 @@ def memory_after(path: Path) -> int:
     """Peak resident bytes of a decoder process that decoded one video."""
     with Decoder(SAMPLING, time_limit=60) as process:
         process.decode(str(path))
-        status = Path(f"/proc/{child_of(psutil.Process()).pid}/status").read_text()
+        status = Path(f"/proc/{process_of(process).pid}/status").read_text()
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
 
 
