@@ -206,3 +206,7 @@ def _demo_commands(out: Path, *, epochs: int, seed: int) -> list[list[str]]:
         checkpoint, result = run / "checkpoints" / "last.pt", report / f"{what}.json"
         commands.append(["evaluate", what, checkpoint, *stores, "--out", result])
     return [[str(word) for word in command] for command in commands]
+
+
+if __name__ == "__main__":
+    app()

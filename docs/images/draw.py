@@ -1,5 +1,6 @@
 """Draw the pictures of docs/method.md from procedural clips (run from the project's root: python docs/images/draw.py)."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,9 @@ if __name__ == "__main__":
     videos = [render(SPEC, i) for i in range(6)]
     clips = np.stack([video.frames_THWC[::2] for video in videos])
     Image.fromarray(compare(clips, np.stack([video.mask_THW[16] for video in videos]))).save(HERE / "maps.png")
-    maps = np.stack([map_clip("flow", clip, height=MAP[0], width=MAP[1]) for clip in clips[:4]])
-    sources = derangement(4, generator=generator(0, 0, 0, "docs")).numpy()
-    write_png(HERE / "merge.png", clips[:4], maps, beta=0.3, sources_N=sources)
+    still = replace(SPEC, camera_motion=False)
+    clips = np.stack([render(still, i).frames_THWC[::2] for i in range(3)])
+    maps = np.stack([map_clip("flow", clip, height=MAP[0], width=MAP[1]) for clip in clips])
+    sources = derangement(3, generator=generator(0, 0, 0, "docs")).numpy()
+    write_png(HERE / "merge.png", clips, maps, beta=0.3, sources_N=sources)
     write_gif(HERE / "merge.gif", clips[:2], maps[:2], beta=0.3, sources_N=np.array([1, 0]))
