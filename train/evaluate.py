@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from fame.clipstore import ClipStore
-from fame.metrics import knn_scores, retrieval_recall, topk_accuracy
+from fame.metrics import confusion_matrix, knn_scores, per_class_accuracy, retrieval_recall, topk_accuracy
 from fame.weights import Encoder, load
 from train.distributed import choose_device
 from train.features import (
@@ -103,7 +103,7 @@ def evaluate(
 
 
 def knn(train: VideoFeatures, test: VideoFeatures, *, k: int = 20, temperature: float = 0.07) -> Figures:
-    """Top-1 and top-5 of the votes of the ``k`` nearest training videos; fewer vote where there are fewer."""
+    """Accuracy of the votes of the ``k`` nearest training videos; fewer vote where there are fewer."""
     classes = len(train.class_names)
     score_VC = knn_scores(
         test.feature_VD,
@@ -117,7 +117,7 @@ def knn(train: VideoFeatures, test: VideoFeatures, *, k: int = 20, temperature: 
 
 
 def linear(train: VideoFeatures, test: VideoFeatures, *, weight_decay: float | None = None, seed: int = 0) -> Figures:
-    """Top-1 and top-5 of a logistic regression; its weight decay is chosen on held-out training videos unless given."""
+    """Accuracy of a logistic regression; its weight decay is chosen on held-out training videos unless given."""
     classes = len(train.class_names)
     if weight_decay is None:
         weight_decay = choose_weight_decay(train.feature_VD, train.label_V, num_classes=classes, seed=seed)
@@ -149,8 +149,11 @@ def write_evaluations(path: Path, rows: Sequence[Evaluation], **settings: Any) -
 
 
 def _accuracies(score_VC: torch.Tensor, test: VideoFeatures) -> Figures:
-    ranks = [k for k in (1, 5) if k < score_VC.shape[1]]
-    return {f"top-{k}": 100 * topk_accuracy(score_VC, test.label_V, k=k) for k in ranks}
+    """Top-1, top-5 (where there are more than 5 classes) and the mean over classes, in percent."""
+    classes = score_VC.shape[1]
+    tops = {f"top-{k}": 100 * topk_accuracy(score_VC, test.label_V, k=k) for k in (1, 5) if k < classes}
+    matrix_CC = confusion_matrix(score_VC.argmax(1), test.label_V, classes=classes)
+    return {**tops, "mean class": 100 * float(per_class_accuracy(matrix_CC).nanmean())}
 
 
 def _encode_cached(

@@ -68,9 +68,8 @@ class Scores:
     def figures(self) -> Figures:
         """Top-1, top-5 (where there are more than 5 classes) and the mean over classes, in percent."""
         ranks = [k for k in (1, 5) if k < len(self.class_names)]
-        shares = [share for share in self.per_class.values() if share is not None]
         tops = {f"top-{k}": 100 * topk_accuracy(self.score_VK, self.label_V, k=k) for k in ranks}
-        return {**tops, "mean class": sum(shares) / len(shares)}
+        return {**tops, "mean class": 100 * float(per_class_accuracy(self.confusion).nanmean())}
 
 
 def classify(

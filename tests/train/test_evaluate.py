@@ -85,7 +85,7 @@ def test_a_crop_larger_than_the_frames_is_named(stores: tuple[Path, Path]) -> No
 
 def test_knn_equals_a_slow_oracle() -> None:
     train, test = features(0, 50), features(1, 31)
-    hits = {1: 0, 5: 0}
+    hits, of_class = {1: 0, 5: 0}, [[], [], [], []]
     for query, label in zip(test.feature_VD.double().numpy(), test.label_V.tolist(), strict=True):
         cosine = [
             float(query @ other / np.linalg.norm(query) / np.linalg.norm(other))
@@ -96,7 +96,9 @@ def test_knn_equals_a_slow_oracle() -> None:
         for i in near:
             votes[int(train.label_V[i])] += math.exp(cosine[i] / 0.07)
         hits[1] += int(np.argmax(votes) == label)
+        of_class[label].append(np.argmax(votes) == label)
     assert evaluation.knn(train, test, k=7)["top-1"] == pytest.approx(100 * hits[1] / 31)
+    assert evaluation.knn(train, test, k=7)["mean class"] == pytest.approx(100 * np.mean([*map(np.mean, of_class)]))
     assert "top-5" not in evaluation.knn(train, test, k=7)  # of four classes it would say nothing
 
 

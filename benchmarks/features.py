@@ -1,0 +1,101 @@
+"""Feature extraction from a clip store against the encoder alone on clips that are in memory already.
+
+Claim: extraction, decoding included, reaches >= 90 % of the encoder's own rate on synthetic input. Both run in turns in
+one process on one thread, per second of its CPU time, so that other work on the machine does not count: decoding is
+then not hidden behind the encoder, as it is with ``workers`` or on a GPU. The video is drawn: a blurred texture that
+pans, harder on the codec than most footage.
+
+Run: ``python benchmarks/features.py``.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from fame.clipstore import ClipStore, StoreHeader, StoreSpec, VideoClips, create, finalise, write_shard
+from fame.models import build_backbone
+from fame.randomness import numpy_generator
+from fame.weights import Card, Encoder
+from train.features import extract_features
+
+RESULTS = Path(__file__).parent / "results/features.json"
+BATCH = 4
+CASES = {"i3d": (256, 340, 224), "r2plus1d_18": (128, 170, 112)}  # encoder -> height and width of the store, crop
+
+
+def make_store(path: Path, *, height: int, width: int, videos: int) -> ClipStore:
+    """A jpeg store of one clip per video."""
+    spec = StoreSpec(clips_per_video=1, height=height, width=width, videos_per_shard=videos, foreground="none")
+    header = StoreHeader(dataset="drawn", split="test", class_names=("one",), spec=spec)
+    create(path, header, names=[f"{video:03d}" for video in range(videos)], labels=[0] * videos)
+    write_shard(path, 0, [drawn_video(spec, video) for video in range(videos)])
+    finalise(path)
+    return ClipStore.open(path)
+
+
+def drawn_video(spec: StoreSpec, video: int) -> VideoClips:
+    """A window that moves over a blurred texture."""
+    noise = numpy_generator(0, 0, video, "texture").integers(
+        0, 256, (spec.height + spec.frames, spec.width + spec.frames, 3), np.uint8
+    )
+    texture = cv2.GaussianBlur(noise, (0, 0), 1.5)
+    frames = [texture[t : t + spec.height, t : t + spec.width] for t in range(spec.frames)]
+    return VideoClips(clips=np.stack(frames)[None], foreground=None, start_frame=np.zeros(1, np.int32))
+
+
+def seconds(run: Callable[[], object]) -> float:
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
+def case(name: str, folder: Path, *, clips: int, rounds: int) -> dict[str, object]:
+    """The rates of one encoder, and the median over the rounds of their ratio within a round."""
+    height, width, crop = CASES[name]
+    store = make_store(folder / name, height=height, width=width, videos=clips)
+    encoder = Encoder(build_backbone(name), Card(name=name))
+    draw = numpy_generator(0, 0, 0, "clips")
+    batches = [
+        torch.from_numpy(draw.integers(0, 256, (BATCH, store.spec.frames, crop, crop, 3), np.uint8))
+        for _ in range(clips // BATCH)
+    ]
+    encoder.features(batches[0])
+    alone, whole = [], []
+    for _ in range(rounds):
+        alone.append(seconds(lambda: [encoder.features(batch) for batch in batches]))
+        whole.append(seconds(lambda: extract_features(encoder, store, crop=crop, batch=BATCH)))
+    ratio = statistics.median(a / w for a, w in zip(alone, whole, strict=True))
+    return {
+        "store": f"{store.spec.frames}x{height}x{width} jpeg, crop {crop}",
+        "encoder_clips_per_cpu_second": round(clips / statistics.median(alone), 3),
+        "extraction_clips_per_cpu_second": round(clips / statistics.median(whole), 3),
+        "extraction / encoder (target 0.90)": round(ratio, 3),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=12, help=f"a multiple of {BATCH}")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        cases = {name: case(name, Path(folder), clips=arguments.clips, rounds=arguments.rounds) for name in CASES}
+    report = {"machine": platform.machine(), "torch": torch.__version__, "threads": 1, "cases": cases}
+    arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()
