@@ -2,8 +2,8 @@
 
 Same mathematics as a step of ``train.pretrain``: same draws, networks, losses; :func:`check_equal` proves it for the
 views (with maps of the frames' size, where both round boxes alike). Plain means: every clip cropped, resized and
-coloured alone; TF-style padding copied before every convolution and pooling; batch norm group by group; the two directions as
-two asymmetric steps; parameters moved one by one; optimiser not fused; contiguous memory; fp32.
+coloured alone; TF-style padding copied before every convolution and pooling; batch norm group by group; the two
+directions as two asymmetric steps; parameters moved one by one; optimiser not fused; contiguous memory; fp32.
 
 Shapes: B batch, C channels, T frames, H W height/width, D feature dim, K queue length.
 """
