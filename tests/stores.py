@@ -65,6 +65,6 @@ def tiny_video(spec: StoreSpec, video: int, seed: int = 0) -> VideoClips:
     step = (spec.height // spec.foreground_height, spec.width // spec.foreground_width)
     return VideoClips(
         clips=clips,
-        foreground=np.ascontiguousarray(maps[:, :: step[0], :: step[1]]),
+        foreground=None if spec.foreground == "none" else np.ascontiguousarray(maps[:, :: step[0], :: step[1]]),
         start_frame=np.arange(count, dtype=np.int32),
     )
