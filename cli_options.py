@@ -6,7 +6,7 @@ Light to import: ``fame --help`` goes through here.
 import dataclasses
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -100,7 +100,7 @@ def table(rows: dict[str, str]) -> None:
 
 
 @contextmanager
-def watch(what: str, clips: int) -> Iterator[Callable[[int], None]]:
+def watch(what: str, clips: int) -> Generator[Callable[[int], None]]:
     """A bar of encoded clips on a terminal, a line at the start elsewhere."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

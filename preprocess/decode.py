@@ -16,7 +16,7 @@ import resource
 import signal
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import count
@@ -99,7 +99,7 @@ def fit(frame_hw3: np.ndarray, sampling: Sampling) -> np.ndarray:
 
 
 @contextmanager
-def _capture(path: str) -> Iterator[cv2.VideoCapture]:
+def _capture(path: str) -> Generator[cv2.VideoCapture]:
     capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, _OPEN)
     try:
         if not capture.isOpened():

@@ -7,7 +7,7 @@ Shapes: T frames, H W source pixels, h w map, a b the small frames that flow is 
 N pixels that the camera is fitted on.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -107,7 +107,7 @@ def _check(frames_THWC: np.ndarray, height: int, width: int) -> None:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def _one_thread() -> Generator[None]:
     """One core per worker: shards are the unit of parallelism."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)

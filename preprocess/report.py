@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -118,7 +118,7 @@ def write_report(report: Report) -> None:
 
 
 @contextmanager
-def show_progress(console: Console) -> Iterator[Callable[[Snapshot], None]]:
+def show_progress(console: Console) -> Generator[Callable[[Snapshot], None]]:
     """A bar on a terminal, a plain line every few seconds elsewhere; yields what `run.preprocess` takes as progress."""
     if not console.is_terminal:
         yield _plain_lines(console)

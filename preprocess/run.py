@@ -4,7 +4,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -150,7 +150,7 @@ def _estimate(config: PreprocessConfig, listing: Listing, work: Work) -> plan.Es
 
 
 @contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
+def _sigterm_as_ctrl_c() -> Generator[None]:
     """Let SIGTERM, as a scheduler sends it, unwind the run as Ctrl-C does. Signals reach the main thread only."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -105,7 +105,7 @@ def render(spec: WorldSpec, index: int) -> WorldVideo:
 
 
 def write_world(spec: WorldSpec, folder: Path, *, on_video: Callable[[int], None] = lambda done: None) -> None:
-    """Write the world into ``folder``: ``videos/<motion>/*.mp4``, ``masks/<motion>/*.npz``, split lists, ``videos.csv``.
+    """Write the world into ``folder``: ``videos/<motion>/*.mp4``, ``masks/<motion>/*.npz``, lists, ``videos.csv``.
 
     A mask file holds ``mask`` (packed bits of [T, H, W]) and ``shape``. ``on_video(done)`` is called after each video.
     Raises ``OSError`` where a video cannot be written.

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 
 import ray
@@ -18,6 +18,8 @@ from preprocess.task import ShardResult, ShardTask, Work, make_shard
 
 RETRIES = 3  # of a shard whose worker or node died
 _OBJECT_STORE_BYTES = 80 << 20  # nothing large travels: Ray's minimum, and a little
+Reference = ray.ObjectRef[ShardResult]
+
 _decoders: dict[Work, Decoder] = {}  # this worker's, kept from shard to shard
 
 
@@ -35,7 +37,7 @@ def execute(
     """
     with _session(workers, address):
         remote = ray.remote(num_cpus=1, memory=memory_per_worker, max_retries=RETRIES)(_make_shard)
-        running: dict[ray.ObjectRef, ShardTask] = {}
+        running: dict[Reference, ShardTask] = {}
         try:
             for task in tasks:
                 if len(running) == workers:
@@ -48,7 +50,7 @@ def execute(
                 ray.cancel(reference, force=True)
 
 
-def _first_done(running: dict["ray.ObjectRef", ShardTask]) -> ShardResult:
+def _first_done(running: dict[Reference, ShardTask]) -> ShardResult:
     (reference,), _ = ray.wait(list(running), num_returns=1)
     task = running.pop(reference)
     try:
@@ -71,7 +73,7 @@ def _make_shard(work: Work, task: ShardTask) -> ShardResult:
 
 
 @contextmanager
-def _session(workers: int, address: str) -> Iterator[None]:
+def _session(workers: int, address: str) -> Generator[None]:
     if ray.is_initialized():
         yield
         return
