@@ -65,6 +65,7 @@ def _preprocess(
 
     from fame.clipstore import StoreSpec
     from preprocess.config import PreprocessConfig
+    from preprocess.isolation import DecoderStartError
     from preprocess.report import show_progress
     from preprocess.run import preprocess
 
@@ -97,8 +98,11 @@ def _preprocess(
             dry_run=stage.dry_run,
             **fields,
         )
-        with show_progress(console) as progress:
-            report = preprocess(config, progress=progress)
+        try:
+            with show_progress(console) as progress:
+                report = preprocess(config, progress=progress)
+        except DecoderStartError as error:
+            raise ValueError(str(error)) from error
         print(report)
         problems |= bool(report.problems)
     if problems:

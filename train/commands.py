@@ -99,7 +99,10 @@ def pretrain(
             raise ValueError(
                 f"--launcher ray always resumes from the run folder; --resume {resume} is for training here"
             )
-        from train.launch_ray import RayOptions, pretrain_on_ray
+        try:
+            from train.launch_ray import RayOptions, pretrain_on_ray
+        except ImportError as error:
+            raise ValueError(f"--launcher ray needs Ray Train: pip install 'fame-video[cluster]' ({error})") from error
 
         processes = RayOptions(num_workers=num_workers, cpus_per_worker=cpus_per_worker)
         result = pretrain_on_ray(config, **where, options=processes)

@@ -95,9 +95,9 @@ def evaluate(
         if config.random_init and floor not in floors:
             floors.add(floor)
             untrained = Encoder(encoder.card.build().to(device), encoder.card)
-            features = [_encode(untrained, store, config, floor, watch) for store in (train, test)]
+            features = [_features(untrained, floor, store, config, watch) for store in (train, test)]
             rows.append(Evaluation(checkpoint=floor, figures=measure(*features)))
-        features = [_encode_cached(encoder, path, store, config, watch) for store in (train, test)]
+        features = [_features(encoder, str(path), store, config, watch) for store in (train, test)]
         rows.append(Evaluation(checkpoint=str(path), figures=measure(*features)))
     return rows
 
@@ -156,21 +156,13 @@ def _accuracies(score_VC: torch.Tensor, test: VideoFeatures) -> Figures:
     return {**tops, "mean class": 100 * float(per_class_accuracy(matrix_CC).nanmean())}
 
 
-def _encode_cached(
-    encoder: Encoder, path: Path, store: ClipStore, config: EvaluationConfig, watch: Watch
-) -> VideoFeatures:
-    return cached_features(
-        path,
-        store,
-        crop=crop_for(encoder, store, config.crop),
-        cache=config.cache,
-        extract=lambda: _encode(encoder, store, config, str(path), watch),
-    )
-
-
-def _encode(encoder: Encoder, store: ClipStore, config: EvaluationConfig, name: str, watch: Watch) -> VideoFeatures:
+def _features(encoder: Encoder, name: str, store: ClipStore, config: EvaluationConfig, watch: Watch) -> VideoFeatures:
     crop = crop_for(encoder, store, config.crop)
-    with watch(f"{name} on {store.path.name}", int(store.valid_N.sum())) as on_clips:
-        return extract_features(
-            encoder, store, crop=crop, batch=config.batch, workers=config.workers, on_clips=on_clips
-        )
+
+    def encode() -> VideoFeatures:
+        with watch(f"{name} on {store.path.name}", int(store.valid_N.sum())) as on_clips:
+            return extract_features(
+                encoder, store, crop=crop, batch=config.batch, workers=config.workers, on_clips=on_clips
+            )
+
+    return cached_features(encoder, store, crop=crop, cache=config.cache, extract=encode)

@@ -153,13 +153,13 @@ def extract_features(
 
 
 def cached_features(
-    checkpoint: Path, store: ClipStore, *, crop: int, cache: Path, extract: Callable[[], VideoFeatures]
+    encoder: Encoder, store: ClipStore, *, crop: int, cache: Path, extract: Callable[[], VideoFeatures]
 ) -> VideoFeatures:
-    """Features from ``cache`` if this checkpoint met this store before, else ``extract()``, kept for the next time.
+    """Features from ``cache`` if these weights met this store before, else ``extract()``, kept for the next time.
 
-    The key covers the checkpoint's bytes, the store's content and the crop; a damaged cache file is made again.
+    The key covers the network's weights, the store's content and the crop; a damaged cache file is made again.
     """
-    path = cache / f"{_key(checkpoint, store, crop)}.safetensors"
+    path = cache / f"{_key(encoder, store, crop)}.safetensors"
     try:
         return _read(path, store.header.class_names)
     except (OSError, KeyError, ValueError, safetensors.SafetensorError):
@@ -178,9 +178,12 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _key(checkpoint: Path, store: ClipStore, crop: int) -> str:
-    content = json.dumps([file_digest(checkpoint), store.digest, crop])
-    return hashlib.sha256(content.encode()).hexdigest()[:24]
+def _key(encoder: Encoder, store: ClipStore, crop: int) -> str:
+    digest = hashlib.sha256(json.dumps([encoder.card.name, store.digest, crop]).encode())
+    for name, tensor in sorted(encoder.network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:24]
 
 
 def _read(path: Path, class_names: tuple[str, ...]) -> VideoFeatures:
