@@ -256,7 +256,19 @@ class FinetuneTask:
 
     def _classify(self, store: ClipStore, **options: Any) -> Scores:
         config = self.config
+        self._share_statistics()
         return classify(self.network, store, crop=config.crop, workers=config.workers, peers=self.peers, **options)
+
+    def _share_statistics(self) -> None:
+        """Give every process the running statistics of the first, which are those that are saved."""
+        if self.peers.world == 1:
+            return
+        own = [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
+        first = [buffer.clone() if self.peers.rank == 0 else torch.zeros_like(buffer) for buffer in own]
+        self.peers.average_(first)
+        if self.peers.rank:
+            for mine, theirs in zip(own, first, strict=True):
+                mine.copy_(theirs * self.peers.world)
 
 
 def build_classifier(config: FinetuneConfig, head: dict[str, Any], weights: Weights | None) -> Backbone:

@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +131,51 @@ def test_accumulation_changes_nothing_but_cost(store: Path, test_store: Path) ->
     (batch,) = whole.batches(0, 1)
     assert float(whole.step(0, batch)["loss"]) == pytest.approx(float(parts.step(0, batch)["loss"]), abs=1e-5)
     assert torch.allclose(whole.network.fc.weight, parts.network.fc.weight, atol=1e-5)
+
+
+class Neighbour(Alone):
+    """One of two processes that are threads here."""
+
+    def __init__(self, rank: int, meeting: threading.Barrier, shared: dict[int, list[torch.Tensor]]) -> None:
+        self.rank, self.world, self.meeting, self.shared = rank, 2, meeting, shared
+
+    def average_(self, tensors: Sequence[torch.Tensor]) -> None:
+        self.shared[self.rank] = [tensor.clone() for tensor in tensors]
+        self.meeting.wait(30)
+        for mine, first, second in zip(tensors, self.shared[0], self.shared[1], strict=True):
+            mine.copy_((first + second) / 2)
+        self.meeting.wait(30)
+
+
+def test_two_processes_compute_what_one_does(store: Path, test_store: Path) -> None:
+    meeting, shared = threading.Barrier(2), {}
+    whole, *parts = (
+        FinetuneTask(
+            TINY.override(["bn_group=3"]),
+            train_store=ClipStore.open(store),
+            test_store=ClipStore.open(test_store),
+            weights=None,
+            peers=peers,
+            device=torch.device("cpu"),
+        )
+        for peers in (Alone(), Neighbour(0, meeting, shared), Neighbour(1, meeting, shared))
+    )
+
+    def step(task: FinetuneTask) -> float:
+        (batch,) = task.batches(0, 1)
+        return float(task.step(0, batch)["loss"])
+
+    with ThreadPoolExecutor(2) as pool:
+        losses = list(pool.map(step, parts))
+        assert sum(losses) / 2 == pytest.approx(step(whole), abs=1e-5)
+        for name, value in whole.network.named_parameters():
+            for part in parts:
+                assert torch.allclose(part.network.get_parameter(name), value, atol=1e-4), name
+        for part in parts:
+            part.network.load_state_dict(whole.network.state_dict())
+        parts[1].network.conv3d_1a_7x7.batch3d.running_mean.fill_(9.0)  # each has seen clips of its own
+        found = list(pool.map(lambda part: part.test(crops=1), parts))
+    assert all(torch.allclose(scores.score_VK, whole.test(crops=1).score_VK) for scores in found)
 
 
 def test_pretrained_weights_are_where_it_starts(store: Path, test_store: Path, pretrained: Path) -> None:
