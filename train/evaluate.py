@@ -9,7 +9,6 @@ Shapes: V videos, D feature dim.
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,13 @@ from fame.weights import Encoder, load
 from train.distributed import choose_device
 from train.features import (
     VideoFeatures,
+    Watch,
     cached_features,
     check_labelled,
     check_same_classes,
     crop_for,
     extract_features,
+    unwatched,
 )
 from train.linear import choose_weight_decay, fit_probe
 
@@ -34,7 +35,6 @@ RANKS = (1, 5, 10, 20, 50)
 
 Figures = dict[str, float]
 Measure = Callable[[VideoFeatures, VideoFeatures], Figures]
-Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ def evaluate(
     config: EvaluationConfig,
     measure: Measure,
     *,
-    watch: Watch = lambda what, clips: nullcontext(lambda count: None),
+    watch: Watch = unwatched,
 ) -> list[Evaluation]:
     """Run one measure for every checkpoint on the same two stores.
 

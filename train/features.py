@@ -7,6 +7,7 @@ D feature dim.
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from fame.clipstore import ClipStore
 from fame.weights import Encoder
+
+# Opened with what is done and how many clips that takes; its value is told how many are done.
+Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+def unwatched(what: str, clips: int) -> AbstractContextManager[Callable[[int], None]]:
+    """A watch that shows nothing."""
+
+    def ignore(count: int) -> None: ...
+
+    return nullcontext(ignore)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,13 +23,13 @@ from train.config import FinetuneConfig
 from train.data import Pairs, steps_per_epoch, stream
 from train.distributed import Alone, choose_device, gradients, process_group, share_of
 from train.evaluate import check_comparable
-from train.features import file_digest
+from train.features import Watch, file_digest, unwatched
 from train.finetune_data import LabelledClips, held_out_videos, make_view
 from train.loop import EpochEnd, RunResult, train
 from train.pretrain import make_optimizer, set_precision, store_identity
 from train.report import write_json
 from train.schedule import learning_rate
-from train.testing import Figures, Scores, Watch, classify, report, unwatched
+from train.testing import Figures, Scores, classify, report
 from train.visualize import plot_confusion
 
 SELECTED = "selected.pt"
@@ -81,14 +81,8 @@ def finetune(
         with shown(f"test on {test_store}", task.clips_to_test) as on_clips:
             scores = task.test(crops=crops, on_clips=on_clips)
         if peers.rank == 0:
-            _report(
-                task,
-                run_dir,
-                scores,
-                selection=selection,
-                pretrained=str(weights.path) if weights else "none",
-                crops=crops,
-            )
+            origin = str(weights.path) if weights else "none"
+            _report(task, run_dir, scores, selection=selection, pretrained=origin, crops=crops)
         return FinetuneResult(run=run, selection=selection, figures=scores.figures if peers.rank == 0 else None)
 
 

@@ -6,7 +6,6 @@ N views (crops of clips), B batch, P crops of a clip, T frames, S crop size, K c
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,20 +22,11 @@ from fame.normalize import encoder_input
 from fame.weights import Encoder, load
 from train import checkpoint
 from train.distributed import Alone, choose_device
-from train.features import SquareClips, check_labelled, check_same_classes, crop_for
+from train.features import SquareClips, Watch, check_labelled, check_same_classes, crop_for, unwatched
 from train.report import write_json
 from train.visualize import plot_confusion
 
 Figures = dict[str, float]
-Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-
-
-def unwatched(what: str, clips: int) -> AbstractContextManager[Callable[[int], None]]:
-    """A watch that shows nothing."""
-
-    def ignore(count: int) -> None: ...
-
-    return nullcontext(ignore)
 
 
 @dataclass(frozen=True, kw_only=True)
