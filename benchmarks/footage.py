@@ -5,7 +5,7 @@ ceiling, split by recording. Both pretrainings see the training clips only, for 
 differ in nothing but ``background``. Every arm runs with three seeds, which decide weights, order and every draw;
 nothing was tuned on the test clips and the weights after the last epoch are tested.
 
-Run: ``python benchmarks/footage.py`` (about 40 minutes of one core). What was measured is kept below ``--work`` and
+Run: ``python benchmarks/footage.py`` (about 25 minutes of one core). What was measured is kept below ``--work`` and
 not measured again: a killed run goes on, and ``--arms MoCo`` may run beside ``--arms FAME untrained``.
 """
 
@@ -32,10 +32,10 @@ from train.pretrain import build_moco, pretrain
 FOOTAGE = Path(__file__).resolve().parents[2] / "shared/data/overhead-actions"
 RESULTS = Path(__file__).parent / "results"
 RECIPE = ["--frames", "8", "--stride", "4", "--clips", "4", "--height", "64", "--width", "86"]
-SHARED: dict[str, Any] = {"device": "cpu", "width": 0.25, "crop": 64, "batch": 16, "workers": 0}
+SHARED: dict[str, Any] = {"device": "cpu", "width": 0.125, "crop": 64, "batch": 16, "workers": 0}
 PRETRAIN = PretrainConfig(
     **SHARED,
-    epochs=20,
+    epochs=16,
     bn_group=8,
     merge_group=8,
     views="both",
@@ -46,7 +46,7 @@ PRETRAIN = PretrainConfig(
     dim=64,
     queue=512,
 )
-FINETUNE = FinetuneConfig(**SHARED, epochs=12, optimizer="adamw", lr=1e-3, schedule="cosine", dropout=0.5)
+FINETUNE = FinetuneConfig(**SHARED, epochs=10, optimizer="adamw", lr=1e-3, schedule="cosine", dropout=0.5)
 ARMS = {"untrained": None, "MoCo": "none", "FAME": "inter"}  # arm -> background; both views of FAME are merged
 MEASURES = ("kNN", "linear", "fine-tune")
 
