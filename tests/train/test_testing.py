@@ -20,7 +20,7 @@ from train.distributed import Alone
 from train.features import square_crops
 from train.testing import classify, evaluate_classifiers, read_classifier
 
-LABELS = [0, 1, 2, 3, 4, 5, 6, 0, 2, 2, 5, 1]
+LABELS = [0, 1, 2, 3, 4, 5, 6, 0, 2]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_the_figures_equal_a_slow_oracle(store: Path, trained: Path, crops: int,
     found = classify(load(trained).network, opened, crop=32, crops=crops, batch=5, on_clips=counted.append)
     expected_VK = slow_scores(trained, opened, boxes)
     np.testing.assert_allclose(found.score_VK.numpy(), expected_VK, atol=1e-5)
-    assert sum(counted) == 24
+    assert sum(counted) == 2 * len(LABELS)
     assert found.views == 2 * crops
     hits = {1: 0, 5: 0}
     confusion = np.zeros((7, 7), int)
@@ -68,8 +68,8 @@ def test_the_figures_equal_a_slow_oracle(store: Path, trained: Path, crops: int,
     shares = [100 * confusion[label, label] / LABELS.count(label) for label in range(7)]
     assert found.confusion.tolist() == confusion.tolist()
     assert list(found.per_class.values()) == pytest.approx(shares)
-    assert found.figures["top-1"] == pytest.approx(100 * hits[1] / 12)
-    assert found.figures["top-5"] == pytest.approx(100 * hits[5] / 12)
+    assert found.figures["top-1"] == pytest.approx(100 * hits[1] / len(LABELS))
+    assert found.figures["top-5"] == pytest.approx(100 * hits[5] / len(LABELS))
     assert found.figures["mean class"] == pytest.approx(sum(shares) / 7)
 
 
@@ -104,7 +104,7 @@ def test_processes_share_the_videos(store: Path, trained: Path) -> None:
     network, opened = load(trained).network, ClipStore.open(store)
     parts = [classify(network, opened, crop=32, peers=Part(rank)).score_VK for rank in range(5)]
     alone = classify(network, opened, crop=32).score_VK
-    assert all((part != 0).any(1).sum() <= 3 for part in parts)
+    assert all((part != 0).any(1).sum() <= 2 for part in parts)
     assert torch.allclose(sum(parts), alone, atol=1e-5)
 
 
@@ -128,7 +128,7 @@ def test_several_checkpoints_stand_in_one_report(store: Path, trained: Path, tmp
     content = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [entry["figures"] for entry in content["results"]] == list(figures.values())
     assert content["results"][0]["per_class"].keys() == set(SEVEN)
-    assert np.sum(content["results"][1]["confusion"]) == 12
+    assert np.sum(content["results"][1]["confusion"]) == len(LABELS)
     for number in (1, 2):
         with Image.open(tmp_path / "out" / f"confusion-{number}.png") as picture:
             assert min(picture.size) > 300
