@@ -120,7 +120,9 @@ def linear(train: VideoFeatures, test: VideoFeatures, *, weight_decay: float | N
     """Accuracy of a logistic regression; its weight decay is chosen on held-out training videos unless given."""
     classes = len(train.class_names)
     if weight_decay is None:
-        weight_decay = choose_weight_decay(train.feature_VD, train.label_V, num_classes=classes, seed=seed)
+        weight_decay = choose_weight_decay(
+            train.feature_VD, train.label_V, num_classes=classes, seed=seed, names=train.class_names
+        )
     probe = fit_probe(train.feature_VD, train.label_V, num_classes=classes, weight_decay=weight_decay)
     return {**_accuracies(probe.scores(test.feature_VD), test), "weight decay": weight_decay}
 

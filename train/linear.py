@@ -94,10 +94,11 @@ def choose_weight_decay(
     num_classes: int,
     candidates: Sequence[float] = WEIGHT_DECAYS,
     seed: int = 0,
+    names: Sequence[str] = (),
 ) -> float:
-    """The candidate with the best accuracy on the held-out fifth; the strongest of equals."""
+    """The candidate with the best accuracy on the held-out fifth; the strongest of equals. ``names`` as in hold_out."""
     instead = "give the weight decay with --weight-decay"
-    held_N = hold_out(label_N, seed=seed, share=_HELD_OUT_SHARE, instead=instead)
+    held_N = hold_out(label_N, seed=seed, share=_HELD_OUT_SHARE, names=names, instead=instead)
 
     def accuracy(weight_decay: float) -> float:
         probe = fit_probe(feature_ND[~held_N], label_N[~held_N], num_classes=num_classes, weight_decay=weight_decay)

@@ -130,6 +130,15 @@ def test_linear_separates_what_is_separable() -> None:
     assert evaluation.linear(train, test, weight_decay=0.5)["weight decay"] == 0.5
 
 
+def test_a_class_with_one_training_video_is_named() -> None:
+    train = features(4, 30)
+    single = dataclasses.replace(train, label_V=torch.where(torch.arange(30) == 7, 3, train.label_V.clamp(max=2)))
+    with pytest.raises(
+        ValueError, match=r"class d has one training video, .*; give the weight decay with --weight-decay"
+    ):
+        evaluation.linear(single, features(5, 10))
+
+
 def test_checkpoints_stand_in_one_table_with_their_floor(
     stores: tuple[Path, Path], checkpoint: Path, tmp_path: Path
 ) -> None:
