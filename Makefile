@@ -25,11 +25,14 @@ demo: install ## write a small video set, then preprocess, pretrain and evaluate
 test: install ## run the test suite (under 5 minutes on 2 cores)
 	$(BIN)/python -m pytest
 
-check: install ## lint, format, types and the import law; any finding fails
+check: install ## lint, format, types, the import law, containers; any finding fails
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/hadolint docker/Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml docker/compose.yaml
+	$(BIN)/shellcheck docker/*.sh
 
 format: install ## apply the formatter and the safe fixes
 	$(BIN)/ruff check --fix .

@@ -162,7 +162,7 @@ def export(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("demo"),
     videos: Annotated[int, typer.Option(help="Videos to draw; a quarter are for testing.")] = 96,
-    epochs: Annotated[int, typer.Option(help="Passes of pretraining over the videos.")] = 12,
+    epochs: Annotated[int, typer.Option(help="Passes of pretraining over the videos.")] = 60,
     rho: Annotated[float, typer.Option(help="How far the background betrays the class, 0..1.")] = 0.8,
     camera_motion: Annotated[bool, typer.Option("--camera-motion", help="Move the camera.")] = False,
     seed: Annotated[int, typer.Option(help="Decides the videos and the training.")] = 0,
@@ -199,7 +199,20 @@ def _demo_commands(out: Path, *, epochs: int, seed: int) -> list[list[str]]:
         commands.append(["preprocess", "folder", *source, "--store", store, *recipe])
     commands.append(["store", "preview", train_store, "--out", report / "preview.png"])
     commands.append(
-        ["pretrain", train_store, "--run", run, "--recipe", "small-cpu", "--epochs", epochs, "--seed", seed]
+        [
+            "pretrain",
+            train_store,
+            "--run",
+            run,
+            "--recipe",
+            "small-cpu",
+            "--crop",
+            "48",
+            "--epochs",
+            epochs,
+            "--seed",
+            seed,
+        ]
     )
     stores = ["--train-store", train_store, "--test-store", test_store, "--root", out, "--random-init"]
     for what in ("retrieval", "knn", "linear"):
