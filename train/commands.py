@@ -145,7 +145,7 @@ class FinetunePlaces:
     test_store: Annotated[
         Path | None, typer.Option(help="Labelled test store (default: ROOT/stores/DATASET-testFOLD.zarr).")
     ] = None
-    run: Annotated[Path | None, typer.Option(help="Run folder (default: ROOT/runs/finetune-DATASETFOLD).")] = None
+    run: Annotated[Path | None, typer.Option(help="Run folder (default: ROOT/runs/finetune-DATASET-FOLD).")] = None
     resume: _Resume = "auto"
     crops: Annotated[int, typer.Option(min=1, help="Squares shown of each test clip, along its longer side.")] = 1
 
@@ -174,12 +174,14 @@ def _finetune(
     if places.pretrained != "none":
         path = checkpoint_or_default(Path(places.pretrained) if places.pretrained else None, places.root)
         weights = read_weights(path)
+    name = f"finetune-{dataset}-{fold}" if fold else f"finetune-{dataset}"
+    folder = places.run or places.root / "runs" / name
     result = finetune(
         configured(weights, options.given(), settings),
         train_store=stores["train"],
         test_store=stores[test],
         weights=weights,
-        run_dir=(folder := places.run or places.root / "runs" / f"finetune-{dataset}{fold}"),
+        run_dir=folder,
         resume=places.resume if places.resume in ("auto", "never") else Path(places.resume),  # pyright: ignore[reportArgumentType]
         crops=places.crops,
         watch=watch,

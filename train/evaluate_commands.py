@@ -130,7 +130,7 @@ _MAKES_STORES = "`fame preprocess` makes clip stores; name this one with --store
 def test(
     checkpoints: Annotated[
         list[Path] | None,
-        typer.Argument(help="Fine-tuned checkpoints (default: ROOT/runs/finetune-ucf1011/checkpoints/last.pt)."),
+        typer.Argument(help="Fine-tuned checkpoints (default: ROOT/runs/finetune-ucf101-1/checkpoints/last.pt)."),
     ] = None,
     root: Root = Path("data"),
     store: Annotated[Path | None, typer.Option(help="Labelled store (default: ROOT/stores/ucf101-test1.zarr).")] = None,
@@ -144,7 +144,7 @@ def test(
     """Test fine-tuned classifiers: mean log-probability over all clips of a video, top-1, top-5, confusion matrix."""
     from train.testing import evaluate_classifiers
 
-    default = root / "runs" / "finetune-ucf1011" / "checkpoints" / "last.pt"
+    default = root / "runs" / "finetune-ucf101-1" / "checkpoints" / "last.pt"
     paths = checkpoints or [existing(default, made_by="`fame finetune` makes classifiers")]
     data = existing(store or root / "stores" / "ucf101-test1.zarr", made_by=_MAKES_STORES)
     folder = out or root / "runs" / "results" / "test"
