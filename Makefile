@@ -23,7 +23,7 @@ demo: install ## write a small video set, then preprocess, pretrain and evaluate
 	$(BIN)/fame demo
 
 test: install ## run the test suite (under 5 minutes on 2 cores)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: install ## lint, format, types, the import law, containers; any finding fails
 	$(BIN)/ruff check .

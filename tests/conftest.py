@@ -25,7 +25,7 @@ _import_beartype_with_a_generator_of_its_own()
 install_import_hook("fame", "beartype.beartype")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # the suite runs in two processes on two cores: threads would wait for each other
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
