@@ -35,7 +35,7 @@ def execute(
         address: ``local`` for this machine, ``auto`` or a cluster's address; a session that runs already is used.
         memory_per_worker: bytes that Ray sets aside for each task; 0 asks for none.
     """
-    with _session(workers, address):
+    with _session(workers, address) as ours:
         remote = ray.remote(num_cpus=1, memory=memory_per_worker, max_retries=RETRIES)(_make_shard)
         running: dict[Reference, ShardTask] = {}
         try:
@@ -46,8 +46,10 @@ def execute(
             while running:
                 yield _first_done(running)
         finally:
-            for reference in running:
-                ray.cancel(reference, force=True)
+            # A session of our own ends with its workers. Forced cancelling is not used: where a task ends at that very
+            # moment, Ray 2.60 takes it for a fault of its own and kills the driver.
+            for reference in () if ours else running:
+                ray.cancel(reference)
 
 
 def _first_done(running: dict[Reference, ShardTask]) -> ShardResult:
@@ -73,9 +75,10 @@ def _make_shard(work: Work, task: ShardTask) -> ShardResult:
 
 
 @contextmanager
-def _session(workers: int, address: str) -> Generator[None]:
+def _session(workers: int, address: str) -> Generator[bool]:
+    """Connect to Ray, if need be; whether the session is our own, and ends here."""
     if ray.is_initialized():
-        yield
+        yield False
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -95,6 +98,6 @@ def _session(workers: int, address: str) -> Generator[None]:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray put its own in place, which ends the process there and then
     try:
-        yield
+        yield True
     finally:
         ray.shutdown()
