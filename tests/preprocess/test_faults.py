@@ -42,7 +42,7 @@ def test_killed_drivers_leave_the_same_store(
     driver = start(configure(**executor), decoder=ROGUE)
     driver.join()
     whole_run, kills, stores = time.monotonic() - started, 0, 0
-    while kills < KILLS[executor["executor"]]:
+    while kills < KILLS[executor["executor"]] or stores < 2:
         config, stores = configure(store=tmp_path / f"store_{stores}", **executor), stores + 1
         while not is_finished(config.store):
             driver = start(config, decoder=ROGUE)
@@ -54,7 +54,6 @@ def test_killed_drivers_leave_the_same_store(
             assert driver.exitcode in (0, -signal.SIGKILL)
         preprocess(config)
         assert tree(config.store) == reference
-    assert stores > 1 or executor["executor"] == "ray"  # its few kills may all fall on the first store
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
