@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format
+.PHONY: help install demo test check docs format
 
 help: ## show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ check: install ## lint, format, types, the import law, containers; any finding f
 	$(BIN)/hadolint docker/Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml docker/compose.yaml
 	$(BIN)/shellcheck docker/*.sh
+
+docs: install ## build the documentation into site/index.html; a broken link or reference fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: install ## apply the formatter and the safe fixes
 	$(BIN)/ruff check --fix .
