@@ -113,25 +113,30 @@ def _capture(path: str) -> Generator[cv2.VideoCapture]:
         capture.release()
 
 
-def _read(path: str, sampling: Sampling, *, frame_count: int, clips_NTHW3: np.ndarray) -> int:
+def _declared(capture: cv2.VideoCapture) -> int:
+    """Frames by the header; 0 where it does not tell."""
+    declared = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    return int(declared) if 0 < declared < 2**31 else 0
+
+
+def _read(capture: cv2.VideoCapture, sampling: Sampling, *, frame_count: int, clips_NTHW3: np.ndarray) -> int:
     """Fill the clips, planned for ``frame_count`` frames, while reading to the end; returns the true frame count."""
     slots: dict[int, list[tuple[int, int]]] = defaultdict(list)
     if frame_count > 0:
         for n, frames in enumerate(window_frames(frame_count, sampling)):
             for t, index in enumerate(frames):
                 slots[index].append((n, t))
-    with _capture(path) as capture:
-        for index in count():
-            if not capture.grab():
-                return index
-            if index not in slots:
-                continue
-            converted, frame_hw3 = capture.retrieve()
-            if not converted or frame_hw3.dtype != np.uint8 or frame_hw3.ndim != 3 or frame_hw3.shape[2] != 3:
-                raise DecodeError(f"frame {index} could not be converted to 8-bit RGB")
-            frame_HW3 = fit(frame_hw3, sampling)
-            for n, t in slots[index]:
-                clips_NTHW3[n, t] = frame_HW3
+    for index in count():
+        if not capture.grab():
+            return index
+        if index not in slots:
+            continue
+        converted, frame_hw3 = capture.retrieve()
+        if not converted or frame_hw3.dtype != np.uint8 or frame_hw3.ndim != 3 or frame_hw3.shape[2] != 3:
+            raise DecodeError(f"frame {index} could not be converted to 8-bit RGB")
+        frame_HW3 = fit(frame_hw3, sampling)
+        for n, t in slots[index]:
+            clips_NTHW3[n, t] = frame_HW3
     raise AssertionError("unreachable: the stream ends")
 
 
@@ -142,12 +147,13 @@ def decode(path: str, sampling: Sampling, clips_NTHW3: np.ndarray) -> Decoded:
         DecodeError: nothing can be opened, no frame comes out, or two passes disagree.
     """
     with _capture(path) as capture:
-        declared = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    planned = int(declared) if 0 < declared < 2**31 else 0
-    found = _read(path, sampling, frame_count=planned, clips_NTHW3=clips_NTHW3)
+        planned = _declared(capture)
+        found = _read(capture, sampling, frame_count=planned, clips_NTHW3=clips_NTHW3)
     frames_read = found
     if found and found != planned:
-        planned, found = found, _read(path, sampling, frame_count=found, clips_NTHW3=clips_NTHW3)
+        planned = found
+        with _capture(path) as capture:
+            found = _read(capture, sampling, frame_count=planned, clips_NTHW3=clips_NTHW3)
         frames_read += found
         if found != planned:
             raise DecodeError(f"two readings found {planned} and {found} frames")

@@ -35,7 +35,16 @@ _ENVIRONMENT = {
     "OPENCV_FFMPEG_CAPTURE_OPTIONS": f"format_whitelist;{_CONTAINERS}|protocol_whitelist;file",
     "OPENCV_LOG_LEVEL": "SILENT",  # OpenCV's lines carry a clock; FFmpeg's own, which say why, do not
     # Damaged videos make FFmpeg show memory that nothing was written to: let that be the same bytes in every process.
-    "GLIBC_TUNABLES": "glibc.malloc.perturb=165:glibc.malloc.tcache_count=0",
+    # Frames are allotted again and again: kept by the process, not given back and faulted in each time.
+    "GLIBC_TUNABLES": ":".join(
+        f"glibc.malloc.{name}={value}"
+        for name, value in {
+            "perturb": 165,
+            "tcache_count": 0,
+            "mmap_threshold": 1 << 25,
+            "trim_threshold": 1 << 28,
+        }.items()
+    ),
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }
