@@ -30,8 +30,9 @@ class WorldSpec:
     """Everything that decides the videos.
 
     ``frames`` per video at ``fps``; ``height`` and ``width`` in pixels; ``rho`` in 0..1 ties the background to the
-    class; ``backgrounds`` is how many there are in the training split (the test split has as many of its own, never
-    seen in training); ``camera_motion`` moves the camera smoothly; ``test_share`` of the videos are for testing.
+    class (``test_rho`` that of the test split, None: the same); ``backgrounds`` is how many there are in the training
+    split (the test split has as many of its own, never seen in training); ``camera_motion`` moves the camera smoothly;
+    ``test_share`` of the videos are for testing.
     """
 
     videos: int = 96
@@ -40,6 +41,7 @@ class WorldSpec:
     width: int = 128
     fps: int = 16
     rho: float = 0.8
+    test_rho: float | None = None
     backgrounds: int = 12
     camera_motion: bool = False
     test_share: float = 0.25
@@ -52,8 +54,9 @@ class WorldSpec:
                 raise ValueError(f"{field} must be at least {low}, got {getattr(self, field)}")
         if self.backgrounds < len(MOTIONS):
             raise ValueError(f"backgrounds must be at least {len(MOTIONS)} (one a class), got {self.backgrounds}")
-        if not 0 <= self.rho <= 1:
-            raise ValueError(f"rho must lie in 0..1, got {self.rho}")
+        for field in ("rho", "test_rho"):
+            if not 0 <= (getattr(self, field) or 0) <= 1:
+                raise ValueError(f"{field} must lie in 0..1, got {getattr(self, field)}")
         if not 0 < self.test_share < 1:
             raise ValueError(f"test_share must lie between 0 and 1, got {self.test_share}")
         if not 1 <= self.num_test < self.videos:
@@ -137,7 +140,8 @@ def read_mask(path: Path) -> Bool[np.ndarray, "t h w"]:
 
 def _choose_background(spec: WorldSpec, motion: int, split: str, rng: np.random.Generator) -> int:
     """The class's own background with probability rho, else any; test backgrounds are numbered after training's."""
-    own = rng.random() < spec.rho
+    rho = spec.test_rho if split == "test" and spec.test_rho is not None else spec.rho
+    own = rng.random() < rho
     choices = np.arange(motion, spec.backgrounds, len(MOTIONS)) if own else np.arange(spec.backgrounds)
     return int(rng.choice(choices)) + (spec.backgrounds if split == "test" else 0)
 

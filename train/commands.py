@@ -23,7 +23,7 @@ class TrainOptions:
     accumulate: Annotated[int | None, typer.Option(help="Parts of a step run one after the other.")] = None
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None
     seed: Annotated[int | None, typer.Option(help="Decides initial weights, order and every draw.")] = None
-    encoder: Annotated[Literal["i3d", "r2plus1d_18"] | None, typer.Option(help="Network.")] = None
+    encoder: Annotated[Literal["i3d", "r2plus1d_18", "c3d_small"] | None, typer.Option(help="Network.")] = None
     width: Annotated[float | None, typer.Option(help="Multiplies the channels of I3D.")] = None
     crop: Annotated[int | None, typer.Option(help="Side of the training crop, pixels.")] = None
     precision: Annotated[Literal["fp32", "tf32", "bf16"] | None, typer.Option(help="Arithmetic of the network.")] = None

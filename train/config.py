@@ -31,7 +31,7 @@ class TrainingConfig:
     """
 
     seed: int = _number(0, low=0)
-    encoder: Literal["i3d", "r2plus1d_18"] = "i3d"
+    encoder: Literal["i3d", "r2plus1d_18", "c3d_small"] = "i3d"
     width: float = _number(1.0, low=0, above=True)
     bn_group: int | None = _number(None, low=1)
 

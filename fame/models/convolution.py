@@ -44,7 +44,8 @@ class FlatConv3d(nn.Conv3d):
         frames = input.movedim(2, 1).flatten(0, 1)
         stride, padding = self.stride[1:], [int(count) for count in self.padding[1:]]
         output = F.conv2d(frames, self.weight.squeeze(2), None, stride, padding)
-        return output.unflatten(0, (len(input), -1)).movedim(1, 2)
+        batch = input.shape[0]  # len() would be a plain number, and a traced program one for that many clips only
+        return output.unflatten(0, (batch, -1)).movedim(1, 2)
 
     def _over_time(self, input: Tensor) -> Tensor:  # noqa: A002
         """One 2D convolution whose height is time and whose width is all pixels."""

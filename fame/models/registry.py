@@ -8,21 +8,22 @@ import torch
 from torch import nn
 
 from fame.models.backbone import Backbone
+from fame.models.c3d import SmallC3D
 from fame.models.heads import HEADS
 from fame.models.i3d import I3D
 from fame.models.r2plus1d import R2Plus1D18
 
 T = TypeVar("T")
 
-BACKBONES: dict[str, Callable[..., Backbone]] = {"i3d": I3D, "r2plus1d_18": R2Plus1D18}
+BACKBONES: dict[str, Callable[..., Backbone]] = {"i3d": I3D, "r2plus1d_18": R2Plus1D18, "c3d_small": SmallC3D}
 
 
 def build_backbone(name: str, *, seed: int = 0, **options: Any) -> Backbone:
-    """Build ``"i3d"`` (option ``width``) or ``"r2plus1d_18"`` without a head; ``seed`` decides the initial weights.
+    """Build ``"i3d"`` (option ``width``), ``"r2plus1d_18"`` or ``"c3d_small"`` without a head.
 
-    Initial weights follow the reference: torch's defaults for I3D, He's normal over outgoing connections for the
-    convolutions of R(2+1)D. Global random state is neither read nor changed. ``ValueError`` for a name or option that
-    does not exist.
+    ``seed`` decides the initial weights, which follow the reference: torch's defaults, and He's normal over outgoing
+    connections for the convolutions of R(2+1)D. Global random state is neither read nor changed. ``ValueError`` for a
+    name or option that does not exist.
     """
     with seeded(seed):
         return _backbone(name, options)

@@ -136,10 +136,10 @@ def test_pooling_equals_pooling_of_zero_padded_activations(
 
 
 @pytest.mark.parametrize("size", [(8, 64, 64), (8, 32, 32), (4, 17, 23), (1, 1, 1)])
-@pytest.mark.parametrize("name", ["i3d", "r2plus1d_18"])
+@pytest.mark.parametrize("name", ["i3d", "r2plus1d_18", "c3d_small"])
 def test_any_size_of_clip_is_encoded(name: str, size: tuple[int, int, int]) -> None:
     backbone = build_backbone(name, **({"width": 0.125} if name == "i3d" else {})).eval()
-    by = (8, 32, 32) if name == "i3d" else (8, 16, 16)
+    by = {"i3d": (8, 32, 32), "r2plus1d_18": (8, 16, 16), "c3d_small": (4, 8, 8)}[name]
     with torch.no_grad():
         map_BDthw = backbone.feature_map(noise(1, 3, *size))
     assert map_BDthw.shape == (1, backbone.feature_dim, *(-(-a // b) for a, b in zip(size, by, strict=True)))
@@ -162,7 +162,7 @@ def test_a_seed_decides_the_weights() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: build_backbone("resnet"), "unknown backbone 'resnet': there are i3d, r2plus1d_18"),
+        (lambda: build_backbone("resnet"), "unknown backbone 'resnet': there are i3d, r2plus1d_18, c3d_small"),
         (lambda: build_backbone("i3d", depth=3), "'i3d' cannot be built with .*depth"),
         (lambda: build_backbone("r2plus1d_18", width=0.5), "cannot be built with"),
         (lambda: build_backbone("i3d", width=0.0), "width .* got 0.0"),
@@ -258,7 +258,7 @@ def test_colours_normalised_twice_are_refused() -> None:
 
 
 def test_every_norm_is_grouped() -> None:
-    for name in ("i3d", "r2plus1d_18"):
+    for name in ("i3d", "r2plus1d_18", "c3d_small"):
         backbone = build_backbone(name)
         norms = [module for module in backbone.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         set_norm_group(backbone, 8)

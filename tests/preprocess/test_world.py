@@ -92,6 +92,7 @@ def test_what_is_written_reads_back(tmp_path: Path) -> None:
     ("field", "value"),
     [
         ("rho", 1.5),
+        ("test_rho", -0.5),
         ("backgrounds", 3),
         ("videos", 1),
         ("height", 8),
@@ -107,3 +108,13 @@ def test_impossible_worlds_are_refused_by_name(field: str, value: float) -> None
 def test_a_video_outside_the_world_is_refused() -> None:
     with pytest.raises(ValueError, match="24"):
         render(SMALL, 24)
+
+
+def test_the_test_split_may_have_a_bias_of_its_own() -> None:
+    spec = WorldSpec(videos=120, frames=2, height=16, width=16, rho=1.0, test_rho=0.0)
+    own: dict[str, list[bool]] = {"train": [], "test": []}
+    for index in range(spec.videos):
+        video = render(spec, index)
+        own[video.split].append(video.background % len(MOTIONS) == MOTIONS.index(video.motion))
+    assert all(own["train"])
+    assert np.mean(own["test"]) < 0.4

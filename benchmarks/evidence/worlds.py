@@ -1,0 +1,92 @@
+"""The controlled worlds of the experiments, as clip stores: made once, by the offline stage, then shared by all trials.
+
+Shapes: T frames, H W height and width of a video, h w size of a foreground map, C clips of a video.
+"""
+
+import csv
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from fame.clipstore import (
+    ClipStore,
+    StoreHeader,
+    VideoClips,
+    create,
+    finalise,
+    is_finished,
+    lock,
+    missing_shards,
+    write_shard,
+)
+from preprocess.world import WorldSpec, read_mask, write_world
+
+STILL = WorldSpec(videos=1920, frames=48, height=72, width=96, rho=0.8, test_rho=0.0, test_share=0.2)
+WORLDS = {"still": STILL, "camera": replace(STILL, camera_motion=True)}
+RECIPE = ["--frames", "8", "--stride", "3", "--clips", "4", "--height", "36", "--width", "48", "--codec", "zstd"]
+
+
+def prepare(name: str, work: Path) -> Path:
+    """Make world ``name`` below ``work`` where it is not there yet: ``world/``, ``{train,test}.zarr``, ``truth.zarr``.
+
+    The stores hold flow maps; ``truth.zarr`` is the training store with the ground-truth masks as its maps.
+    """
+    folder = work / name
+    if not (folder / "world" / "videos.csv").exists():  # written last
+        write_world(WORLDS[name], folder / "world")
+    for split in ("train", "test"):
+        videos, listed = folder / "world" / "videos", folder / "world" / f"{split}.txt"
+        command = ["preprocess", "folder", "--name", name, "--videos", videos, "--list", listed, "--split", split]
+        where = ["--store", folder / f"{split}.zarr", "--executor", "serial", *RECIPE]
+        subprocess.run([sys.executable, "-m", "cli", *map(str, command + where)], check=True)
+    with lock(folder / "truth.zarr"):
+        write_truth(folder / "train.zarr", folder / "truth.zarr", folder / "world" / "masks")
+    return folder
+
+
+def write_truth(source: Path, path: Path, masks: Path) -> None:
+    """Copy a store, with the share of time that the object covers each place as its foreground maps."""
+    if is_finished(path):
+        return
+    store = ClipStore.open(source)
+    header = StoreHeader(
+        dataset=store.header.dataset,
+        split=store.header.split,
+        class_names=store.header.class_names,
+        spec=store.spec,
+        foreground_parameters={"method": "ground truth"},
+    )
+    create(path, header, names=store.names, labels=store.labels_V.tolist())
+    for shard in missing_shards(path):
+        first = shard * store.spec.videos_per_shard
+        members = range(first, min(first + store.spec.videos_per_shard, store.num_videos))
+        write_shard(path, shard, (true_maps(store, video, masks) for video in members))
+    finalise(path)
+
+
+def true_maps(store: ClipStore, video: int, masks: Path) -> VideoClips:
+    """The clips of one video with their true maps."""
+    spec, clips = store.spec, store.clips_of(video)
+    mask_THW = read_mask((masks / store.names[video]).with_suffix(".npz")).astype(np.float32)
+    size = (spec.foreground_width, spec.foreground_height)
+    start_C = store.start_frame_N[clips.start : clips.stop]
+    maps = []
+    for start in start_C:
+        seen_T = (start + spec.stride * np.arange(spec.frames)) % len(mask_THW)  # a short video is looped
+        maps.append(cv2.resize(mask_THW[seen_T].mean(0), size, interpolation=cv2.INTER_AREA))
+    return VideoClips(
+        clips=np.stack([store.clip(clip) for clip in clips]),
+        foreground=(np.stack(maps) * 255).round().astype(np.uint8),
+        start_frame=start_C,
+    )
+
+
+def backgrounds(folder: Path, names: tuple[str, ...]) -> list[int]:
+    """The number of the background of each video of a store of this world."""
+    with (folder / "world" / "videos.csv").open(newline="") as file:
+        number = {row["video"]: int(row["background"]) for row in csv.DictReader(file)}
+    return [number[name] for name in names]
