@@ -14,7 +14,9 @@ import fame
 from fame.export import export_encoder
 from fame.models import build_encoder
 
-MODEL = {"name": "i3d", "options": {"width": 0.125}, "head": {"kind": "projection", "dim": 8}}
+HEAD = {"kind": "projection", "dim": 8}
+I3D = {"name": "i3d", "options": {"width": 0.125}, "head": HEAD}
+R2PLUS1D = {"name": "r2plus1d_18", "options": {}, "head": HEAD}
 
 CHECKPOINT = "runs/k400/last.pt"
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "features.md"
@@ -36,21 +38,26 @@ assert not strangers, strangers
 """
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("exported")
-    network = build_encoder("i3d", head=MODEL["head"], options=MODEL["options"], seed=3)
-    content = {"format": "fame-checkpoint/1", "model": MODEL, "config": {"beta": 0.3}}
+def export(model: dict[str, object], folder: Path, *, frames: int, crop: int) -> None:
+    network = build_encoder(model["name"], head=HEAD, options=model["options"], seed=3)
+    content = {"format": "fame-checkpoint/1", "model": model, "config": {"beta": 0.3}}
     checkpoint = folder / CHECKPOINT
     checkpoint.parent.mkdir(parents=True)
     torch.save({**content, "state": {"encoder_q": network.state_dict()}}, checkpoint)
-    export_encoder(checkpoint, folder, frames=8, crop=64)
+    export_encoder(checkpoint, folder, frames=frames, crop=crop)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported")
+    export(I3D, folder, frames=8, crop=64)
     return folder
 
 
-def test_program_and_weights_run_in_a_bare_process(exported: Path) -> None:
+def check_in_a_bare_process(exported: Path, *, frames: int, crop: int) -> None:
+    """Program and weights give what the checkpoint gives, for three clips: the program was traced with two."""
     source = np.random.default_rng(0)
-    frames_BTHWC = source.integers(0, 256, (3, 8, 64, 64, 3), dtype=np.uint8)  # three: the program was traced with two
+    frames_BTHWC = source.integers(0, 256, (3, frames, crop, crop, 3), dtype=np.uint8)
     np.save(exported / "frames.npy", frames_BTHWC)
     command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(exported)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=100)
@@ -60,9 +67,19 @@ def test_program_and_weights_run_in_a_bare_process(exported: Path) -> None:
         np.testing.assert_allclose(np.load(exported / f"of_{of}.npy"), expected, atol=1e-5)
 
 
+def test_program_and_weights_run_in_a_bare_process(exported: Path) -> None:
+    check_in_a_bare_process(exported, frames=8, crop=64)
+
+
+@pytest.mark.slow
+def test_those_of_the_other_network_too(tmp_path: Path) -> None:
+    export(R2PLUS1D, tmp_path, frames=4, crop=32)
+    check_in_a_bare_process(tmp_path, frames=4, crop=32)
+
+
 def test_the_card_says_what_the_weights_are(exported: Path) -> None:
     card = json.loads((exported / "encoder.json").read_text())
-    assert card["model"] == {**MODEL, "config": {"beta": 0.3}}
+    assert card["model"] == {**I3D, "config": {"beta": 0.3}}
     assert card["feature_dim"] == 128
     assert card["program_input"]["shape"] == ["batch", 8, 64, 64, 3]
     assert fame.load(exported / "encoder.safetensors").card.config == {"beta": 0.3}
