@@ -1,8 +1,8 @@
-"""Numbers that say how good features and classifiers are: accuracy, nearest neighbours, retrieval.
+"""Numbers that say how good features and classifiers are: accuracy, nearest neighbours, retrieval, intervals.
 
 Ties are decided the same way everywhere and on every device: the lower index wins. Where all pairs of two sets are
 compared, queries go in chunks so that memory stays bounded whatever the sizes.
-Shapes: N samples, V videos, K classes, Q queries, G gallery, D feature dim.
+Shapes: N samples, V videos, K classes, Q queries, G gallery, E excluded, D feature dim, F figures, R draws.
 """
 
 from collections.abc import Iterator, Sequence
@@ -65,24 +65,40 @@ def knn_scores(
     classes: int,
     k: int = 20,
     temperature: float = 0.07,
+    excluded_QE: Int[Tensor, "q e"] | None = None,
 ) -> Float[Tensor, "q classes"]:
     """Class probabilities by the votes of the ``k`` most similar of the gallery, each worth exp(cosine / temperature).
 
-    The weighted nearest-neighbour test of instance discrimination (Wu et al., CVPR 2018).
+    The weighted nearest-neighbour test of instance discrimination (Wu et al., CVPR 2018). ``excluded_QE`` are the
+    places in the gallery that a query does not look at, its own for instance.
     """
-    _check(1 <= k <= len(gallery_GD), f"k is between 1 and the {len(gallery_GD)} samples of the gallery, got {k}")
+    room = len(gallery_GD) - (0 if excluded_QE is None else excluded_QE.shape[1])
+    _check(1 <= k <= room, f"k is between 1 and the {room} samples of the gallery, got {k}")
     _check(temperature > 0, f"temperature is positive, got {temperature}")
     _check(
         bool((label_G >= 0).all() & (label_G < classes).all()), f"labels of the gallery are not all in 0..{classes - 1}"
     )
     votes: list[Tensor] = [query_QD.new_zeros(0, classes, dtype=torch.float32)]
-    for _, similarity_QG in _cosine_chunks(query_QD, gallery_GD, width=max(len(gallery_GD), k * classes)):
+    width = max(len(gallery_GD), k * classes)
+    for _, similarity_QG in _cosine_chunks(query_QD, gallery_GD, width=width, excluded_QE=excluded_QE):
         index_Qk = nearest(similarity_QG, k=k)
         near_Qk = similarity_QG.gather(1, index_Qk)
         weight_Qk = torch.softmax(near_Qk / temperature, dim=1)
         ballot_QkK = F.one_hot(label_G.long()[index_Qk], classes).to(weight_Qk.dtype)
         votes.append(torch.einsum("qk,qkc->qc", weight_Qk, ballot_QkK))
     return torch.cat(votes)
+
+
+def nearest_neighbour(
+    query_QD: Float[Tensor, "q d"], gallery_GD: Float[Tensor, "g d"], *, excluded_QE: Int[Tensor, "q e"]
+) -> Int[Tensor, " q"]:
+    """Place in the gallery of what is most similar to each query (cosine), of all that are not excluded for it."""
+    room = len(gallery_GD) - excluded_QE.shape[1]
+    _check(room >= 1, f"a gallery of {len(gallery_GD)} has nothing left when {excluded_QE.shape[1]} are excluded")
+    found = [excluded_QE.new_zeros(0, dtype=torch.int64)]
+    for _, similarity_QG in _cosine_chunks(query_QD, gallery_GD, width=len(gallery_GD), excluded_QE=excluded_QE):
+        found.append(nearest(similarity_QG, k=1)[:, 0])
+    return torch.cat(found)
 
 
 def retrieval_recall(
@@ -135,13 +151,42 @@ def first_match(similarity_QG: Float[Tensor, "q g"], match_QG: Bool[Tensor, "q g
     return rank_Q.where(match_QG.any(1), torch.iinfo(torch.int64).max)
 
 
-def _cosine_chunks(query_QD: Tensor, gallery_GD: Tensor, *, width: int) -> Iterator[tuple[slice, Tensor]]:
-    """Which queries, and their cosine similarity with all of the gallery; ``width`` elements are needed per query."""
+def bootstrap_interval(
+    value_VF: Float[Tensor, "v f"], *, generator: torch.Generator, draws: int = 2000, level: float = 0.95
+) -> Float[Tensor, "2 f"]:
+    """Where the mean of each figure lies were the videos drawn anew: the percentile bootstrap's low and high end.
+
+    ``value_VF`` holds each video's part in each figure. Every draw takes V videos with replacement, the same ones for
+    all figures; ``level`` of the means lie between the ends.
+    """
+    videos = len(value_VF)
+    _check(videos > 0, "an interval from no videos is undefined")
+    _check(0 < level < 1, f"level lies between 0 and 1, got {level}")
+    means: list[Tensor] = []
+    step = max(1, _CHUNK_ELEMENTS // videos)
+    for start in range(0, draws, step):
+        index_RV = torch.randint(videos, (min(step, draws - start), videos), generator=generator)
+        weight_RV = torch.zeros(index_RV.shape, dtype=torch.float64).scatter_add_(
+            1, index_RV, torch.ones(index_RV.shape, dtype=torch.float64)
+        )
+        means.append(weight_RV @ value_VF.double().cpu() / videos)
+    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    return torch.cat(means).quantile(ends, dim=0).to(value_VF.dtype)
+
+
+def _cosine_chunks(
+    query_QD: Tensor, gallery_GD: Tensor, *, width: int, excluded_QE: Tensor | None = None
+) -> Iterator[tuple[slice, Tensor]]:
+    """Which queries, and their cosine similarity with all of the gallery, -inf with what is excluded.
+
+    ``width`` elements are needed per query.
+    """
     gallery_DG = F.normalize(gallery_GD.float(), dim=1).T
     step = max(1, _CHUNK_ELEMENTS // width)
     for start in range(0, len(query_QD), step):
         rows = slice(start, start + step)
-        yield rows, F.normalize(query_QD[rows].float(), dim=1) @ gallery_DG
+        similarity_QG = F.normalize(query_QD[rows].float(), dim=1) @ gallery_DG
+        yield rows, similarity_QG if excluded_QE is None else similarity_QG.scatter(1, excluded_QE[rows], -torch.inf)
 
 
 def _check(holds: bool, message: str) -> None:

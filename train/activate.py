@@ -124,8 +124,16 @@ def choose_clips(store: ClipStore, config: ActivationConfig, *, crop: int) -> Sh
         score_NSS = torch.cat([motion_score(to_colours(clip)) for clip in clip_NTSS3.split(1)])
     else:
         map_Nhw = torch.from_numpy(np.stack([store.foreground(index) for index in index_N]))
-        score_NSS = _centre_map(map_Nhw, crop=crop, frame=(store.spec.height, store.spec.width))
+        score_NSS = centre_map(map_Nhw, crop=crop, frame=(store.spec.height, store.spec.width))
     return Shown(index_N=index_N, clip_NTSS3=clip_NTSS3, mask_NSS=top_fraction(score_NSS, config.beta))
+
+
+def centre_map(map_Nhw: UInt8[Tensor, "n mh mw"], *, crop: int, frame: tuple[int, int]) -> Float[Tensor, "n s s"]:
+    """Stored maps cut to the centre crop of their frames."""
+    top, left = (frame[0] - crop) // 2, (frame[1] - crop) // 2
+    box_N4 = torch.tensor([[top, left, crop, crop]], dtype=torch.float32).expand(len(map_Nhw), 4)
+    centre = Crop(box_B4=box_N4, flip_B=torch.zeros(len(map_Nhw), dtype=torch.bool))
+    return crop_map(map_Nhw, centre, size=crop, frame=frame)
 
 
 def temporal_kernels(network: Backbone) -> dict[str, Float[np.ndarray, " weights"]]:
@@ -216,11 +224,3 @@ def _label(text: str, side: int) -> UInt8[np.ndarray, "s s 3"]:
     font = ImageFont.load_default(max(8, min(16, int(1.6 * side / max(map(len, lines.splitlines()))))))
     ImageDraw.Draw(panel).multiline_text((4, side / 2), lines, fill=(20, 20, 20), font=font, anchor="lm")
     return np.asarray(panel)
-
-
-def _centre_map(map_Nhw: UInt8[Tensor, "n mh mw"], *, crop: int, frame: tuple[int, int]) -> Float[Tensor, "n s s"]:
-    """Stored maps cut to the centre crop of their frames."""
-    top, left = (frame[0] - crop) // 2, (frame[1] - crop) // 2
-    box_N4 = torch.tensor([[top, left, crop, crop]], dtype=torch.float32).expand(len(map_Nhw), 4)
-    centre = Crop(box_B4=box_N4, flip_B=torch.zeros(len(map_Nhw), dtype=torch.bool))
-    return crop_map(map_Nhw, centre, size=crop, frame=frame)

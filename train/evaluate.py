@@ -8,7 +8,7 @@ Shapes: V videos, D feature dim.
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,16 +38,14 @@ Measure = Callable[[VideoFeatures, VideoFeatures], Figures]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
-    """Where the videos are and how they are encoded.
+class EncodingConfig:
+    """How videos are encoded.
 
     ``crop`` in pixels (None: what the encoder was trained on, else the smaller side of the frames); ``batch`` clips at
     a time; ``workers`` processes decode; features are kept under ``cache``; ``random_init`` adds the same network
     before any training, the floor that pretraining has to beat.
     """
 
-    train_store: Path
-    test_store: Path
     cache: Path
     crop: int | None = None
     batch: int = 16
@@ -62,6 +60,14 @@ class EvaluationConfig:
                 raise ValueError(f"{field} must be at least {low}, got {getattr(self, field)}")
         if self.crop is not None and self.crop < 1:
             raise ValueError(f"crop must be at least 1 pixel, got {self.crop}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig(EncodingConfig):
+    """Where the videos are and how they are encoded."""
+
+    train_store: Path
+    test_store: Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,18 +94,28 @@ def evaluate(
     check_comparable(train, test)
     device = choose_device(config.device)
     rows: list[Evaluation] = []
+    for name, encoder in named_encoders(checkpoints, device=device, random_init=config.random_init):
+        features = [store_features(encoder, name, store, config, watch) for store in (train, test)]
+        rows.append(Evaluation(checkpoint=name, figures=measure(*features)))
+    return rows
+
+
+def named_encoders(
+    checkpoints: Sequence[Path], *, device: torch.device, random_init: bool
+) -> Iterator[tuple[str, Encoder]]:
+    """The encoder of each checkpoint under its path; with ``random_init`` each new network before any training first.
+
+    The untrained network has no head. Raises ``ValueError`` for a checkpoint without an encoder.
+    """
     floors: set[str] = set()
     for path in checkpoints:
         encoder = load(path, device=device)
-        floor = f"untrained {encoder.card.name} {encoder.card.options or ''}".rstrip()
-        if config.random_init and floor not in floors:
+        card = dataclasses.replace(encoder.card, head=None)
+        floor = f"untrained {card.name} {card.options or ''}".rstrip()
+        if random_init and floor not in floors:
             floors.add(floor)
-            untrained = Encoder(encoder.card.build().to(device), encoder.card)
-            features = [_features(untrained, floor, store, config, watch) for store in (train, test)]
-            rows.append(Evaluation(checkpoint=floor, figures=measure(*features)))
-        features = [_features(encoder, str(path), store, config, watch) for store in (train, test)]
-        rows.append(Evaluation(checkpoint=str(path), figures=measure(*features)))
-    return rows
+            yield floor, Encoder(card.build().to(device), card)
+        yield str(path), encoder
 
 
 def knn(train: VideoFeatures, test: VideoFeatures, *, k: int = 20, temperature: float = 0.07) -> Figures:
@@ -143,6 +159,21 @@ def check_comparable(train: ClipStore, test: ClipStore) -> None:
     check_same_classes(str(train.path), train.header.class_names, str(test.path), test.header.class_names)
 
 
+def store_features(
+    encoder: Encoder, name: str, store: ClipStore, config: EncodingConfig, watch: Watch
+) -> VideoFeatures:
+    """The features of a store, from the cache where they are there; ``name`` is what a person sees being encoded."""
+    crop = crop_for(encoder, store, config.crop)
+
+    def encode() -> VideoFeatures:
+        with watch(f"{name} on {store.path.name}", int(store.valid_N.sum())) as on_clips:
+            return extract_features(
+                encoder, store, crop=crop, batch=config.batch, workers=config.workers, on_clips=on_clips
+            )
+
+    return cached_features(encoder, store, crop=crop, cache=config.cache, extract=encode)
+
+
 def write_evaluations(path: Path, rows: Sequence[Evaluation], **settings: Any) -> None:
     """Write the figures and what they were measured with as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,15 +187,3 @@ def _accuracies(score_VC: torch.Tensor, test: VideoFeatures) -> Figures:
     tops = {f"top-{k}": 100 * topk_accuracy(score_VC, test.label_V, k=k) for k in (1, 5) if k < classes}
     matrix_CC = confusion_matrix(score_VC.argmax(1), test.label_V, classes=classes)
     return {**tops, "mean class": 100 * float(per_class_accuracy(matrix_CC).nanmean())}
-
-
-def _features(encoder: Encoder, name: str, store: ClipStore, config: EvaluationConfig, watch: Watch) -> VideoFeatures:
-    crop = crop_for(encoder, store, config.crop)
-
-    def encode() -> VideoFeatures:
-        with watch(f"{name} on {store.path.name}", int(store.valid_N.sum())) as on_clips:
-            return extract_features(
-                encoder, store, crop=crop, batch=config.batch, workers=config.workers, on_clips=on_clips
-            )
-
-    return cached_features(encoder, store, crop=crop, cache=config.cache, extract=encode)

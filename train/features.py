@@ -6,6 +6,7 @@ D feature dim.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -147,21 +148,43 @@ def extract_features(
 
     ``on_clips(count)`` is called after each batch. The encoder runs where its weights are.
     """
-    sum_VD = torch.zeros(store.num_videos, encoder.feature_dim, dtype=torch.float64)
-    count_V = torch.zeros(store.num_videos, dtype=torch.float64)
-    for clip_B1TSS3, video_B in SquareClips(store, crop=crop).batches(batch, workers=workers, device=encoder.device):
-        feature_BD = encoder.features(clip_B1TSS3[:, 0]).double().cpu()
-        sum_VD.index_add_(0, video_B, feature_BD)
-        count_V.index_add_(0, video_B, torch.ones(len(video_B), dtype=torch.float64))
-        on_clips(len(video_B))
-    video_V = torch.nonzero(count_V).flatten()
+    mean_V1D, video_V = mean_over_clips(
+        encoder.features,
+        SquareClips(store, crop=crop),
+        batch=batch,
+        workers=workers,
+        device=encoder.device,
+        on_clips=on_clips,
+    )
     return VideoFeatures(
-        feature_VD=(sum_VD[video_V] / count_V[video_V, None]).float(),
+        feature_VD=mean_V1D[:, 0],
         label_V=torch.tensor(store.labels_V)[video_V],
         video_V=video_V,
         class_names=store.header.class_names,
         dropped=store.num_videos - len(video_V),
     )
+
+
+def mean_over_clips(
+    encode: Callable[[Tensor], Tensor],
+    clips: SquareClips,
+    *,
+    batch: int,
+    workers: int,
+    device: torch.device,
+    on_clips: Callable[[int], None] = lambda count: None,
+) -> tuple[Float[Tensor, "v p d"], Int[Tensor, " v"]]:
+    """What ``encode`` says of each square, averaged over the clips of a video, and the videos' numbers (ascending)."""
+    sums: dict[int, Tensor] = {}
+    counts: Counter[int] = Counter()
+    for clip_BPTSS3, video_B in clips.batches(batch, workers=workers, device=device):
+        said_BPD = encode(clip_BPTSS3.flatten(0, 1)).double().cpu().unflatten(0, clip_BPTSS3.shape[:2])
+        for video, said_PD in zip(video_B.tolist(), said_BPD, strict=True):
+            sums[video] = sums[video] + said_PD if video in sums else said_PD
+            counts[video] += 1
+        on_clips(len(video_B))
+    videos = sorted(sums)
+    return torch.stack([sums[video] / counts[video] for video in videos]).float(), torch.tensor(videos)
 
 
 def cached_features(

@@ -156,15 +156,24 @@ def read_classifier(path: Path, store: ClipStore, *, device: torch.device) -> En
     other classes, and for a store with unlabelled videos.
     """
     encoder = load(path, device=device)
-    head = encoder.card.head or {}
-    if head.get("kind") != "classifier":
+    if not is_classifier(encoder):
         raise ValueError(f"{path}: has no classifier, only an encoder; `fame finetune` trains one")
-    names = store.header.class_names
-    if head["classes"] != len(names):
-        raise ValueError(f"{path} tells {head['classes']} classes apart, but {store.path} has {len(names)}")
-    check_same_classes(str(path), _class_names(path) or names, str(store.path), names)
+    check_classifier(encoder, path, store)
     check_labelled(store)
     return encoder
+
+
+def is_classifier(encoder: Encoder) -> bool:
+    """Whether its head tells classes apart."""
+    return (encoder.card.head or {}).get("kind") == "classifier"
+
+
+def check_classifier(classifier: Encoder, path: Path, store: ClipStore) -> None:
+    """``ValueError`` where the classifier loaded from ``path`` knows other classes than ``store`` has."""
+    names, known = store.header.class_names, (classifier.card.head or {})["classes"]
+    if known != len(names):
+        raise ValueError(f"{path} tells {known} classes apart, but {store.path} has {len(names)}")
+    check_same_classes(str(path), _class_names(path) or names, str(store.path), names)
 
 
 def _class_names(path: Path) -> tuple[str, ...] | None:
