@@ -1,0 +1,119 @@
+"""Every command in the documentation is one that the command line takes, and what a page shows as run is run here.
+
+The steps of a page run where a short ``fame demo`` has been, with options that keep them short. What they print is held
+against the page: its lines come in this order, numbers apart.
+"""
+
+import os
+import re
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer.main
+from typer.exceptions import TyperException
+from typer.testing import CliRunner
+
+import cli
+from preprocess.world import WorldSpec, write_world
+from tests.markdown import ROOT, Step, commands, mentions, pages, steps
+
+PAGES = {str(page.relative_to(ROOT)): page.read_text() for page in pages()}
+RUNNABLE = {name: found for name, text in PAGES.items() if (found := list(steps(text)))}
+SHORT = {"preprocess": ["--executor", "serial"], "pretrain": ["--epochs", "1"], "finetune": ["--epochs", "1"]}
+
+
+def descend(words: list[str]) -> tuple[Any, list[str]]:
+    """The command that the words name, and the words after its name."""
+    command: Any = typer.main.get_command(cli.app)
+    while words and words[0] in getattr(command, "commands", {}):
+        command, words = command.commands[words[0]], words[1:]
+    return command, words
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_of_the_page_is_taken(page: str) -> None:
+    for words in commands(PAGES[page]):
+        command, arguments = descend(words)
+        if hasattr(command, "commands"):
+            assert set(arguments) <= {"-h", "--help", "--version"}, f"no such command: fame {shlex.join(words)}"
+            continue
+        try:
+            if not {"-h", "--help"} & set(arguments):
+                command.make_context(command.name, arguments)
+        except TyperException as error:
+            pytest.fail(f"fame {shlex.join(words)}: {error.format_message()}")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_that_is_mentioned_exists(page: str) -> None:
+    """A mention may be a part of a command, name one of several in braces, or leave the rest to dots and capitals."""
+    for words in mentions(PAGES[page]):
+        command, rest = descend(words)
+        group = getattr(command, "commands", {})
+        if group and rest and not rest[0].startswith("-"):
+            named = rest[0].strip("{}").split(",")
+            assert rest[0] == "..." or rest[0].isupper() or set(named) <= set(group), f"fame {shlex.join(words)}"
+        options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+        if not group:
+            asked = {word for word in rest if word.startswith("--")}
+            assert asked <= options, f"fame {shlex.join(words)} has no {asked - options}"
+
+
+@pytest.fixture(scope="module")
+def demonstration(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder where a short ``fame demo`` was run, with the files of its steps as the command line makes them."""
+    place = tmp_path_factory.mktemp("docs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        patch.chdir(place)
+        write_world(WorldSpec(videos=24), Path("demo/world"))
+        for arguments in cli._demo_commands(Path("demo"), epochs=1, seed=0):
+            if arguments[0] != "evaluate":
+                call(shlex.join(["fame", *arguments]))
+    return place
+
+
+@pytest.mark.parametrize("page", RUNNABLE)
+def test_the_page_can_be_followed(
+    page: str, demonstration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(demonstration, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FAME_ROOT", raising=False)
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    names: dict[str, Any] = {}
+    for step in RUNNABLE[page]:
+        if step.command:
+            check_output(step, call(step.code))
+        else:
+            with torch.random.fork_rng():  # an example may draw
+                exec(compile(step.code, page, "exec"), names)
+
+
+def call(command: str) -> str:
+    """Run a command line in this process, shortened, and return what it prints."""
+    program, name, *arguments = shlex.split(command, comments=True)
+    assert program == "fame", f"only fame is run here: {command}"
+    if "--dry-run" not in arguments:
+        arguments += SHORT.get(name, [])
+    result = CliRunner().invoke(cli.app, [name, *arguments])
+    assert result.exit_code == 0, f"{command}\n{result.output}"
+    return result.output
+
+
+def check_output(step: Step, printed: str) -> None:
+    """Each line of the page is a line that was printed, in the same order; `...` stands for any number of lines."""
+    lines = iter([without_numbers(line) for line in printed.splitlines()])
+    for line in step.output:
+        wanted = without_numbers(line)
+        assert wanted in ("", "...") or wanted in lines, f"$ {step.code}\ndid not print: {line}\nbut:\n{printed}"
+
+
+def without_numbers(line: str) -> str:
+    """The line with its numbers, their units and the widths of tables made one."""
+    line = re.sub(r"\d[\d.,]*(?: ?[KMGT]?B\b)?", "#", line)
+    return re.sub(r"([━─])+", r"\1", " ".join(line.split()))
