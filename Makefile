@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check docs format
+.PHONY: help install demo test check docs release-check format
 
 help: ## show what there is
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
 
 install: $(STAMP) ## make the environment in .venv (minutes the first time, nothing the second)
 
@@ -32,10 +32,14 @@ check: install ## lint, format, types, the import law, containers; any finding f
 	$(BIN)/lint-imports
 	$(BIN)/hadolint docker/Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml docker/compose.yaml
-	$(BIN)/shellcheck docker/*.sh
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+	$(BIN)/shellcheck docker/*.sh .ci/run .ci/release-check
 
 docs: install ## build the documentation into site/index.html; a broken link or reference fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+release-check: install ## build the distributions and use them in a clean environment (minutes; before a release)
+	.ci/release-check
 
 format: install ## apply the formatter and the safe fixes
 	$(BIN)/ruff check --fix .
