@@ -186,6 +186,19 @@ def test_every_option_trains_and_does_something(store: Path, tmp_path: Path, set
     assert all(0 < loss < 20 for loss in losses)
 
 
+def test_r2plus1d_trains(store: Path):
+    """Two steps on one batch, in groups and by parts, move every weight; without a checkpoint of 400 MB."""
+    config = TINY.override(["encoder=r2plus1d_18", "batch=4", "bn_group=2", "accumulate=2", "crop=16"])
+    task = PretrainTask(config, stores=[ClipStore.open(store)], device=torch.device("cpu"))
+    before = {name: value.clone() for name, value in task.moco.encoder_q.named_parameters()}
+    batch = next(task.batches(0, 1))
+    losses = [float(task.step(step, batch)["loss"]) for step in range(2)]
+    assert all(0 < loss < 20 for loss in losses)
+    assert losses[0] != losses[1]
+    assert all(not torch.equal(value, before[name]) for name, value in task.moco.encoder_q.named_parameters())
+    assert all(torch.isfinite(value).all() for value in task.moco.state_dict().values())
+
+
 def test_resume_never_refuses_a_folder_with_a_run(store: Path, tmp_path: Path):
     run(store, tmp_path, "epochs=1")
     with pytest.raises(ValueError, match="there is a run in this folder"):
