@@ -1,4 +1,4 @@
-"""A compiled run, by the real compiler, in a process of its own: the type-checking hook of the suite cannot be traced."""
+"""A run compiled by the real compiler, in a process of its own: the type-checking hook cannot be traced."""
 
 import os
 import shutil
