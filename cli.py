@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 import preprocess.commands
+import train.bias_commands
 import train.commands
 import train.evaluate_commands
 from cli_options import Commands, Root, checkpoint_or_default, table
@@ -27,6 +28,7 @@ app.command()(train.commands.pretrain)
 app.add_typer(train.commands.finetune_app, name="finetune")
 app.add_typer(train.evaluate_commands.evaluate_app, name="evaluate")
 app.command()(train.evaluate_commands.activate)
+app.command()(train.bias_commands.bias)
 
 
 def _version(wanted: bool) -> None:

@@ -27,6 +27,7 @@ from train.distributed import choose_device
 from train.evaluate import EncodingConfig, check_comparable, named_encoders, store_features
 from train.features import VideoFeatures, Watch, crop_for, mean_over_clips, unwatched
 from train.linear import choose_weight_decay, fit_probe
+from train.report import write_json
 from train.testing import check_classifier, is_classifier
 
 NEIGHBOURS = 20  # that vote, as in `fame evaluate knn`
@@ -69,7 +70,7 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class BiasReport:
-    """The figures of one checkpoint, ``measure/variant`` each, and why others could not be made."""
+    """The figures of one checkpoint, ``measure/variant`` each, and the measures left out, with what they lack."""
 
     checkpoint: str
     crop: int
@@ -86,6 +87,12 @@ class Scene:
     test: ClipStore
     train: ClipStore | None
     background_by_video: Int[Tensor, " videos"] | None
+
+    def variants(self, config: BiasConfig, *, crop: int) -> VariantClips:
+        """The test clips as an encoder of this crop sees them."""
+        return VariantClips(
+            self.test, crop=crop, beta=config.beta, seed=config.seed, background_by_video=self.background_by_video
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,10 +143,8 @@ def open_scene(config: BiasConfig) -> Scene:
 def report_on(encoder: Encoder, name: str, scene: Scene, config: BiasConfig, *, watch: Watch = unwatched) -> BiasReport:
     """Everything that can be measured of one encoder."""
     crop = crop_for(encoder, scene.test, config.crop)
-    clips = VariantClips(
-        scene.test, crop=crop, beta=config.beta, seed=config.seed, background_by_video=scene.background_by_video
-    )
-    shown = f"variants in {scene.test.path.name}"
+    clips = scene.variants(config, crop=crop)
+    shown = f"variants in {Path(scene.test.path).name}"
     seen = Seen(
         feature_VPD=_show(encoder.features, encoder, clips, config, watch, f"{name} on {shown}"),
         label_V=clips.label_V,
@@ -147,21 +152,20 @@ def report_on(encoder: Encoder, name: str, scene: Scene, config: BiasConfig, *, 
         classes=len(scene.test.header.class_names),
     )
     train = None if scene.train is None else store_features(encoder, name, scene.train, config, watch)
-    parts = knn_parts(seen, train) | cosine_parts(seen) | merged_parts(seen)
-    left_out: dict[str, str] = {}
+    parts, left_out = knn_parts(seen, train), dict[str, str]()
     if train is None:
-        left_out["linear"] = "a linear probe is trained on a training store, and none was given"
+        left_out["linear"] = "it learns from a training store (--train-store)"
     else:
         parts |= linear_parts(seen, train, weight_decay=config.weight_decay, seed=config.seed)
+    if is_classifier(encoder):
+        said_VPK = _show(encoder.output, encoder, clips, config, watch, f"classifier of {name} on {shown}")
+        parts |= classifier_parts(said_VPK, seen.label_V)
+    parts |= merged_parts(seen)
     if scene.background_by_video is None:
-        left_out["neighbour"] = "the true backgrounds of the videos were not given"
+        left_out["neighbour"] = "the true backgrounds are not known (--backgrounds)"
     else:
         parts |= neighbour_parts(seen, scene.background_by_video[clips.video_V])
-    if is_classifier(encoder):
-        log_VPK = _show(encoder.output, encoder, clips, config, watch, f"classifier of {name} on {shown}")
-        parts |= classifier_parts(log_VPK, seen.label_V)
-    else:
-        left_out["classifier"] = "the checkpoint has no classifier"
+    parts |= cosine_parts(seen)
     return BiasReport(
         checkpoint=name,
         crop=crop,
@@ -229,34 +233,32 @@ def linear_parts(seen: Seen, train: VideoFeatures, *, weight_decay: float | None
 
 
 def cosine_parts(seen: Seen) -> Parts:
-    """How like a video it remains with another background and with another foreground, and which changes it less."""
-    like = {
-        variant: F.cosine_similarity(seen.of("original"), seen.of(variant), dim=1)
-        for variant in ("background swapped", "foreground swapped")
-    }
-    background_wins_V = like["foreground swapped"] > like["background swapped"]
+    """How like itself a video remains with another background, and with another foreground."""
+    original_VD = seen.of("original")
     return {
-        **{f"cosine/{variant}": (like_V, None) for variant, like_V in like.items()},
-        "cosine/background wins": (_percent(background_wins_V), 50.0),
+        f"cosine/{variant}": (F.cosine_similarity(original_VD, seen.of(variant), dim=1), None)
+        for variant in ("background swapped", "foreground swapped")
     }
 
 
 def merged_parts(seen: Seen) -> Parts:
-    """Whom is a foreground on another video's background taken for, among all other original videos?"""
-    own_V = torch.arange(len(seen.label_V))
-    near_V = nearest_neighbour(seen.of("background swapped"), seen.of("original"), excluded_QE=own_V[:, None])
-    lender_label_V, others = seen.label_V[seen.partner_V], len(own_V) - 1
-    size_V = _count_same(seen.label_V)
+    """Whom is a foreground on a lent background taken for: of its two parents, and among all other original videos?"""
+    merged_VD, original_VD = seen.of("background swapped"), seen.of("original")
+    lender_V, others = seen.partner_V, len(seen.label_V) - 1
+    near_V = nearest_neighbour(merged_VD, original_VD, excluded_QE=torch.arange(len(lender_V))[:, None])
+    like_own_V, like_lender_V = (
+        F.cosine_similarity(merged_VD, parent_VD, dim=1) for parent_VD in (original_VD, original_VD[lender_V])
+    )
+    size_V = _count_same(seen.label_V).double()
+    of_class = seen.label_V[near_V]
     return {
-        "merged/lender": (_percent(near_V == seen.partner_V), 100 / others),
+        "merged/nearer to lender": (_percent(like_lender_V > like_own_V), 50.0),
+        "merged/lender": (_percent(near_V == lender_V), 100 / others),
         "merged/lender class": (
-            _percent(seen.label_V[near_V] == lender_label_V),
-            100 * float(size_V[seen.partner_V].double().mean()) / others,
+            _percent(of_class == seen.label_V[lender_V]),
+            100 * float(size_V[lender_V].mean()) / others,
         ),
-        "merged/own class": (
-            _percent(seen.label_V[near_V] == seen.label_V),
-            100 * float((size_V - 1).double().mean()) / others,
-        ),
+        "merged/own class": (_percent(of_class == seen.label_V), 100 * float(size_V.mean() - 1) / others),
     }
 
 
@@ -319,3 +321,13 @@ def _show(
             encode, clips, batch=batch, workers=config.workers, device=encoder.device, on_clips=on_clips
         )
     return said_VPD
+
+
+def write_reports(path: Path, reports: Sequence[BiasReport], config: BiasConfig) -> None:
+    """Write the figures, and what they were measured with, as JSON."""
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(config).items()}
+    stores = [store for store in (config.test_store, config.train_store) if store is not None]
+    digests = {str(store): ClipStore.open(store).digest for store in stores}
+    results = [dataclasses.asdict(report) for report in reports]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"settings": settings, "store_digests": digests, "results": results})

@@ -12,10 +12,12 @@ from torch import Tensor
 from fame import metrics
 from fame.metrics import (
     average_views,
+    bootstrap_interval,
     confusion_matrix,
     first_match,
     knn_scores,
     nearest,
+    nearest_neighbour,
     per_class_accuracy,
     retrieval_recall,
     topk_accuracy,
@@ -172,3 +174,77 @@ def test_retrieval_counts_by_sorting(queries: int, gallery: int, seed: int, cent
 def test_what_is_undefined_is_refused(call, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def excluded(count: int, gallery: int, *, seed: int) -> np.ndarray:
+    """Two places for each query, sometimes the same one twice."""
+    return np.random.default_rng([seed, 7]).integers(0, gallery, (count, 2))
+
+
+@given(count=sizes, gallery=st.integers(4, 12), classes=sizes, seed=seeds)
+def test_what_is_excluded_does_not_vote(count: int, gallery: int, classes: int, seed: int) -> None:
+    query_QD, gallery_GD = features(count, seed=seed), features(gallery, seed=seed + 1)
+    label_G, excluded_QE = labels(gallery, classes, seed=seed), excluded(count, gallery, seed=seed)
+    found = knn_scores(
+        tensor(query_QD), tensor(gallery_GD), tensor(label_G), classes=classes, k=2, excluded_QE=tensor(excluded_QE)
+    )
+    for query, row in enumerate(excluded_QE):
+        kept = np.setdiff1d(np.arange(gallery), row)
+        alone = knn_scores(
+            tensor(query_QD[query : query + 1]), tensor(gallery_GD[kept]), tensor(label_G[kept]), classes=classes, k=2
+        )
+        assert torch.allclose(found[query], alone[0], atol=1e-6)
+
+
+@given(count=sizes, gallery=st.integers(3, 12), seed=seeds)
+def test_the_nearest_neighbour_is_the_most_similar_of_the_rest(count: int, gallery: int, seed: int) -> None:
+    query_QD, gallery_GD = features(count, seed=seed), features(gallery, seed=seed + 1)
+    excluded_QE = excluded(count, gallery, seed=seed)
+    found = nearest_neighbour(tensor(query_QD), tensor(gallery_GD), excluded_QE=tensor(excluded_QE))
+    similarity_QG = unit(query_QD).astype(np.float64) @ unit(gallery_GD).astype(np.float64).T
+    for query, row in enumerate(excluded_QE):
+        similarity_QG[query, row] = -np.inf
+    chosen = similarity_QG[np.arange(count), found.numpy()]
+    assert np.allclose(chosen, similarity_QG.max(1), atol=1e-6)
+
+
+def test_a_gallery_of_excluded_only_is_refused() -> None:
+    feature_ND = tensor(features(2, seed=0))
+    with pytest.raises(ValueError, match="nothing left when 2 are excluded"):
+        nearest_neighbour(feature_ND, feature_ND, excluded_QE=torch.tensor([[0, 1], [0, 1]]))
+    with pytest.raises(ValueError, match="k is between 1 and the 0 samples"):
+        knn_scores(
+            feature_ND,
+            feature_ND,
+            torch.zeros(2, dtype=torch.int64),
+            classes=1,
+            k=1,
+            excluded_QE=torch.ones(2, 2).long(),
+        )
+
+
+@given(videos=st.integers(1, 20), seed=seeds)
+def test_the_bootstrap_equals_a_loop_over_its_draws(videos: int, seed: int) -> None:
+    value_VF = np.random.default_rng(seed).random((videos, 3))
+    found = bootstrap_interval(tensor(value_VF), generator=torch.Generator().manual_seed(seed), draws=50, level=0.8)
+    index_RV = torch.randint(videos, (50, videos), generator=torch.Generator().manual_seed(seed)).numpy()
+    means = [value_VF[drawn].mean(0) for drawn in index_RV]
+    assert np.allclose(found.numpy(), np.quantile(means, [0.1, 0.9], axis=0))
+
+
+def test_the_bootstrap_of_many_is_as_wide_as_the_normal_interval() -> None:
+    value_V1 = np.random.default_rng(3).normal(size=(400, 1))
+    (low,), (high,) = bootstrap_interval(tensor(value_V1), generator=torch.Generator().manual_seed(1)).tolist()
+    assert low < value_V1.mean() < high
+    assert high - low == pytest.approx(2 * 1.96 * value_V1.std() / 20, rel=0.1)
+
+
+def test_chunks_of_the_bootstrap_are_whole_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    value_VF = tensor(np.random.default_rng(0).random((10, 2)))
+    monkeypatch.setattr(metrics, "_CHUNK_ELEMENTS", 30)
+    found = bootstrap_interval(value_VF, generator=torch.Generator().manual_seed(0), draws=7)
+    assert (found[0] < found[1]).all()
+    with pytest.raises(ValueError, match="level lies between 0 and 1, got 95"):
+        bootstrap_interval(value_VF, generator=torch.Generator(), level=95.0)
+    with pytest.raises(ValueError, match="no videos"):
+        bootstrap_interval(value_VF[:0], generator=torch.Generator())

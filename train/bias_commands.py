@@ -1,0 +1,107 @@
+"""``fame bias``. Heavy imports live inside the command."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from cli_options import Root, checkpoint_or_default, existing, output, watch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from train.bias import BiasReport, Figure
+
+
+def bias(
+    checkpoints: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Checkpoints to compare (default: ROOT/runs/pretrain/checkpoints/last.pt)."),
+    ] = None,
+    root: Root = Path("data"),
+    store: Annotated[
+        Path | None, typer.Option(help="Labelled test store with maps (default: ROOT/stores/ucf101-test1.zarr).")
+    ] = None,
+    train_store: Annotated[
+        Path | None, typer.Option(help="Labelled training store; without it no linear probe, and test videos vote.")
+    ] = None,
+    backgrounds: Annotated[
+        Path | None, typer.Option(help="CSV with columns video and background: the true one of each test video.")
+    ] = None,
+    beta: Annotated[float, typer.Option(help="Share of a clip within which its foreground lies, 0..1.")] = 0.5,
+    seed: Annotated[int, typer.Option(help="Chooses who lends what to whom, and orders of frames.")] = 0,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="Of the linear probe (default: chosen on held-out training videos).")
+    ] = None,
+    crop: Annotated[int | None, typer.Option(help="Centre crop, pixels (default: what was trained on).")] = None,
+    batch: Annotated[int, typer.Option(help="Clips encoded at a time.")] = 16,
+    workers: Annotated[int, typer.Option(help="Processes that decode clips; 0 decodes in the main process.")] = 0,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to encode.")] = "auto",
+    random_init: Annotated[
+        bool, typer.Option("--random-init", help="Add the network before any training: the floor to beat.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder of the report (default: ROOT/runs/bias).")] = None,
+) -> None:
+    """Measure how much encoders and classifiers lean on the background: parts of clips exchanged, frames reordered."""
+    from train import bias as report
+    from train.activate import short_names
+    from train.bias_picture import draw_bars, draw_clips
+
+    folder = out or root / "runs" / "bias"
+    config = report.BiasConfig(
+        test_store=existing(
+            store or root / "stores" / "ucf101-test1.zarr",
+            made_by="`fame preprocess` makes clip stores; name this one with --store",
+        ),
+        train_store=train_store,
+        backgrounds=backgrounds,
+        cache=root / "runs" / "features",
+        beta=beta,
+        seed=seed,
+        weight_decay=weight_decay,
+        crop=crop,
+        batch=batch,
+        workers=workers,
+        device=device,
+        random_init=random_init,
+    )
+    paths = checkpoints or [checkpoint_or_default(None, root)]
+    reports = report.bias(paths, config, watch=watch)
+    report.write_reports(folder / "bias.json", reports, config)
+    short = dict(zip(map(str, paths), short_names(paths), strict=True))
+    columns = [short.get(found.checkpoint, found.checkpoint) for found in reports]
+    title = f"{Path(config.test_store).name}, {reports[0].videos} videos"
+    _print(f"{title}; mean and 95 % interval, in percent but for cosines", reports, columns)
+    draw_bars(folder / "bias.png", reports, columns, title=f"{title}; bars with 95 % intervals")
+    draw_clips(folder / "variants.png", report.open_scene(config).variants(config, crop=reports[0].crop))
+    for name in ("bias.png", "variants.png", "bias.json"):
+        print(folder / name)
+
+
+def _print(title: str, reports: "Sequence[BiasReport]", columns: list[str]) -> None:
+    """One table: a row for each figure, a column for each checkpoint; below it, what is missing and why."""
+    from rich.table import Column, Table
+
+    from train.bias_picture import MEASURES, NAMES, chance_of, figure_names
+
+    table = Table(Column("measure", max_width=24), "", "guessing", *columns, title=title)
+    for measure, label in MEASURES.items():
+        for number, name in enumerate(figure_names(reports, measure)):
+            key = f"{measure}/{name}"
+            chance = chance_of(reports, key)
+            cells = [_cell(report.figures.get(key)) for report in reports]
+            first = label if number == 0 else ""
+            table.add_row(first, NAMES.get(name, name), "" if chance is None else f"{chance:.1f}", *cells)
+        table.add_section()
+    output().print(table)
+    for measure, lack in reports[0].left_out.items():
+        print(f"without {MEASURES[measure]}: {lack}")
+    if still := reports[0].clips_without_foreground:
+        print(f"without {still} clips whose map shows no foreground")
+
+
+def _cell(figure: "Figure | None") -> str:
+    if figure is None:
+        return "-"
+    digits = 3 if figure.chance is None else 1
+    return f"{figure.value:.{digits}f}  {figure.low:.{digits}f}..{figure.high:.{digits}f}"

@@ -1,0 +1,131 @@
+"""The bias report for the eye: what its figures are called, bars with intervals, and the clips that were shown.
+
+Shapes: P variants, T frames, S crop size.
+"""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from fame.bias import VARIANTS
+from fame.preview import tile
+from train.bias import BiasReport
+from train.bias_clips import VariantClips
+
+MEASURES = {
+    "knn": "kNN accuracy",
+    "linear": "linear probe accuracy",
+    "classifier": "classifier accuracy",
+    "merged": "a foreground on a lent background is nearest to",
+    "neighbour": "a video's nearest neighbour has",
+    "cosine": "cosine with the original",
+}
+# The arrow says where a model goes that looks at what moves and not at the background.
+NAMES = {
+    "background only": "background only ↓",
+    "foreground only": "foreground only ↑",
+    "background swapped": "background swapped ↑",
+    "foreground swapped": "foreground swapped ↓",
+    "frame repeated": "frame repeated ↓",
+    "contrasted": "contrasted ↑",
+    "nearer to lender": "background's video, of the two ↓",
+    "lender": "background's video, of all others ↓",
+    "lender class": "background's class ↓",
+    "own class": "foreground's class ↑",
+    "background": "same background ↓",
+    "background not class": "same background, other class ↓",
+    "class not background": "same class, other background ↑",
+}
+# Okabe and Ito's colours, told apart by colour-blind readers; the hatching tells them apart in grey.
+_LOOKS = (
+    ("#BBBBBB", ""),
+    ("#0072B2", ""),
+    ("#E69F00", "///"),
+    ("#56B4E9", "..."),
+    ("#D55E00", "\\\\\\"),
+    ("#F0E442", "xxx"),
+    ("#009E73", "---"),
+    ("#CC79A7", "+++"),
+)
+_LABEL_LETTERS = 14  # in a line below a group of bars
+_SHEET_PANEL = 112  # pixels at least
+
+
+def figure_names(reports: Sequence[BiasReport], measure: str) -> list[str]:
+    """The figures of one measure that any of the reports has, in order."""
+    keys = (key.split("/", 1) for report in reports for key in report.figures)
+    return list(dict.fromkeys(name for its_measure, name in keys if its_measure == measure))
+
+
+def draw_bars(path: Path, reports: Sequence[BiasReport], columns: Sequence[str], *, title: str) -> None:
+    """Draw every figure of every report as a bar with its interval, as a PNG; ``columns`` names the reports."""
+    measures = [measure for measure in MEASURES if figure_names(reports, measure)]
+    wide = [measure for measure in measures if measure in ("knn", "linear", "classifier")]
+    narrow = [measure for measure in measures if measure not in wide]
+    figure = Figure(figsize=(11, 0.9 + 2.3 * (len(wide) + 1)), layout="constrained", dpi=130)
+    figure.suptitle(title, fontsize=11)
+    top, bottom = figure.subfigures(2, 1, height_ratios=(len(wide), 1.15))
+    for axes, measure in zip(top.subplots(len(wide), 1, sharey=True, squeeze=False)[:, 0], wide, strict=True):
+        _bars(axes, reports, columns, measure)
+    widths = [len(figure_names(reports, measure)) + 0.6 for measure in narrow]
+    row = bottom.subplots(1, len(narrow), width_ratios=widths, squeeze=False)[0]
+    for axes, measure in zip(row, narrow, strict=True):
+        _bars(axes, reports, columns, measure)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=9, frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def _bars(axes: Axes, reports: Sequence[BiasReport], columns: Sequence[str], measure: str) -> None:
+    names = figure_names(reports, measure)
+    breadth = 0.8 / len(reports)
+    for number, (report, column) in enumerate(zip(reports, columns, strict=True)):
+        colour, hatch = _LOOKS[number % len(_LOOKS)]
+        found = [(place, report.figures.get(f"{measure}/{name}")) for place, name in enumerate(names)]
+        there = [(place + (number - (len(reports) - 1) / 2) * breadth, figure) for place, figure in found if figure]
+        places, values = [place for place, _ in there], [figure.value for _, figure in there]
+        reach = [[f.value - f.low for _, f in there], [f.high - f.value for _, f in there]]
+        axes.bar(
+            places, values, 0.92 * breadth, color=colour, hatch=hatch, edgecolor="0.15", linewidth=0.6, label=column
+        )
+        axes.errorbar(places, values, np.clip(reach, 0, None), fmt="none", ecolor="0.1", elinewidth=1, capsize=2)
+    for place, name in enumerate(names):
+        chance = chance_of(reports, f"{measure}/{name}")
+        if chance is not None:
+            label = "guessing" if place == 0 else None
+            axes.plot([place - 0.45, place + 0.45], [chance, chance], "--", color="black", linewidth=1.3, label=label)
+    axes.set_xticks(range(len(names)), [_lines(NAMES.get(name, name)) for name in names], fontsize=8)
+    axes.set_title(MEASURES[measure] + ("" if measure == "cosine" else ", %"), fontsize=9.5, loc="left")
+    axes.set_xlim(-0.55, len(names) - 0.45)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="0.85", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def draw_clips(path: Path, clips: VariantClips, *, videos: int = 4) -> None:
+    """Draw what is shown of a few videos, two moments of each, one column for each variant, as a PNG."""
+    rows: list[list[np.ndarray]] = []
+    for position in np.linspace(0, len(clips) - 1, min(videos, len(clips))).round().astype(int):
+        clip_PTSS3 = clips[int(position)][0].numpy()
+        frames, side = clip_PTSS3.shape[1:3]
+        scale = -(-_SHEET_PANEL // side)
+        moments_PSS3 = (clip_PTSS3[:, frames // 4], clip_PTSS3[:, 3 * frames // 4])
+        rows += [[image.repeat(scale, 0).repeat(scale, 1) for image in moment_PSS3] for moment_PSS3 in moments_PSS3]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(tile(rows, VARIANTS)).save(path, "PNG")
+
+
+def chance_of(reports: Sequence[BiasReport], figure: str) -> float | None:
+    """What guessing gives for a figure, from the first report that has it."""
+    return next(report.figures[figure].chance for report in reports if figure in report.figures)
+
+
+def _lines(label: str) -> str:
+    """A label in lines short enough to stand side by side; an arrow stays with its last word."""
+    return textwrap.fill(label.replace(" ↑", "\u00a0↑").replace(" ↓", "\u00a0↓"), _LABEL_LETTERS)
