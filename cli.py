@@ -49,7 +49,9 @@ def main(
     """Pretrain video encoders that look at motion and not at the background (FAME, CVPR 2022)."""
 
 
-_Store = Annotated[Path, typer.Argument(help="A clip store.", show_default=False)]
+_Store = Annotated[
+    str, typer.Argument(metavar="STORE", help="A clip store: a folder, or s3://bucket/path.", show_default=False)
+]
 
 
 @store_app.command()
@@ -94,7 +96,7 @@ def verify(
 
     report = clipstore.verify(store)
     for key, problem in report.files.items():
-        print(f"{store / key}: {problem}")
+        print(f"{store}/{key}: {problem}")
     for shard in report.shards:
         print(f"{store}: shard {shard.shard}: {'; '.join(shard.problems)}")
     if report.ok:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperGroup
@@ -69,9 +69,15 @@ def expand(command: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def existing(path: Path, *, made_by: str) -> Path:
-    """``path`` itself; ``ValueError`` that says where was looked and what makes it when it is not there."""
-    if not path.exists():
+AnyPath = TypeVar("AnyPath", Path, Path | str)
+
+
+def existing(path: AnyPath, *, made_by: str) -> AnyPath:
+    """``path`` itself; ``ValueError`` that says where was looked and what makes it when it is not there.
+
+    Of a store at ``s3://`` nothing is asked here: opening it tells.
+    """
+    if not str(path).startswith("s3://") and not Path(path).exists():
         raise ValueError(f"{path} is not there; {made_by}")
     return path
 

@@ -31,6 +31,7 @@ from numcodecs import Blosc
 from fame.clipstore import ClipStore, StoreHeader, StoreSpec, VideoClips, create, finalise, write_shard
 from fame.clipstore.chunk import CRC_BYTES, decode_chunk, max_chunk_bytes
 from fame.clipstore.layout import Layout
+from fame.clipstore.place import locate
 from fame.clipstore.shard import OpenShard
 from fame.clipstore.write import read_layout
 from fame.randomness import numpy_generator
@@ -123,8 +124,10 @@ def encoded_clips(store: ClipStore, layout: Layout) -> list[np.ndarray]:
     """The chunk of every clip, in memory."""
     size, chunks = store.spec.clips_per_shard, []
     for shard in range(layout.num_shards):
-        path = store.path / layout.shard_key("clips", shard)
-        opened = OpenShard(path, chunks_per_shard=size, max_chunk_bytes=max_chunk_bytes(layout, "clips"))
+        key = layout.shard_key("clips", shard)
+        opened = OpenShard(
+            locate(store.path), key, chunks_per_shard=size, max_chunk_bytes=max_chunk_bytes(layout, "clips")
+        )
         chunks += [opened.chunk(position).copy() for position in range(size)]
     return chunks
 

@@ -41,7 +41,11 @@ class StageOptions:
     root: Root = Path("data")
     videos: Annotated[Path | None, typer.Option(help="Folder of the videos (default: ROOT/videos/DATASET).")] = None
     store: Annotated[
-        Path | None, typer.Option(help="Store to make, of one split (default: ROOT/stores/DATASET-SPLIT.zarr).")
+        str | None,
+        typer.Option(
+            metavar="STORE",
+            help="Store to make: a folder, or s3://bucket/path (default: ROOT/stores/DATASET-SPLIT.zarr).",
+        ),
     ] = None
     executor: Annotated[Literal["ray", "serial"], typer.Option(help="In parallel, or one by one.")] = "ray"
     workers: Annotated[

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from fame.clipstore import StoreSpec, sized_for
+from fame.clipstore import StorePath, StoreSpec, sized_for
 from preprocess import datasets
 from preprocess.datasets import Listing
 
@@ -21,7 +21,7 @@ class PreprocessConfig:
         dataset: which dataset; see the function of that name in `preprocess.datasets` for the tree it expects.
         split: train, val or test; for ``folder`` any name.
         videos: root of the videos.
-        store: the store to make or to go on with.
+        store: the store to make or to go on with: a folder, or ``s3://bucket/path``.
         annotations: folder of the official annotations.
         fold: 1, 2 or 3, of UCF101 and HMDB51.
         list_file: of ``folder``: only these videos.
@@ -41,7 +41,7 @@ class PreprocessConfig:
     dataset: Dataset
     split: str
     videos: Path
-    store: Path
+    store: StorePath
     annotations: Path | None = None
     fold: int = 1
     list_file: Path | None = None

@@ -12,9 +12,11 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from fame.clipstore import StorePath, locate
 from preprocess.plan import Estimate
 from preprocess.task import ShardResult
 
+REPORT_SUFFIX, FAILURES_SUFFIX = ".report.json", ".failures.jsonl"
 _SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -68,7 +70,7 @@ class Report:
 
     dataset: str
     split: str
-    store: Path
+    store: StorePath
     videos: int
     missing: int
     extra: int
@@ -100,21 +102,16 @@ class Report:
         return [opening, f"{self.ok} ok, {self.looped} looped, {self.failed} failed, {_size(self.stored_bytes)}"]
 
 
-def report_path(store: Path) -> Path:
-    """Where the report of a store is."""
-    return store.with_name(f"{store.name}.report.json")
-
-
 def write_report(report: Report) -> None:
     """Write ``STORE.report.json`` and ``STORE.failures.jsonl``, beside the store because its bytes tell of no times."""
     failures = "".join(
         json.dumps({"video": name, "reason": reason}, ensure_ascii=False) + "\n" for name, reason in report.failures
     )
-    failures_path = report.store.with_name(f"{report.store.name}.failures.jsonl")
-    failures_path.write_text(failures, encoding="utf-8")
-    fields = dataclasses.asdict(report) | {"store": report.store.name}
+    place = locate(report.store)
+    place.write_beside(FAILURES_SUFFIX, failures)
+    fields = dataclasses.asdict(report) | {"store": Path(report.store).name}
     del fields["failures"], fields["estimate"]
-    report_path(report.store).write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
+    place.write_beside(REPORT_SUFFIX, json.dumps(fields, indent=1) + "\n")
 
 
 @contextmanager

@@ -9,14 +9,25 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from fame.clipstore import StoreHeader, StoreSpec, create, finalise, is_finished, lock, missing_shards, store_info
+from fame.clipstore import (
+    StoreHeader,
+    StoreSpec,
+    absolute,
+    create,
+    finalise,
+    is_finished,
+    locate,
+    lock,
+    missing_shards,
+    store_info,
+)
 from preprocess import plan
 from preprocess.config import PreprocessConfig, list_videos
 from preprocess.datasets import Listing
 from preprocess.executors import serial
 from preprocess.isolation import DECODER
 from preprocess.motion import FlowParameters
-from preprocess.report import Report, Snapshot, report_path, write_report
+from preprocess.report import REPORT_SUFFIX, Report, Snapshot, write_report
 from preprocess.task import ShardResult, ShardTask, Work, make_shard
 
 SAMPLED_VIDEOS = 8  # that a dry run decodes
@@ -44,7 +55,7 @@ def preprocess(
     listing = list_videos(config)
     spec = config.spec_for(len(listing.names))
     work = Work(
-        store=config.store.absolute(),
+        store=absolute(config.store),
         videos=config.videos.absolute(),
         spec=spec,
         time_limit=config.time_limit,
@@ -70,7 +81,7 @@ def preprocess(
         else:
             report = _make(config, listing, work, report, progress)
         report = _judged(_tallied(report), config)
-        if not (report.already_finished and report_path(report.store).exists()):
+        if not (report.already_finished and locate(report.store).has_beside(REPORT_SUFFIX)):
             write_report(report)
     return report
 

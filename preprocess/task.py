@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fame.clipstore import StoreError, StoreSpec, VideoClips, VideoFailure, write_shard
+from fame.clipstore import StoreError, StorePath, StoreSpec, VideoClips, VideoFailure, write_shard
 from preprocess.decode import DecodeError, Sampling
 from preprocess.isolation import DECODER, Decoder, DecoderStartError
 from preprocess.motion import map_clip
@@ -20,7 +20,7 @@ from preprocess.motion import map_clip
 class Work:
     """What is the same for every shard of a run. ``time_limit`` is in seconds per video, ``memory_limit`` in bytes."""
 
-    store: Path
+    store: StorePath
     videos: Path
     spec: StoreSpec
     time_limit: float

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fame.activation import activation_energy, foreground_share, unit_range
 from fame.augment import Crop, crop_map
-from fame.clipstore import ClipStore
+from fame.clipstore import ClipStore, StorePath
 from fame.foreground import motion_score, top_fraction
 from fame.models import Backbone
 from fame.normalize import to_colours
@@ -42,7 +42,7 @@ class ActivationConfig:
     ``crop`` in pixels (None: what the encoders were trained on, as far as the frames reach).
     """
 
-    store: Path
+    store: StorePath
     out: Path
     clips: int = 64
     rows: int = 4

@@ -67,7 +67,8 @@ _Resume = Annotated[str, typer.Option(help="auto (go on where the run stopped), 
 def pretrain(
     options: PretrainOptions,
     stores: Annotated[
-        list[Path] | None, typer.Argument(help="Clip stores (default: ROOT/stores/k400-train.zarr).")
+        list[str] | None,
+        typer.Argument(metavar="[STORES]...", help="Clip stores (default: ROOT/stores/k400-train.zarr)."),
     ] = None,
     recipe: Annotated[str, typer.Option(help="Named config that the options start from.")] = "fame-k400",
     settings: _Settings = [],
@@ -76,7 +77,7 @@ def pretrain(
     run: Annotated[Path | None, typer.Option(help="Run folder (default: ROOT/runs/NAME).")] = None,
     resume: _Resume = "auto",
     knn_store: Annotated[
-        Path | None, typer.Option(help="Labelled store to score features on every knn_every epochs.")
+        str | None, typer.Option(metavar="STORE", help="Labelled store to score features on every knn_every epochs.")
     ] = None,
     launcher: Annotated[
         Literal["here", "ray"],
@@ -89,7 +90,7 @@ def pretrain(
     from train.pretrain import pretrain as train_here
     from train.recipes import recipe as named
 
-    paths = stores or [root / "stores" / "k400-train.zarr"]
+    paths: list[Path | str] = [*(stores or ())] or [root / "stores" / "k400-train.zarr"]
     for path in paths:
         existing(path, made_by="`fame preprocess` makes clip stores (`fame preprocess k400` the default one)")
     config = dataclasses.replace(named(recipe), **options.given()).override(settings)
@@ -140,10 +141,12 @@ class FinetunePlaces:
         ),
     ] = None
     train_store: Annotated[
-        Path | None, typer.Option(help="Labelled training store (default: ROOT/stores/DATASET-trainFOLD.zarr).")
+        str | None,
+        typer.Option(metavar="STORE", help="Labelled training store (default: ROOT/stores/DATASET-trainFOLD.zarr)."),
     ] = None
     test_store: Annotated[
-        Path | None, typer.Option(help="Labelled test store (default: ROOT/stores/DATASET-testFOLD.zarr).")
+        str | None,
+        typer.Option(metavar="STORE", help="Labelled test store (default: ROOT/stores/DATASET-testFOLD.zarr)."),
     ] = None
     run: Annotated[Path | None, typer.Option(help="Run folder (default: ROOT/runs/finetune-DATASET-FOLD).")] = None
     resume: _Resume = "auto"

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from fame.clipstore import ClipStore
+from fame.clipstore import ClipStore, StorePath
 from fame.metrics import confusion_matrix, knn_scores, per_class_accuracy, retrieval_recall, topk_accuracy
 from fame.weights import Encoder, load
 from train.distributed import choose_device
@@ -66,8 +66,8 @@ class EncodingConfig:
 class EvaluationConfig(EncodingConfig):
     """Where the videos are and how they are encoded."""
 
-    train_store: Path
-    test_store: Path
+    train_store: StorePath
+    test_store: StorePath
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +166,7 @@ def store_features(
     crop = crop_for(encoder, store, config.crop)
 
     def encode() -> VideoFeatures:
-        with watch(f"{name} on {store.path.name}", int(store.valid_N.sum())) as on_clips:
+        with watch(f"{name} on {Path(store.path).name}", int(store.valid_N.sum())) as on_clips:
             return extract_features(
                 encoder, store, crop=crop, batch=config.batch, workers=config.workers, on_clips=on_clips
             )

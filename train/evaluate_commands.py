@@ -23,10 +23,11 @@ class EvaluateOptions:
     ] = None
     root: Root = Path("data")
     train_store: Annotated[
-        Path | None, typer.Option(help="Labelled training store (default: ROOT/stores/ucf101-train1.zarr).")
+        str | None,
+        typer.Option(metavar="STORE", help="Labelled training store (default: ROOT/stores/ucf101-train1.zarr)."),
     ] = None
     test_store: Annotated[
-        Path | None, typer.Option(help="Labelled test store (default: ROOT/stores/ucf101-test1.zarr).")
+        str | None, typer.Option(metavar="STORE", help="Labelled test store (default: ROOT/stores/ucf101-test1.zarr).")
     ] = None
     crop: Annotated[int | None, typer.Option(help="Centre crop, pixels (default: what was trained on).")] = None
     batch: Annotated[int, typer.Option(help="Clips encoded at a time.")] = 16
@@ -133,7 +134,9 @@ def test(
         typer.Argument(help="Fine-tuned checkpoints (default: ROOT/runs/finetune-ucf101-1/checkpoints/last.pt)."),
     ] = None,
     root: Root = Path("data"),
-    store: Annotated[Path | None, typer.Option(help="Labelled store (default: ROOT/stores/ucf101-test1.zarr).")] = None,
+    store: Annotated[
+        str | None, typer.Option(metavar="STORE", help="Labelled store (default: ROOT/stores/ucf101-test1.zarr).")
+    ] = None,
     crops: Annotated[int, typer.Option(min=1, help="Squares shown of each clip, along its longer side.")] = 1,
     crop: _Crop = None,
     batch: _Batch = 16,
@@ -162,7 +165,7 @@ def activate(
     ] = None,
     root: Root = Path("data"),
     store: Annotated[
-        Path | None, typer.Option(help="Store of the clips (default: ROOT/stores/ucf101-test1.zarr).")
+        str | None, typer.Option(metavar="STORE", help="Store of the clips (default: ROOT/stores/ucf101-test1.zarr).")
     ] = None,
     clips: Annotated[int, typer.Option(min=1, help="Videos that are measured, one clip of each.")] = 64,
     rows: Annotated[int, typer.Option(min=1, help="Of them, how many are drawn.")] = 4,

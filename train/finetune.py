@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fame.augment import uniforms
-from fame.clipstore import ClipStore
+from fame.clipstore import ClipStore, StorePath
 from fame.metrics import topk_accuracy
 from fame.models import Backbone, build_encoder, set_activation_checkpointing, set_norm_group
 from fame.weights import Weights
@@ -47,8 +47,8 @@ class FinetuneResult:
 def finetune(
     config: FinetuneConfig,
     *,
-    train_store: Path,
-    test_store: Path,
+    train_store: StorePath,
+    test_store: StorePath,
     weights: Weights | None,
     run_dir: Path,
     resume: Literal["auto", "never"] | Path = "auto",

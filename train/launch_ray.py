@@ -16,6 +16,7 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from fame.clipstore import StorePath, absolute
 from train import checkpoint
 from train.config import PretrainConfig, from_dict
 from train.distributed import choose_device
@@ -41,10 +42,10 @@ class RayOptions:
 def pretrain_on_ray(
     config: PretrainConfig,
     *,
-    stores: Sequence[Path],
+    stores: Sequence[StorePath],
     run_dir: Path,
     options: RayOptions,
-    knn_store: Path | None = None,
+    knn_store: StorePath | None = None,
 ) -> RunResult:
     """:func:`train.pretrain.pretrain` in ``options.num_workers`` processes of the cluster that Ray is connected to.
 
@@ -58,9 +59,9 @@ def pretrain_on_ray(
     run_dir = run_dir.resolve()
     arguments = {
         "config": config.to_dict(),
-        "stores": [str(store.resolve()) for store in stores],
+        "stores": [str(absolute(store)) for store in stores],
         "run_dir": str(run_dir),
-        "knn_store": str(knn_store.resolve()) if knn_store else None,
+        "knn_store": str(absolute(knn_store)) if knn_store else None,
     }
     trainer = TorchTrainer(
         _worker,
@@ -85,12 +86,11 @@ def _worker(arguments: dict[str, Any]) -> None:
     run_dir = Path(arguments["run_dir"])
     if choose_device(config.device).type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    knn = arguments["knn_store"]
     pretrain(
         config,
-        stores=[Path(store) for store in arguments["stores"]],
+        stores=arguments["stores"],
         run_dir=run_dir,
-        knn_store=Path(knn) if knn else None,
+        knn_store=arguments["knn_store"],
     )
 
 

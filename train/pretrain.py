@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from fame.clipstore import ClipStore
+from fame.clipstore import ClipStore, StorePath
 from fame.moco import MoCo, shuffle
 from fame.models import Backbone, build_encoder, set_activation_checkpointing, set_norm_group
 from train.config import PretrainConfig
@@ -27,10 +27,10 @@ from train.views import make_views, picture, reads_maps
 def pretrain(
     config: PretrainConfig,
     *,
-    stores: Sequence[Path],
+    stores: Sequence[StorePath],
     run_dir: Path,
     resume: Literal["auto", "never"] | Path = "auto",
-    knn_store: Path | None = None,
+    knn_store: StorePath | None = None,
 ) -> RunResult:
     """Train on ``stores`` into ``run_dir``; see :func:`train.loop.train` for how it stops and resumes.
 

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fame.clipstore import ClipStore
+from fame.clipstore import ClipStore, StorePath
 from fame.metrics import average_views, confusion_matrix, per_class_accuracy, topk_accuracy
 from fame.models import Backbone
 from fame.normalize import encoder_input
@@ -119,7 +119,7 @@ def _show(
 
 def evaluate_classifiers(
     checkpoints: Sequence[Path],
-    store_path: Path,
+    store_path: StorePath,
     *,
     out: Path,
     crops: int = 1,

@@ -5,7 +5,7 @@ Making one: ``with lock(path): create(...)``, ``write_shard`` for each of ``miss
 """
 
 from fame.clipstore.info import StoreInfo, store_info
-from fame.clipstore.lock import lock
+from fame.clipstore.place import StorePath, absolute, locate, lock
 from fame.clipstore.read import ClipStore
 from fame.clipstore.record import ShardRecord, StoredObject, VideoOutcome
 from fame.clipstore.schema import (
@@ -29,16 +29,19 @@ __all__ = [
     "StoreError",
     "StoreHeader",
     "StoreInfo",
+    "StorePath",
     "StoreReport",
     "StoreSpec",
     "StoredObject",
     "VideoClips",
     "VideoFailure",
     "VideoOutcome",
+    "absolute",
     "create",
     "estimate_clip_bytes",
     "finalise",
     "is_finished",
+    "locate",
     "lock",
     "missing_shards",
     "read_record",

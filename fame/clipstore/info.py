@@ -2,14 +2,14 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import get_args
 
 from fame.clipstore.arrays import read_labels, read_names
-from fame.clipstore.record import find_record
+from fame.clipstore.place import StorePath, locate
+from fame.clipstore.record import find_records
 from fame.clipstore.schema import Status, StoreHeader
-from fame.clipstore.seal import is_finished
-from fame.clipstore.write import read_layout
+from fame.clipstore.seal import has_seal
+from fame.clipstore.write import layout_of
 
 UNLABELLED = "(no label)"
 
@@ -22,7 +22,7 @@ class StoreInfo:
     shards of each array.
     """
 
-    path: Path
+    path: StorePath
     header: StoreHeader
     finished: bool
     num_videos: int
@@ -35,16 +35,15 @@ class StoreInfo:
     array_bytes: dict[str, int]
 
 
-def store_info(path: Path | str) -> StoreInfo:
+def store_info(path: StorePath) -> StoreInfo:
     """Read the records and sum them up; raises :class:`~fame.clipstore.StoreError` where there is no store."""
-    root = Path(path)
-    layout = read_layout(root)
-    names, labels_V = read_names(root, layout), read_labels(root, layout)
+    place = locate(path)
+    layout = layout_of(place)
+    names, labels_V = read_names(place, layout), read_labels(place, layout)
     statuses, usable, array_bytes = Counter[str](), Counter[int](), Counter[str]()
     failures: list[tuple[str, str]] = []
     done = 0
-    for shard in range(layout.num_shards):
-        record = find_record(root, layout, shard)
+    for record in find_records(place, layout):
         if record is None:
             continue
         done += 1
@@ -57,9 +56,9 @@ def store_info(path: Path | str) -> StoreInfo:
                 usable[int(labels_V[outcome.video])] += 1
     classes = {name: usable[label] for label, name in enumerate(layout.header.class_names)}
     return StoreInfo(
-        path=root,
+        path=place.path,
         header=layout.header,
-        finished=is_finished(root),
+        finished=has_seal(place),
         num_videos=layout.num_videos,
         num_clips=layout.num_clips,
         num_shards=layout.num_shards,

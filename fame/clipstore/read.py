@@ -7,7 +7,6 @@ needs neither zarr nor an event loop, so it is as safe in forked workers as in s
 """
 
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,11 @@ from jaxtyping import UInt8
 
 from fame.clipstore.arrays import read_integers, read_labels, read_names, read_valid
 from fame.clipstore.chunk import decode_chunk, max_chunk_bytes
-from fame.clipstore.files import refuse_linked_folders, sha256_file
 from fame.clipstore.layout import NO_FRAME, SEAL_KEY, Layout
+from fame.clipstore.place import Place, StorePath, absolute, locate
 from fame.clipstore.schema import CorruptChunk, StoreError, StoreHeader, StoreSpec
 from fame.clipstore.seal import read_sealed_root
 from fame.clipstore.shard import OpenShard
-
-OPEN_SHARDS = 128  # descriptors held at most; a shard that is not open costs one open and one read of its index
 
 
 class ClipStore:
@@ -31,29 +28,29 @@ class ClipStore:
     video failed) and ``valid_N`` describe each clip. Pickles as its path: a worker opens the store anew.
     """
 
-    def __init__(self, path: Path, layout: Layout) -> None:
-        self.path, self._layout = path, layout
-        refuse_linked_folders(path, layout.array_metadata())
+    def __init__(self, place: Place, layout: Layout) -> None:
+        self.path, self._place, self._layout = place.path, place, layout
+        place.refuse_links(layout.array_metadata())
         clips = layout.header.spec.clips_per_video
-        self.labels_V = read_labels(path, layout)
+        self.labels_V = read_labels(place, layout)
         self.label_N = np.repeat(self.labels_V, clips)
-        self.video_N = read_integers(path, layout, "video")
-        self.start_frame_N = read_integers(path, layout, "start_frame")
-        self.valid_N = read_valid(path, layout)
+        self.video_N = read_integers(place, layout, "video")
+        self.start_frame_N = read_integers(place, layout, "start_frame")
+        self.valid_N = read_valid(place, layout)
         if not np.array_equal(self.video_N, np.repeat(np.arange(layout.num_videos, dtype=np.int32), clips)):
-            raise StoreError(f"{path}: the clips are not in the order of their videos")
+            raise StoreError(f"{place}: the clips are not in the order of their videos")
         if not np.array_equal(self.valid_N, self.start_frame_N != NO_FRAME):
-            raise StoreError(f"{path}: valid and start_frame disagree")
-        self._shard = lru_cache(maxsize=OPEN_SHARDS)(self._open_shard)
+            raise StoreError(f"{place}: valid and start_frame disagree")
+        self._shard = lru_cache(maxsize=place.max_open)(self._open_shard)
 
     @classmethod
-    def open(cls, path: Path | str) -> "ClipStore":
+    def open(cls, path: StorePath) -> "ClipStore":
         """Open a finished store; raises :class:`StoreError` where there is none or its metadata is damaged."""
-        root = Path(path).resolve()
+        place = locate(absolute(path))
         try:
-            return cls(root, Layout.from_root_json(read_sealed_root(root)))
+            return cls(place, Layout.from_root_json(read_sealed_root(place)))
         except StoreError as error:
-            raise StoreError(f"cannot open the clip store {root}: {error}") from error
+            raise StoreError(f"cannot open the clip store {place}: {error}") from error
 
     @property
     def header(self) -> StoreHeader:
@@ -68,7 +65,7 @@ class ClipStore:
     @cached_property
     def digest(self) -> str:
         """A hash of the whole content: two stores with the same digest are the same bytes."""
-        return sha256_file(self.path / SEAL_KEY)
+        return self._place.sha256(SEAL_KEY)
 
     @property
     def num_videos(self) -> int:
@@ -86,7 +83,7 @@ class ClipStore:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the videos, relative to the root they came from."""
-        return read_names(self.path, self._layout)
+        return read_names(self._place, self._layout)
 
     def clips_of(self, video: int) -> range:
         """The clips of one video."""
@@ -134,7 +131,8 @@ class ClipStore:
 
     def _open_shard(self, array: str, shard: int) -> OpenShard:
         return OpenShard(
-            self.path / self._layout.shard_key(array, shard),
+            self._place,
+            self._layout.shard_key(array, shard),
             chunks_per_shard=self.spec.clips_per_shard,
             max_chunk_bytes=max_chunk_bytes(self._layout, array),
         )

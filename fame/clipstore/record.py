@@ -1,12 +1,13 @@
 """The record of one shard: each video's fate, and size and checksum of each object. A shard is done when it has one."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any, get_args
 
-from fame.clipstore.files import read_whole, regular_size
 from fame.clipstore.layout import NO_FRAME, Layout, record_key
+from fame.clipstore.place import Place
 from fame.clipstore.schema import Status, StoreError, canonical_json, expect_keys, parse_json_object
 
 MAX_START_FRAME = 2**31 - 1
@@ -97,23 +98,28 @@ def _check_outcome(outcome: VideoOutcome, clips: int, where: str) -> None:
         raise StoreError(f"{where}: video {outcome.video} ({outcome.status}) has start frames {frames!r:.200}")
 
 
-def load_record(root: Path, layout: Layout, shard: int) -> ShardRecord:
+def load_record(place: Place, layout: Layout, shard: int) -> ShardRecord:
     """The record of a shard that is done; raises :class:`StoreError` where the shard is not, and says why.
 
     Sizes of the objects are compared, their contents are not: an object is synced before its record is written, so
     only damage to the disk could part them, and :func:`~fame.clipstore.verify.verify` looks for that.
     """
-    record = ShardRecord.from_json(read_whole(root / record_key(shard)), layout, shard)
+    record = ShardRecord.from_json(place.read(record_key(shard)), layout, shard)
     for array, entry in record.objects.items():
-        found = regular_size(root / layout.shard_key(array, shard))
+        found = place.size(layout.shard_key(array, shard))
         if found != entry.size:
-            raise StoreError(f"{root}: shard {shard} of {array} has {found} bytes, its record says {entry.size}")
+            raise StoreError(f"{place}: shard {shard} of {array} has {found} bytes, its record says {entry.size}")
     return record
 
 
-def find_record(root: Path, layout: Layout, shard: int) -> ShardRecord | None:
+def find_record(place: Place, layout: Layout, shard: int) -> ShardRecord | None:
     """What :func:`load_record` gives, none where the shard is not done."""
     try:
-        return load_record(root, layout, shard)
+        return load_record(place, layout, shard)
     except StoreError:
         return None
+
+
+def find_records(place: Place, layout: Layout) -> Iterator[ShardRecord | None]:
+    """What :func:`find_record` gives for every shard, in order."""
+    return place.map(partial(find_record, place, layout), range(layout.num_shards))

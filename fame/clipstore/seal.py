@@ -5,17 +5,21 @@ It is written last. Two stores with the same seal are the same bytes.
 
 import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import cast
 
-from fame.clipstore.files import read_whole, sha256_file
 from fame.clipstore.layout import ROOT_KEY, SEAL_KEY, WHOLE_ARRAYS, Layout, record_key
+from fame.clipstore.place import Place, StorePath, locate
 from fame.clipstore.schema import StoreError, canonical_json, parse_json_object
 
 
-def is_finished(path: Path | str) -> bool:
+def is_finished(path: StorePath) -> bool:
     """Whether the store at ``path`` is sealed."""
-    return (Path(path) / SEAL_KEY).exists()
+    return has_seal(locate(path))
+
+
+def has_seal(place: Place) -> bool:
+    """Whether the store is sealed."""
+    return place.size(SEAL_KEY) is not None
 
 
 def sealed_keys(layout: Layout) -> Iterator[str]:
@@ -27,28 +31,28 @@ def sealed_keys(layout: Layout) -> Iterator[str]:
         yield layout.whole_key(name)
 
 
-def make_seal(root: Path, layout: Layout) -> bytes:
+def make_seal(place: Place, layout: Layout) -> bytes:
     """The seal of the store as its files are now; raises :class:`StoreError` where one is missing."""
     records = hashlib.sha256()
-    for shard in range(layout.num_shards):
-        records.update(read_whole(root / record_key(shard)))
-    files = {key: sha256_file(root / key) for key in sealed_keys(layout)}
+    for data in place.map(place.read, (record_key(shard) for shard in range(layout.num_shards))):
+        records.update(data)
+    files = {key: place.sha256(key) for key in sealed_keys(layout)}
     return canonical_json({"files": files, "records": records.hexdigest()})
 
 
-def sealed_checksums(root: Path) -> dict[str, object]:
+def sealed_checksums(place: Place) -> dict[str, object]:
     """The checksums in the seal, by key; raises :class:`StoreError` where the store has no readable seal."""
-    if not is_finished(root):
-        raise StoreError(f"{root}: the store is not finished; run the command that began it again")
-    files = parse_json_object(read_whole(root / SEAL_KEY), SEAL_KEY).get("files")
+    if not has_seal(place):
+        raise StoreError(f"{place}: the store is not finished; run the command that began it again")
+    files = parse_json_object(place.read(SEAL_KEY), SEAL_KEY).get("files")
     if not isinstance(files, dict):
-        raise StoreError(f"{root}: {SEAL_KEY} names no files")
+        raise StoreError(f"{place}: {SEAL_KEY} names no files")
     return cast("dict[str, object]", files)
 
 
-def read_sealed_root(root: Path) -> bytes:
+def read_sealed_root(place: Place) -> bytes:
     """The root ``zarr.json`` of a finished store, held against the seal; raises :class:`StoreError`."""
-    data = read_whole(root / ROOT_KEY)
-    if sealed_checksums(root).get(ROOT_KEY) != hashlib.sha256(data).hexdigest():
-        raise StoreError(f"{root}: {ROOT_KEY} does not match the seal of the store")
+    data = place.read(ROOT_KEY)
+    if sealed_checksums(place).get(ROOT_KEY) != hashlib.sha256(data).hexdigest():
+        raise StoreError(f"{place}: {ROOT_KEY} does not match the seal of the store")
     return data

@@ -5,56 +5,53 @@ chunk, and a CRC-32C. Writing it here instead of through zarr keeps memory at on
 shard whole.
 """
 
-import os
 import threading
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
 from fame.clipstore.chunk import CRC_BYTES, crc32c
-from fame.clipstore.files import Draft, open_regular
+from fame.clipstore.place import Draft, Place
 from fame.clipstore.schema import StoreError
 
 _PAIR_BYTES = 16
 _ABSENT = 2**64 - 1
 
 
-class ShardDraft(Draft):
+class ShardDraft:
     """A shard in the making: chunks are appended in order, absent ones as none; ``finish`` writes the index."""
 
-    def __init__(self, root: Path, key: str, *, chunks_per_shard: int) -> None:
-        super().__init__(root, key)
+    def __init__(self, file: Draft, *, chunks_per_shard: int) -> None:
+        self.file = file
         self._index = np.full((chunks_per_shard, 2), _ABSENT, "<u8")
         self._next = 0
 
     def append(self, chunk: bytes | None) -> None:
         """Add the next chunk."""
         if chunk is not None:
-            self._index[self._next] = self.size, len(chunk)
-            self.write(chunk)
+            self._index[self._next] = self.file.size, len(chunk)
+            self.file.write(chunk)
         self._next += 1
 
     def finish(self) -> None:
         """Write the index: the file is whole."""
         index = self._index.tobytes()
-        self.write(index + crc32c(index))
+        self.file.write(index + crc32c(index))
 
 
 class OpenShard:
     """One shard file open for reading, its index checked. Safe to share between threads; closed with its last user."""
 
-    def __init__(self, path: Path, *, chunks_per_shard: int, max_chunk_bytes: int) -> None:
-        self._descriptor = -1
-        self._path, self._max_chunk_bytes = path, max_chunk_bytes
-        self._descriptor = open_regular(path)
+    def __init__(self, place: Place, key: str, *, chunks_per_shard: int, max_chunk_bytes: int) -> None:
+        self._where, self._max_chunk_bytes = f"{place}/{key}", max_chunk_bytes
+        self._source = place.open(key)
         index_bytes = chunks_per_shard * _PAIR_BYTES + CRC_BYTES
-        self._end = os.fstat(self._descriptor).st_size - index_bytes
+        self._end = self._source.size - index_bytes
         if self._end < 0:
-            raise StoreError(f"{path}: too short to hold the index of {chunks_per_shard} chunks")
+            raise StoreError(f"{self._where}: too short to hold the index of {chunks_per_shard} chunks")
         data = self._read(self._end, index_bytes).tobytes()
         if crc32c(data[:-CRC_BYTES]) != data[-CRC_BYTES:]:
-            raise StoreError(f"{path}: the checksum of the index does not match")
+            raise StoreError(f"{self._where}: the checksum of the index does not match")
         self._index = np.frombuffer(data[:-CRC_BYTES], "<u8").reshape(chunks_per_shard, 2)
 
     def chunk(self, position: int) -> UInt8[np.ndarray, " bytes"] | None:
@@ -66,22 +63,14 @@ class OpenShard:
         if offset == length == _ABSENT:
             return None
         if offset + length > self._end or length > self._max_chunk_bytes:
-            raise StoreError(f"{self._path}: chunk {position} cannot be at {offset}+{length}")
+            raise StoreError(f"{self._where}: chunk {position} cannot be at {offset}+{length}")
         return self._read(offset, length)
 
     def _read(self, offset: int, length: int) -> UInt8[np.ndarray, " bytes"]:
         view = _buffer.of(length)
-        try:
-            count = os.preadv(self._descriptor, [view], offset)
-        except OSError as error:
-            raise StoreError(f"{self._path}: cannot read ({error.strerror})") from error
-        if count != length:
-            raise StoreError(f"{self._path}: ends before byte {offset + length}")
+        if self._source.read_into(view, offset) != length:
+            raise StoreError(f"{self._where}: ends before byte {offset + length}")
         return np.frombuffer(view, np.uint8)
-
-    def __del__(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
 
 
 class _Buffer(threading.local):

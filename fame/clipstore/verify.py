@@ -3,17 +3,16 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from fame.clipstore.chunk import decode_chunk, max_chunk_bytes
-from fame.clipstore.files import read_whole, remove_file, sha256_file
 from fame.clipstore.layout import ROOT_KEY, SEAL_KEY, Layout, record_key
+from fame.clipstore.place import Place, StorePath, locate
 from fame.clipstore.read import ClipStore
 from fame.clipstore.record import ShardRecord, load_record
 from fame.clipstore.schema import StoreError
 from fame.clipstore.seal import make_seal, sealed_checksums, sealed_keys
 from fame.clipstore.shard import OpenShard
-from fame.clipstore.write import read_layout
+from fame.clipstore.write import layout_of
 
 Mapper = Callable[[Callable[[int], "ShardReport"], Iterable[int]], Iterable["ShardReport"]]
 
@@ -44,68 +43,69 @@ class StoreReport:
         return not (self.files or self.shards)
 
 
-def verify(path: Path | str, *, run: Mapper = map) -> StoreReport:
+def verify(path: StorePath, *, run: Mapper = map) -> StoreReport:
     """Check every checksum, decode every chunk and hold every record against its shard.
 
     ``run`` works like ``map``: give a process pool's ``imap`` to check shards in parallel. Damage is reported, not
     raised; raises :class:`StoreError` where there is no store at all.
     """
-    root = Path(path)
+    place = locate(path)
     try:
-        layout = read_layout(root)
+        layout = layout_of(place)
     except StoreError as error:
-        if not root.is_dir():
+        if next(place.list_keys(), None) is None:
             raise
         return StoreReport(files={ROOT_KEY: str(error)}, shards=(), flat_maps=0)
-    reports = list(run(partial(verify_shard, root), range(layout.num_shards)))
+    reports = list(run(partial(verify_shard, place.path), range(layout.num_shards)))
     return StoreReport(
-        files=_check_files(root, layout),
+        files=_check_files(place, layout),
         shards=tuple(report for report in reports if report.problems),
         flat_maps=sum(report.flat_maps for report in reports),
     )
 
 
-def verify_shard(path: Path | str, shard: int) -> ShardReport:
+def verify_shard(path: StorePath, shard: int) -> ShardReport:
     """Check one shard of every array against its record and decode all its chunks."""
-    root = Path(path)
-    layout = read_layout(root)
+    place = locate(path)
+    layout = layout_of(place)
     try:
-        record = load_record(root, layout, shard)
+        record = load_record(place, layout, shard)
     except StoreError as error:
         return ShardReport(shard=shard, problems=(str(error),), flat_maps=0)
     problems: list[str] = []
     flat_maps = 0
     for array, entry in record.objects.items():
         try:
-            if sha256_file(root / layout.shard_key(array, shard)) != entry.sha256:
+            if place.sha256(layout.shard_key(array, shard)) != entry.sha256:
                 problems.append(f"{array}: the checksum of the shard does not match its record")
-            flat_maps += _decode_all(root, layout, array, record)
+            flat_maps += _decode_all(place, layout, array, record)
         except StoreError as error:
             problems.append(f"{array}: {error}")
     return ShardReport(shard=shard, problems=tuple(problems), flat_maps=flat_maps)
 
 
-def repair(path: Path | str, report: StoreReport) -> None:
+def repair(path: StorePath, report: StoreReport) -> None:
     """Drop what is damaged, so that the command that made the store makes just that again. Call it holding the lock.
 
     The seal goes, the records of damaged shards, and the root metadata if it is damaged; the other small files are
     compared and written anew by that command anyway.
     """
-    root = Path(path)
+    place = locate(path)
     if report.ok:
         return
-    remove_file(root, SEAL_KEY)
+    place.remove(SEAL_KEY)
     if ROOT_KEY in report.files:
-        remove_file(root, ROOT_KEY)
+        place.remove(ROOT_KEY)
     for damaged in report.shards:
-        remove_file(root, record_key(damaged.shard))
+        place.remove(record_key(damaged.shard))
 
 
-def _decode_all(root: Path, layout: Layout, array: str, record: ShardRecord) -> int:
+def _decode_all(place: Place, layout: Layout, array: str, record: ShardRecord) -> int:
     """Decode every chunk of one shard; returns the number of flat maps, raises :class:`StoreError` for damage."""
     spec = layout.header.spec
     shard = OpenShard(
-        root / layout.shard_key(array, record.shard),
+        place,
+        layout.shard_key(array, record.shard),
         chunks_per_shard=spec.clips_per_shard,
         max_chunk_bytes=max_chunk_bytes(layout, array),
     )
@@ -124,22 +124,22 @@ def _decode_all(root: Path, layout: Layout, array: str, record: ShardRecord) -> 
     return flat
 
 
-def _check_files(root: Path, layout: Layout) -> dict[str, str]:
+def _check_files(place: Place, layout: Layout) -> dict[str, str]:
     """Damaged small files by key, and why."""
     try:
-        sealed = sealed_checksums(root)
+        sealed = sealed_checksums(place)
     except StoreError as error:
         return {SEAL_KEY: str(error)}
     files: dict[str, str] = {}
     for key in sealed_keys(layout):
         try:
-            if sealed.get(key) != sha256_file(root / key):
+            if sealed.get(key) != place.sha256(key):
                 files[key] = "does not match the seal"
         except StoreError as error:
             files[key] = str(error)
     try:
-        ClipStore.open(root).names  # noqa: B018 - reads and checks every whole array
-        if not files and read_whole(root / SEAL_KEY) != make_seal(root, layout):
+        ClipStore.open(place.path).names  # noqa: B018 - reads and checks every whole array
+        if not files and place.read(SEAL_KEY) != make_seal(place, layout):
             files[SEAL_KEY] = "does not match the records"
     except StoreError as error:
         files.setdefault(SEAL_KEY, str(error))

@@ -9,108 +9,115 @@ V videos, N clips, T frames, H W height and width of a frame, h w size of a fore
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 from jaxtyping import Int32
 
 from fame.clipstore.arrays import check_labels, check_name, encode_names, encode_numbers, videos_digest
 from fame.clipstore.chunk import encode_chunk
-from fame.clipstore.files import read_whole, regular_size, remove_file, remove_partial, write_errors, write_whole
-from fame.clipstore.layout import NO_FRAME, RECORDS, ROOT_KEY, SEAL_KEY, Layout, record_key
-from fame.clipstore.record import ShardRecord, StoredObject, VideoOutcome, find_record, load_record
+from fame.clipstore.layout import NO_FRAME, ROOT_KEY, SEAL_KEY, Layout, record_key
+from fame.clipstore.place import Place, StorePath, locate
+from fame.clipstore.record import ShardRecord, StoredObject, VideoOutcome, find_records, load_record
 from fame.clipstore.schema import StoreError, StoreHeader, VideoClips, VideoFailure, canonical_json
-from fame.clipstore.seal import is_finished, make_seal
+from fame.clipstore.seal import has_seal, make_seal, sealed_keys
 from fame.clipstore.shard import ShardDraft
 
 MAX_REASON = 1000
 
 
-def create(path: Path | str, header: StoreHeader, *, names: Sequence[str], labels: Sequence[int]) -> None:
+def create(path: StorePath, header: StoreHeader, *, names: Sequence[str], labels: Sequence[int]) -> None:
     """Begin a store, or make sure that the one at ``path`` is this very store. Call it holding the lock.
 
     On a store that was begun before it drops what killed writers left and mends metadata; on a finished one it does
     no more than that. Raises :class:`StoreError` naming what differs if another store is there, ``ValueError`` for
     names or labels that cannot be.
     """
-    root = Path(path)
+    place = locate(path)
     labels_V = _checked(header, names, labels)
     layout = Layout(header=header, num_videos=len(names), videos_sha256=videos_digest(names, labels_V.tolist()))
-    begun = regular_size(root / ROOT_KEY) is not None
+    begun = place.size(ROOT_KEY) is not None
     if begun:
-        layout = _same_store(root, layout)
-    elif root.is_dir() and any(root.iterdir()) and not (root / RECORDS).is_dir():
-        raise StoreError(f"{root}: the folder is not empty and holds no clip store")
-    remove_partial(root)
-    if not (begun and is_finished(root)):
-        _write_skeleton(root, layout, names, labels_V)
+        layout = _same_store(place, layout)
+    else:
+        _refuse_other_files(place, layout)
+    place.sweep()
+    if not (begun and has_seal(place)):
+        _write_skeleton(place, layout, names, labels_V)
 
 
-def read_layout(path: Path | str) -> Layout:
+def read_layout(path: StorePath) -> Layout:
     """Header and sizes of the store at ``path``, finished or not; raises :class:`StoreError` where there is none."""
-    root = Path(path)
+    return layout_of(locate(path))
+
+
+def layout_of(place: Place) -> Layout:
+    """What :func:`read_layout` gives, of a place."""
     try:
-        return Layout.from_root_json(read_whole(root / ROOT_KEY))
+        return Layout.from_root_json(place.read(ROOT_KEY))
     except StoreError as error:
-        raise StoreError(f"{root}: {error}") from error
+        raise StoreError(f"{place}: {error}") from error
 
 
-def write_shard(path: Path | str, shard: int, videos: Iterable[VideoClips | VideoFailure]) -> ShardRecord:
+def write_shard(path: StorePath, shard: int, videos: Iterable[VideoClips | VideoFailure]) -> ShardRecord:
     """Write one shard of every array from its videos in order, then commit its record.
 
     Clips are encoded and written as the videos arrive, so memory is that of one video. Give a shard to one task at a
     time. Raises :class:`StoreError` where the disk fails or the videos are not exactly the shard's, ``ValueError`` for
     a video of wrong shapes; nothing is committed then.
     """
-    root = Path(path)
-    layout = read_layout(root)
+    place = locate(path)
+    layout = layout_of(place)
     size = layout.header.spec.clips_per_shard
     with ExitStack() as stack:
         drafts: dict[str, ShardDraft] = {}
         for array in layout.sharded_arrays:
-            drafts[array] = ShardDraft(root, layout.shard_key(array, shard), chunks_per_shard=size)
-            stack.callback(drafts[array].discard)
-        paired = _paired(root, layout.videos_of(shard), videos)
+            draft = place.draft(layout.shard_key(array, shard))
+            stack.callback(draft.discard)
+            drafts[array] = ShardDraft(draft, chunks_per_shard=size)
+        paired = _paired(place, layout.videos_of(shard), videos)
         outcomes = tuple(_append(layout, drafts, video, given) for video, given in paired)
         for draft in drafts.values():
             draft.finish()
         for draft in drafts.values():
-            draft.commit()
-    objects = {name: StoredObject(size=draft.size, sha256=draft.sha256) for name, draft in drafts.items()}
+            draft.file.commit()
+    files = {name: draft.file for name, draft in drafts.items()}
+    objects = {name: StoredObject(size=file.size, sha256=file.sha256) for name, file in files.items()}
     record = ShardRecord(shard=shard, store=layout.identity, objects=objects, videos=outcomes)
-    write_whole(root, record_key(shard), record.to_json())
+    place.write(record_key(shard), record.to_json())
     return record
 
 
-def read_record(path: Path | str, shard: int) -> ShardRecord:
+def read_record(path: StorePath, shard: int) -> ShardRecord:
     """The record of a shard that is done; raises :class:`StoreError` where the shard is not."""
-    return load_record(Path(path), read_layout(path), shard)
+    place = locate(path)
+    return load_record(place, layout_of(place), shard)
 
 
-def missing_shards(path: Path | str) -> list[int]:
+def missing_shards(path: StorePath) -> list[int]:
     """The shards without a valid record, in order."""
-    root, layout = Path(path), read_layout(path)
-    return [shard for shard in range(layout.num_shards) if find_record(root, layout, shard) is None]
+    place = locate(path)
+    return [shard for shard, record in enumerate(find_records(place, layout_of(place))) if record is None]
 
 
-def finalise(path: Path | str) -> None:
+def finalise(path: StorePath) -> None:
     """Write what only the whole knows (``start_frame``, ``valid``) and seal the store. Call it holding the lock.
 
     Raises :class:`StoreError` while shards are missing. On a finished store it does nothing.
     """
-    root = Path(path)
-    layout = read_layout(root)
-    if not is_finished(root):
-        missing = missing_shards(root)
+    place = locate(path)
+    layout = layout_of(place)
+    if not has_seal(place):
+        missing = missing_shards(path)
         if missing:
-            raise StoreError(f"{root}: {len(missing)} of {layout.num_shards} shards are missing, first {missing[0]}")
-        records = (load_record(root, layout, shard) for shard in range(layout.num_shards))
+            raise StoreError(f"{place}: {len(missing)} of {layout.num_shards} shards are missing, first {missing[0]}")
+        records = place.map(partial(load_record, place, layout), range(layout.num_shards))
         frames = (frame for record in records for outcome in record.videos for frame in outcome.start_frame)
         start_frame_N = np.fromiter(frames, np.int32, layout.num_clips)
-        write_whole(root, layout.whole_key("start_frame"), encode_numbers(start_frame_N))
-        write_whole(root, layout.whole_key("valid"), encode_numbers(start_frame_N != NO_FRAME))
-        write_whole(root, SEAL_KEY, make_seal(root, layout))
-    remove_partial(root)
+        place.write(layout.whole_key("start_frame"), encode_numbers(start_frame_N))
+        place.write(layout.whole_key("valid"), encode_numbers(start_frame_N != NO_FRAME))
+        place.write(SEAL_KEY, make_seal(place, layout))
+    place.sweep()
 
 
 def _checked(header: StoreHeader, names: Sequence[str], labels: Sequence[int]) -> Int32[np.ndarray, " v"]:
@@ -126,9 +133,19 @@ def _checked(header: StoreHeader, names: Sequence[str], labels: Sequence[int]) -
     return labels_V
 
 
-def _same_store(root: Path, wanted: Layout) -> Layout:
-    """The layout found at ``root``; raises :class:`StoreError` naming what differs where it is another store's."""
-    found = read_layout(root)
+def _refuse_other_files(place: Place, layout: Layout) -> None:
+    """Raise :class:`StoreError` where there are files that no store of this layout has: they are somebody's."""
+    shards = range(layout.num_shards)
+    ours = {SEAL_KEY, *sealed_keys(layout), *(record_key(shard) for shard in shards)}
+    ours |= {layout.shard_key(array, shard) for array in layout.sharded_arrays for shard in shards}
+    other = next((key for key in place.list_keys() if key not in ours), None)
+    if other is not None:
+        raise StoreError(f"{place}: the folder is not empty and holds no clip store; it holds {other!r}")
+
+
+def _same_store(place: Place, wanted: Layout) -> Layout:
+    """The layout found at ``place``; raises :class:`StoreError` naming what differs where it is another store's."""
+    found = layout_of(place)
     if found.identity == wanted.identity:
         return found
     old, new = found.header.to_json(), wanted.header.to_json()
@@ -140,10 +157,10 @@ def _same_store(root: Path, wanted: Layout) -> Layout:
     ]
     if found.videos_sha256 != wanted.videos_sha256:
         differing.append(f"other videos or labels ({found.num_videos} videos, asked for: {wanted.num_videos})")
-    raise StoreError(f"{root}: another store is there, with {'; '.join(differing)}")
+    raise StoreError(f"{place}: another store is there, with {'; '.join(differing)}")
 
 
-def _write_skeleton(root: Path, layout: Layout, names: Sequence[str], labels_V: Int32[np.ndarray, " v"]) -> None:
+def _write_skeleton(place: Place, layout: Layout, names: Sequence[str], labels_V: Int32[np.ndarray, " v"]) -> None:
     """Everything that is known before anything is decoded; the root metadata comes last, and the store exists."""
     clips = layout.header.spec.clips_per_video
     video_V = np.arange(layout.num_videos, dtype=np.int32)
@@ -152,24 +169,22 @@ def _write_skeleton(root: Path, layout: Layout, names: Sequence[str], labels_V: 
     files[layout.whole_key("video")] = encode_numbers(np.repeat(video_V, clips))
     files[layout.whole_key("label")] = encode_numbers(np.repeat(labels_V, clips))
     files[ROOT_KEY] = layout.root_json()
-    with write_errors(root):
-        (root / RECORDS).mkdir(parents=True, exist_ok=True)
-    remove_file(root, SEAL_KEY)
+    place.remove(SEAL_KEY)
     for key, data in files.items():
-        if not _holds(root / key, data):
-            write_whole(root, key, data)
+        if not _holds(place, key, data):
+            place.write(key, data)
 
 
-def _holds(path: Path, data: bytes) -> bool:
-    return regular_size(path) == len(data) and read_whole(path, limit=len(data)) == data
+def _holds(place: Place, key: str, data: bytes) -> bool:
+    return place.size(key) == len(data) and place.read(key, limit=len(data)) == data
 
 
 def _paired(
-    root: Path, expected: range, videos: Iterable[VideoClips | VideoFailure]
+    place: Place, expected: range, videos: Iterable[VideoClips | VideoFailure]
 ) -> Iterator[tuple[int, VideoClips | VideoFailure]]:
     for video, given in itertools.zip_longest(expected, videos):
         if video is None or given is None:
-            raise StoreError(f"{root}: the shard takes exactly videos {expected[0]} to {expected[-1]}")
+            raise StoreError(f"{place}: the shard takes exactly videos {expected[0]} to {expected[-1]}")
         yield video, given
 
 

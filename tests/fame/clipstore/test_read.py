@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from fame.clipstore import ClipStore, CorruptChunk, StoreError, StoreSpec
-from fame.clipstore import read as reading
+from fame.clipstore.files import Folder
 from fame.randomness import numpy_generator
 from tests.fame.clipstore import small
 
@@ -39,7 +39,7 @@ def test_workers_read_while_the_parent_reads(finished: dict[str, Path], method: 
 
 
 def test_threads_do_not_mix_their_buffers(finished: dict[str, Path], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(reading, "OPEN_SHARDS", 1)  # descriptors are closed under the readers' hands
+    monkeypatch.setattr(Folder, "max_open", 1)  # descriptors are closed under the readers' hands
     store = ClipStore.open(finished["zstd"])
     indices = [0, 9, 3, 6, 1, 8] * 20
     expected = clip_sums(store, indices)
@@ -48,7 +48,7 @@ def test_threads_do_not_mix_their_buffers(finished: dict[str, Path], monkeypatch
 
 
 def test_handles_stay_few_and_memory_flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(reading, "OPEN_SHARDS", 4)
+    monkeypatch.setattr(Folder, "max_open", 4)
     spec = StoreSpec(
         frames=2, height=16, width=16, clips_per_video=1, foreground_height=2, foreground_width=2, videos_per_shard=1
     )

@@ -13,6 +13,7 @@ from fame.clipstore import ClipStore, StoreError, verify
 from fame.clipstore.arrays import encode_names, encode_numbers
 from fame.clipstore.chunk import crc32c
 from fame.clipstore.layout import Layout
+from fame.clipstore.place import locate
 from fame.clipstore.schema import canonical_json
 from fame.clipstore.seal import make_seal
 from tests.fame.clipstore import small
@@ -25,7 +26,7 @@ def forged(finished: dict[str, Path], tmp_path: Path) -> Path:
 
 def reseal(store: Path) -> None:
     layout = Layout.from_root_json((store / "zarr.json").read_bytes())
-    (store / "seal.json").write_bytes(make_seal(store, layout))
+    (store / "seal.json").write_bytes(make_seal(locate(store), layout))
 
 
 def forge_root(store: Path, **changes: object) -> None:

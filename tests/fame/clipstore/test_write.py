@@ -102,6 +102,7 @@ def test_a_record_that_is_wrong_does_not_count(begun: Path, finished: dict[str, 
 def test_a_record_of_another_store_does_not_count(begun: Path, tmp_path: Path):
     other = dataclasses.replace(small.SPEC, quality=50)
     small.begin(tmp_path / "other", other, 5)
+    (tmp_path / "other/records").mkdir()
     (tmp_path / "other" / record_key(1)).write_bytes((begun / record_key(1)).read_bytes())
     assert 1 in missing_shards(tmp_path / "other")
 
@@ -292,7 +293,7 @@ def test_killed_before_any_file_gets_its_name_the_same_command_ends_with_the_sam
 
         with monkeypatch.context() as patch:
             patch.setattr(Path, "rename", rename_or_die)
-            patch.setattr(store_files.Draft, "discard", lambda self: self._file.close())
+            patch.setattr(store_files.FileDraft, "discard", lambda self: self._file.close())
             try:
                 go_on(path)
                 break

@@ -1,4 +1,4 @@
-"""One run at a time on one store."""
+"""One run at a time on one store in a folder: the kernel's own lock."""
 
 import contextlib
 import errno
@@ -15,7 +15,7 @@ _held: set[int] = set()
 
 
 @contextlib.contextmanager
-def lock(path: Path | str) -> Generator[None]:
+def hold(path: Path) -> Generator[None]:
     """Hold the store at ``path`` (which need not exist yet) against other runs; raises :class:`StoreError` if taken.
 
     The kernel drops the lock when its process dies, however it dies, so there are no stale locks; children made by
@@ -23,7 +23,7 @@ def lock(path: Path | str) -> Generator[None]:
     a file system has no locks, a warning says so and the run goes on: two runs would do the same work twice, but
     shards are renamed into place whole and are the same bytes whoever writes them.
     """
-    store = Path(path).resolve()
+    store = path.resolve()
     store.parent.mkdir(parents=True, exist_ok=True)
     file = store.parent / f".{store.name}.lock"
     descriptor = _acquire(file, store)

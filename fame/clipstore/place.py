@@ -1,0 +1,182 @@
+"""Where the bytes of a store live: a folder, or a prefix in an object store. All other modules know only keys.
+
+A key is a ``/``-separated name inside the store and comes from :mod:`fame.clipstore.layout`, never from data. Every
+place keeps the promises that a store stands on: a file has its name only when it is whole, what was committed is
+durable, and writing the same bytes twice does no harm.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TypeVar
+
+from fame.clipstore.schema import StoreError
+
+StorePath = Path | str
+"""A folder, or an address ``s3://bucket/path`` (a string: a ``Path`` would drop one of its slashes)."""
+
+MAX_METADATA_BYTES = 2**28
+_BLOCK_BYTES = 2**23
+_S3 = "s3://"
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+class Source(ABC):
+    """A file open for reading at any offset. Safe to share between threads; closed with its last user."""
+
+    size: int
+
+    @abstractmethod
+    def read_into(self, view: memoryview, offset: int) -> int:
+        """Fill ``view`` from ``offset`` on; how much there was. Raises :class:`StoreError`."""
+
+
+class Draft(ABC):
+    """A file in the making: checksummed as it grows, named only when it is whole."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._hash = hashlib.sha256()
+
+    def write(self, data: bytes) -> None:
+        """Append."""
+        self._append(data)
+        self._hash.update(data)
+        self.size += len(data)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of what was written so far, in hexadecimal."""
+        return self._hash.hexdigest()
+
+    @abstractmethod
+    def _append(self, data: bytes) -> None: ...
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Give the file its name, durably: after a crash it is there whole or not at all."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Remove the file unless it was committed."""
+
+
+class Place(ABC):
+    """The files of one store by key. Every method raises :class:`StoreError` where the place fails."""
+
+    max_open: int
+    """Shards that a reader keeps open; one that is not open costs reading its index again."""
+
+    def __init__(self, path: StorePath) -> None:
+        self.path = path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @abstractmethod
+    def size(self, key: str) -> int | None:
+        """Size of a file, none where there is no such file."""
+
+    @abstractmethod
+    def open(self, key: str) -> Source:
+        """A file for reading; an error where it is missing or no regular file."""
+
+    @abstractmethod
+    def draft(self, key: str) -> Draft:
+        """Begin a file. Two drafts of one file never mix their bytes."""
+
+    @abstractmethod
+    def remove(self, key: str) -> None:
+        """Remove a file durably, if it is there."""
+
+    @abstractmethod
+    def list_keys(self) -> Iterator[str]:
+        """Every file here, drafts left out."""
+
+    @abstractmethod
+    def sweep(self) -> None:
+        """Drop the drafts that killed writers left behind."""
+
+    @abstractmethod
+    def write_beside(self, suffix: str, text: str) -> None:
+        """Write a file that is no part of the store: its name is the store's, and ``suffix``."""
+
+    @abstractmethod
+    def has_beside(self, suffix: str) -> bool:
+        """Whether there is such a file."""
+
+    @abstractmethod
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the store, which need not exist yet, against other runs."""
+
+    @abstractmethod
+    def map(self, function: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
+        """``map``, side by side where reading a small file is mostly waiting."""
+
+    def refuse_links(self, folders: Iterable[str]) -> None:  # noqa: B027 (most places have no links)
+        """Raise :class:`StoreError` where a folder of the store leads outside."""
+
+    def read(self, key: str, *, limit: int = MAX_METADATA_BYTES) -> bytes:
+        """The bytes of a small file; an error where it is above ``limit``."""
+        source = self.open(key)
+        if source.size > limit:
+            raise StoreError(f"{self}/{key}: {source.size} bytes where at most {limit} belong")
+        return b"".join(bytes(block) for block in _blocks(source))
+
+    def write(self, key: str, data: bytes) -> None:
+        """Write or replace a small file durably and at once."""
+        draft = self.draft(key)
+        try:
+            draft.write(data)
+            draft.commit()
+        finally:
+            draft.discard()
+
+    def sha256(self, key: str) -> str:
+        """SHA-256 of a file of any size, in hexadecimal."""
+        digest = hashlib.sha256()
+        for block in _blocks(self.open(key)):
+            digest.update(block)
+        return digest.hexdigest()
+
+
+def _blocks(source: Source) -> Iterator[memoryview]:
+    """The bytes of a file in order; each block is overwritten by the next."""
+    block = memoryview(bytearray(min(source.size, _BLOCK_BYTES)))
+    for offset in range(0, source.size, _BLOCK_BYTES):
+        yield block[: source.read_into(block[: source.size - offset], offset)]
+
+
+def locate(path: StorePath) -> Place:
+    """The place of a store; raises ``ValueError`` for an address of a kind that is not known, or that lost a slash."""
+    address = str(path)
+    if address.startswith(_S3):
+        try:
+            from fame.clipstore.objects import Bucket  # here, because only these stores need s3fs
+        except ImportError as error:
+            raise StoreError(f"{address}: needs s3fs: pip install 'fame-video[s3]' ({error})") from error
+        return Bucket(address)
+    if "://" in address or address.startswith("s3:/"):
+        raise StoreError(f"{address}: a store is a folder, or an address s3://bucket/path given as a string")
+    from fame.clipstore.files import Folder
+
+    return Folder(Path(path))
+
+
+def absolute(path: StorePath) -> StorePath:
+    """The same place by a name that holds in any working directory."""
+    place = locate(path)
+    return place.path.resolve() if isinstance(place.path, Path) else place.path
+
+
+def lock(path: StorePath) -> AbstractContextManager[None]:
+    """Hold the store at ``path`` (which need not exist yet) against other runs; :class:`StoreError` if taken.
+
+    A folder is locked by the kernel (:mod:`fame.clipstore.flock`), an object store by a lease
+    (:mod:`fame.clipstore.lease`). Neither outlives its process for long, however it dies.
+    """
+    return locate(path).lock()
