@@ -27,6 +27,11 @@ def pages() -> list[Path]:
     return sorted(page for page in found if page.exists() and page.name not in ("log.md", "changelog.md"))
 
 
+def fenced(text: str, language: str) -> list[str]:
+    """The blocks of one language."""
+    return [code for _, found, code in _FENCED.findall(text) if found == language]
+
+
 def commands(text: str) -> Iterator[list[str]]:
     """The arguments of each ``fame`` that the blocks of a page call, in whatever shell line it is."""
     blocks = [code for _, language, code in _FENCED.findall(text) if language in ("sh", "console")]
