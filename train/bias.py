@@ -154,7 +154,7 @@ def report_on(encoder: Encoder, name: str, scene: Scene, config: BiasConfig, *, 
     train = None if scene.train is None else store_features(encoder, name, scene.train, config, watch)
     parts, left_out = knn_parts(seen, train), dict[str, str]()
     if train is None:
-        left_out["linear"] = "it learns from a training store (--train-store)"
+        left_out["linear"] = "a training store (--train-store)"
     else:
         parts |= linear_parts(seen, train, weight_decay=config.weight_decay, seed=config.seed)
     if is_classifier(encoder):
@@ -162,7 +162,7 @@ def report_on(encoder: Encoder, name: str, scene: Scene, config: BiasConfig, *, 
         parts |= classifier_parts(said_VPK, seen.label_V)
     parts |= merged_parts(seen)
     if scene.background_by_video is None:
-        left_out["neighbour"] = "the true backgrounds are not known (--backgrounds)"
+        left_out["neighbour"] = "the true backgrounds (--backgrounds)"
     else:
         parts |= neighbour_parts(seen, scene.background_by_video[clips.video_V])
     parts |= cosine_parts(seen)
@@ -233,32 +233,35 @@ def linear_parts(seen: Seen, train: VideoFeatures, *, weight_decay: float | None
 
 
 def cosine_parts(seen: Seen) -> Parts:
-    """How like itself a video remains with another background, and with another foreground."""
+    """How like itself a video remains with another background and with another foreground, and which changes it less.
+
+    The background wins where a video is more like itself with another foreground than with another background.
+    """
     original_VD = seen.of("original")
-    return {
-        f"cosine/{variant}": (F.cosine_similarity(original_VD, seen.of(variant), dim=1), None)
+    like_own_V, like_place_V = (
+        F.cosine_similarity(original_VD, seen.of(variant), dim=1)
         for variant in ("background swapped", "foreground swapped")
+    )
+    return {
+        "cosine/background swapped": (like_own_V, None),
+        "cosine/foreground swapped": (like_place_V, None),
+        "cosine/background wins": (_percent(like_place_V > like_own_V), 50.0),
     }
 
 
 def merged_parts(seen: Seen) -> Parts:
-    """Whom is a foreground on a lent background taken for: of its two parents, and among all other original videos?"""
-    merged_VD, original_VD = seen.of("background swapped"), seen.of("original")
+    """Whom is a foreground on a lent background taken for, among all original videos but its own?"""
     lender_V, others = seen.partner_V, len(seen.label_V) - 1
-    near_V = nearest_neighbour(merged_VD, original_VD, excluded_QE=torch.arange(len(lender_V))[:, None])
-    like_own_V, like_lender_V = (
-        F.cosine_similarity(merged_VD, parent_VD, dim=1) for parent_VD in (original_VD, original_VD[lender_V])
-    )
-    size_V = _count_same(seen.label_V).double()
-    of_class = seen.label_V[near_V]
+    own_V1 = torch.arange(len(lender_V))[:, None]
+    near_V = nearest_neighbour(seen.of("background swapped"), seen.of("original"), excluded_QE=own_V1)
+    near_label_V, size_V = seen.label_V[near_V], _count_same(seen.label_V).double()
     return {
-        "merged/nearer to lender": (_percent(like_lender_V > like_own_V), 50.0),
         "merged/lender": (_percent(near_V == lender_V), 100 / others),
         "merged/lender class": (
-            _percent(of_class == seen.label_V[lender_V]),
+            _percent(near_label_V == seen.label_V[lender_V]),
             100 * float(size_V[lender_V].mean()) / others,
         ),
-        "merged/own class": (_percent(of_class == seen.label_V), 100 * float(size_V.mean() - 1) / others),
+        "merged/own class": (_percent(near_label_V == seen.label_V), 100 * float(size_V.mean() - 1) / others),
     }
 
 

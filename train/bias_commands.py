@@ -71,7 +71,7 @@ def bias(
     short = dict(zip(map(str, paths), short_names(paths), strict=True))
     columns = [short.get(found.checkpoint, found.checkpoint) for found in reports]
     title = f"{Path(config.test_store).name}, {reports[0].videos} videos"
-    _print(f"{title}; mean and 95 % interval, in percent but for cosines", reports, columns)
+    _print(f"{title}; means and their 95 % intervals", reports, columns)
     draw_bars(folder / "bias.png", reports, columns, title=f"{title}; bars with 95 % intervals")
     draw_clips(folder / "variants.png", report.open_scene(config).variants(config, crop=reports[0].crop))
     for name in ("bias.png", "variants.png", "bias.json"):
@@ -82,22 +82,21 @@ def _print(title: str, reports: "Sequence[BiasReport]", columns: list[str]) -> N
     """One table: a row for each figure, a column for each checkpoint; below it, what is missing and why."""
     from rich.table import Column, Table
 
-    from train.bias_picture import MEASURES, NAMES, chance_of, figure_names
+    from train.bias_picture import MEASURES, chance_of, figure_name, panels
 
     table = Table(Column("measure", max_width=24), "", "guessing", *columns, title=title)
-    for measure, label in MEASURES.items():
-        for number, name in enumerate(figure_names(reports, measure)):
-            key = f"{measure}/{name}"
-            chance = chance_of(reports, key)
-            cells = [_cell(report.figures.get(key)) for report in reports]
-            first = label if number == 0 else ""
-            table.add_row(first, NAMES.get(name, name), "" if chance is None else f"{chance:.1f}", *cells)
+    for measure, figures in panels(reports).items():
+        for number, figure in enumerate(figures):
+            chance = chance_of(reports, figure)
+            cells = [_cell(report.figures.get(figure)) for report in reports]
+            first = MEASURES[measure] if number == 0 else ""
+            table.add_row(first, figure_name(figure), "" if chance is None else f"{chance:.1f}", *cells)
         table.add_section()
     output().print(table)
     for measure, lack in reports[0].left_out.items():
-        print(f"without {MEASURES[measure]}: {lack}")
+        print(f"not measured for want of {lack}: {MEASURES[measure].removesuffix(', %')}")
     if still := reports[0].clips_without_foreground:
-        print(f"without {still} clips whose map shows no foreground")
+        print(f"not shown: {still} clips whose map has no foreground")
 
 
 def _cell(figure: "Figure | None") -> str:

@@ -18,11 +18,11 @@ from train.bias import BiasReport
 from train.bias_clips import VariantClips
 
 MEASURES = {
-    "knn": "kNN accuracy",
-    "linear": "linear probe accuracy",
-    "classifier": "classifier accuracy",
-    "merged": "a foreground on a lent background is nearest to",
-    "neighbour": "a video's nearest neighbour has",
+    "knn": "kNN accuracy, %",
+    "linear": "linear probe accuracy, %",
+    "classifier": "classifier accuracy, %",
+    "merged": "a foreground on a lent background, %",
+    "neighbour": "nearest neighbour of a video, %",
     "cosine": "cosine with the original",
 }
 # The arrow says where a model goes that looks at what moves and not at the background.
@@ -33,10 +33,10 @@ NAMES = {
     "foreground swapped": "foreground swapped ↓",
     "frame repeated": "frame repeated ↓",
     "contrasted": "contrasted ↑",
-    "nearer to lender": "background's video, of the two ↓",
-    "lender": "background's video, of all others ↓",
-    "lender class": "background's class ↓",
-    "own class": "foreground's class ↑",
+    "background wins": "background wins ↓",
+    "lender": "nearest to the lender ↓",
+    "lender class": "to the lender's class ↓",
+    "own class": "to its own class ↑",
     "background": "same background ↓",
     "background not class": "same background, other class ↓",
     "class not background": "same class, other background ↑",
@@ -56,53 +56,59 @@ _LABEL_LETTERS = 14  # in a line below a group of bars
 _SHEET_PANEL = 112  # pixels at least
 
 
-def figure_names(reports: Sequence[BiasReport], measure: str) -> list[str]:
-    """The figures of one measure that any of the reports has, in order."""
-    keys = (key.split("/", 1) for report in reports for key in report.figures)
-    return list(dict.fromkeys(name for its_measure, name in keys if its_measure == measure))
+def panels(reports: Sequence[BiasReport]) -> dict[str, list[str]]:
+    """The figures that any of the reports has, by the measure beside which they are shown."""
+    shown: dict[str, list[str]] = {measure: [] for measure in MEASURES}
+    for figure in dict.fromkeys(figure for report in reports for figure in report.figures):
+        measure = "merged" if figure == "cosine/background wins" else figure.split("/")[0]
+        shown[measure].append(figure)
+    return {measure: figures for measure, figures in shown.items() if figures}
+
+
+def figure_name(figure: str) -> str:
+    """What a figure is called within its panel."""
+    name = figure.split("/", 1)[1]
+    return NAMES.get(name, name)
 
 
 def draw_bars(path: Path, reports: Sequence[BiasReport], columns: Sequence[str], *, title: str) -> None:
     """Draw every figure of every report as a bar with its interval, as a PNG; ``columns`` names the reports."""
-    measures = [measure for measure in MEASURES if figure_names(reports, measure)]
-    wide = [measure for measure in measures if measure in ("knn", "linear", "classifier")]
-    narrow = [measure for measure in measures if measure not in wide]
+    shown = panels(reports)
+    wide = [measure for measure in shown if measure in ("knn", "linear", "classifier")]
+    narrow = [measure for measure in shown if measure not in wide]
     figure = Figure(figsize=(11, 0.9 + 2.3 * (len(wide) + 1)), layout="constrained", dpi=130)
     figure.suptitle(title, fontsize=11)
-    top, bottom = figure.subfigures(2, 1, height_ratios=(len(wide), 1.15))
-    for axes, measure in zip(top.subplots(len(wide), 1, sharey=True, squeeze=False)[:, 0], wide, strict=True):
-        _bars(axes, reports, columns, measure)
-    widths = [len(figure_names(reports, measure)) + 0.6 for measure in narrow]
-    row = bottom.subplots(1, len(narrow), width_ratios=widths, squeeze=False)[0]
-    for axes, measure in zip(row, narrow, strict=True):
-        _bars(axes, reports, columns, measure)
+    top, bottom = figure.subfigures(2, 1, height_ratios=(len(wide), 1.15), squeeze=False)[:, 0]
+    rows = top.subplots(len(wide), 1, sharey=True, squeeze=False)[:, 0]
+    widths = [len(shown[measure]) + 0.6 for measure in narrow]
+    places = [*rows, *bottom.subplots(1, len(narrow), width_ratios=widths, squeeze=False)[0]]
+    for axes, measure in zip(places, (*wide, *narrow), strict=True):
+        axes.set_title(MEASURES[measure], fontsize=9.5, loc="left")
+        _bars(axes, reports, columns, shown[measure])
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=9, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 
 
-def _bars(axes: Axes, reports: Sequence[BiasReport], columns: Sequence[str], measure: str) -> None:
-    names = figure_names(reports, measure)
+def _bars(axes: Axes, reports: Sequence[BiasReport], columns: Sequence[str], shown: Sequence[str]) -> None:
     breadth = 0.8 / len(reports)
     for number, (report, column) in enumerate(zip(reports, columns, strict=True)):
         colour, hatch = _LOOKS[number % len(_LOOKS)]
-        found = [(place, report.figures.get(f"{measure}/{name}")) for place, name in enumerate(names)]
-        there = [(place + (number - (len(reports) - 1) / 2) * breadth, figure) for place, figure in found if figure]
+        offset = (number - (len(reports) - 1) / 2) * breadth
+        there = [(place + offset, report.figures[name]) for place, name in enumerate(shown) if name in report.figures]
         places, values = [place for place, _ in there], [figure.value for _, figure in there]
         reach = [[f.value - f.low for _, f in there], [f.high - f.value for _, f in there]]
         axes.bar(
             places, values, 0.92 * breadth, color=colour, hatch=hatch, edgecolor="0.15", linewidth=0.6, label=column
         )
         axes.errorbar(places, values, np.clip(reach, 0, None), fmt="none", ecolor="0.1", elinewidth=1, capsize=2)
-    for place, name in enumerate(names):
-        chance = chance_of(reports, f"{measure}/{name}")
-        if chance is not None:
+    for place, name in enumerate(shown):
+        if (chance := chance_of(reports, name)) is not None:
             label = "guessing" if place == 0 else None
             axes.plot([place - 0.45, place + 0.45], [chance, chance], "--", color="black", linewidth=1.3, label=label)
-    axes.set_xticks(range(len(names)), [_lines(NAMES.get(name, name)) for name in names], fontsize=8)
-    axes.set_title(MEASURES[measure] + ("" if measure == "cosine" else ", %"), fontsize=9.5, loc="left")
-    axes.set_xlim(-0.55, len(names) - 0.45)
+    axes.set_xticks(range(len(shown)), [_lines(figure_name(name)) for name in shown], fontsize=8)
+    axes.set_xlim(-0.55, len(shown) - 0.45)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="0.85", linewidth=0.6)
     axes.set_axisbelow(True)
