@@ -90,11 +90,21 @@ def verify(
     repair: Annotated[
         bool, typer.Option("--repair", help="Drop what is damaged: the preprocess command then makes just that again.")
     ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that check shards (default: all cores).")
+    ] = None,
 ) -> None:
     """Check every checksum and decode every chunk; exit code 1 where something is damaged."""
+    import multiprocessing
+    import os
+    from concurrent.futures import ProcessPoolExecutor
+
     from fame import clipstore
 
-    report = clipstore.verify(store)
+    context = multiprocessing.get_context("forkserver")  # a process with threads, as numpy has, must not fork
+    context.set_forkserver_preload(["fame.clipstore"])
+    with ProcessPoolExecutor(workers or len(os.sched_getaffinity(0)), mp_context=context) as pool:
+        report = clipstore.verify(store, run=pool.map)
     for key, problem in report.files.items():
         print(f"{store}/{key}: {problem}")
     for shard in report.shards:
