@@ -191,5 +191,5 @@ def _jitter(clip_BCTHW: Tensor, factor_B4: Tensor, order: Sequence[int]) -> Tens
 def _blur(clip_BCTHW: Tensor, sigma_B: Tensor) -> Tensor:
     kernel = blur_kernel(clip_BCTHW.shape[-1])
     planes = clip_BCTHW.flatten(1, 2)
-    sigma_B2 = sigma_B.to(planes.device, non_blocking=True)[:, None].expand(-1, 2)
+    sigma_B2 = sigma_B[:, None].expand(-1, 2)  # still on the CPU, where kornia looks at the values
     return gaussian_blur2d(planes, (kernel, kernel), sigma_B2).view_as(clip_BCTHW)

@@ -84,12 +84,11 @@ def top_fraction(score_BHW: Float[Tensor, "b h w"], beta: float) -> Bool[Tensor,
     """The mask of the int(beta * H * W) highest pixels of each map.
 
     Of pixels with equal scores, those that `torch.topk` takes: as arbitrary as in the reference, and the same in every
-    run on a device. Raises ``ValueError`` for a beta outside (0, 1] and for a map with NaN.
+    run on a device. Raises ``ValueError`` for a beta outside (0, 1] and, on the CPU, for a map with NaN.
     """
     if not 0 < beta <= 1:
         raise ValueError(f"beta, the share of each clip that is foreground, must lie in (0, 1], got {beta}")
-    if score_BHW.isnan().any():
-        raise ValueError(f"the score of {_first_bad(score_BHW.isnan())} is NaN")
+    _refuse_where(score_BHW.isnan(), "NaN")
     return _highest(score_BHW.flatten(1), int(beta * score_BHW[0].numel())).view_as(score_BHW)
 
 
@@ -103,8 +102,14 @@ def _check_clip(clip_BCTHW: Tensor) -> None:
         )
 
 
-def _first_bad(bad: Tensor) -> str:
-    return f"item {int(bad.flatten(1).any(1).nonzero()[0, 0])} of the batch"
+def _refuse_where(bad_BHW: Tensor, what: str) -> None:
+    """``ValueError`` naming the first clip with a bad value; on a GPU nothing: asking waits for all its work.
+
+    Clips made from 8-bit frames have no such value, and in training a loss that is not finite stops the run.
+    """
+    if bad_BHW.is_cpu and bad_BHW.any():
+        item = int(bad_BHW.flatten(1).any(1).nonzero()[0, 0])
+        raise ValueError(f"item {item} of the batch has values that are {what}")
 
 
 def _motion_and_mean(clip_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,8 +123,7 @@ def _motion_and_mean(clip_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
         change_BHW += (frame_BCHW - previous_BCHW).abs_().sum(1)
         sum_BCHW += frame_BCHW
         previous_BCHW = frame_BCHW
-    if not change_BHW.isfinite().all():
-        raise ValueError(f"{_first_bad(~change_BHW.isfinite())} has values that are not finite")
+    _refuse_where(~change_BHW.isfinite(), "not finite")
     return _min_max(_blur(change_BHW / (frames - 1))), sum_BCHW / frames
 
 

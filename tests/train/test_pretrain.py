@@ -199,6 +199,16 @@ def test_r2plus1d_trains(store: Path):
     assert all(torch.isfinite(value).all() for value in task.moco.state_dict().values())
 
 
+def test_a_step_asks_nothing_of_the_device(store: Path, monkeypatch: pytest.MonkeyPatch):
+    """Tensors without values stand in for a GPU's: a step that asked for one would wait, and fails here."""
+    task = PretrainTask(TINY, stores=[ClipStore.open(store)], device=torch.device("meta"))
+    monkeypatch.setattr(task, "device", torch.device("cpu"))  # of which autocast and loader have heard
+    monkeypatch.setattr(task.optimizer, "step", lambda: None)  # fused ones only know real devices
+    batch = next(task.batches(0, 1))
+    there = batch._replace(clip_B2THWC=batch.clip_B2THWC.to("meta"), score_B2hw=batch.score_B2hw.to("meta"))
+    assert task.step(0, there)["loss"].is_meta
+
+
 def test_resume_never_refuses_a_folder_with_a_run(store: Path, tmp_path: Path):
     run(store, tmp_path, "epochs=1")
     with pytest.raises(ValueError, match="there is a run in this folder"):

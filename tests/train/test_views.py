@@ -112,3 +112,14 @@ def test_the_picture_shows_crops_beside_merged_crops(pairs: Pairs):
     for column, clip in enumerate((crops[0], result[0], crops[1], result[1])):
         expected = (clip[0, :, 4].permute(1, 2, 0) * 255).round().byte().numpy()
         assert (sheet[:16, column * 16 : column * 16 + 16] == expected).all()
+
+
+@pytest.mark.parametrize("mask", ["stored", "online", "seed", "gauss", "grid"])
+@pytest.mark.parametrize("background", ["inter", "intra"])
+def test_nothing_waits_for_the_device(pairs: Pairs, mask: str, background: str):
+    """Tensors without values stand in for a GPU's: whoever asked for one would stop its queue, and fails here."""
+    config = TINY.override(["batch=8", "merge_group=8", f"mask={mask}", f"background={background}", "crop=32"])
+    there = pairs._replace(clip_B2THWC=pairs.clip_B2THWC.to("meta"), score_B2hw=pairs.score_B2hw.to("meta"))
+    for view in make_views(there, config, epoch=0, step=0):
+        assert view.is_meta
+        assert view.shape == (8, 3, 8, 32, 32)
