@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fame.clipstore import StoreError, StorePath, StoreSpec, VideoClips, VideoFailure, write_shard
+from fame.clipstore import StoreError, StorePath, StoreSpec, UnreachableError, VideoClips, VideoFailure, write_shard
 from preprocess.decode import DecodeError, Sampling
 from preprocess.isolation import DECODER, Decoder, DecoderStartError
 from preprocess.motion import map_clip
@@ -72,14 +72,14 @@ def make_shard(work: Work, task: ShardTask, decoder: Decoder) -> ShardResult:
     result.
 
     Raises:
-        StoreError: the store cannot be written: going on with other shards would meet the same disk.
+        StoreError, UnreachableError: the store cannot be written: other shards would meet the same disk or server.
         DecoderStartError: no video can be decoded at all.
     """
     started, frames_read = time.monotonic(), [0]
     cv2.setNumThreads(1)
     try:
         record = write_shard(work.store, task.shard, _videos(work, task.names, decoder, frames_read))
-    except (StoreError, DecoderStartError):
+    except (StoreError, UnreachableError, DecoderStartError):
         raise
     except Exception:
         return ShardResult(shard=task.shard, videos=len(task.names), error=traceback.format_exc(limit=-3))

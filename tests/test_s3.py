@@ -23,6 +23,7 @@ from fame.clipstore import (
     ClipStore,
     CorruptChunk,
     StoreError,
+    UnreachableError,
     absolute,
     create,
     is_finished,
@@ -227,6 +228,22 @@ def test_flipped_bits_are_found_and_mended(address: str, local: Path):
     assert verify(address).ok
     place.remove(record_key(1))
     assert not verify(address).ok
+
+
+def test_a_server_that_lets_nobody_look_tells_of_no_damage(address: str, monkeypatch: pytest.MonkeyPatch):
+    store = ClipStore.open(small.make(address))
+    monkeypatch.setattr("moto.settings.INITIAL_NO_AUTH_ACTION_COUNT", 0)
+    for look in (lambda: store.clip(0), lambda: verify(address), lambda: missing_shards(address)):
+        with pytest.raises(UnreachableError, match="cannot read"):
+            look()
+
+
+def test_a_shard_cut_after_it_was_opened_is_found(address: str):
+    store = ClipStore.open(small.make(address))
+    store.clip(0)
+    locate(address).write("clips/c.0.0.0.0.0", b"short")
+    with pytest.raises(CorruptChunk, match="ends before"):
+        store.clip(1)
 
 
 def sums(store: ClipStore) -> list[int]:

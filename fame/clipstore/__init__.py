@@ -13,6 +13,7 @@ from fame.clipstore.schema import (
     StoreError,
     StoreHeader,
     StoreSpec,
+    UnreachableError,
     VideoClips,
     VideoFailure,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "StoreReport",
     "StoreSpec",
     "StoredObject",
+    "UnreachableError",
     "VideoClips",
     "VideoFailure",
     "VideoOutcome",

@@ -19,7 +19,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 
 from fame.clipstore.objects import Bucket
-from fame.clipstore.schema import StoreError
+from fame.clipstore.schema import StoreError, UnreachableError
 
 LEASE_SECONDS = 60.0
 BEAT_SECONDS = 15.0
@@ -71,9 +71,10 @@ class _Lease:
                 self._tag = self._put(self._tag)
 
     def release(self) -> None:
-        found = self._bucket.tag(self._name)
-        if found and found[0] == self._tag:
-            self._bucket.call("delete_object", self._name, doing="write")
+        with suppress(StoreError, UnreachableError):  # the lease runs out by itself
+            found = self._bucket.tag(self._name)
+            if found and found[0] == self._tag:
+                self._bucket.call("delete_object", self._name, doing="write")
 
     def _abandoned(self) -> str | None:
         """Watch the object until it is gone (none) or must be that of a dead run (its tag); an error if it changes."""

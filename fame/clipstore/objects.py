@@ -18,12 +18,11 @@ from botocore.exceptions import BotoCoreError
 from s3fs import S3FileSystem
 
 from fame.clipstore.place import Draft, In, Out, Place, Source
-from fame.clipstore.schema import StoreError
+from fame.clipstore.schema import StoreError, UnreachableError
 
 PART_BYTES = 2**24  # an upload has at most 10,000 parts: shards of up to 160 GB
 _ROUND_TRIPS = 32  # at a time
 _REFUSED = ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "412", "409")
-_AGAIN = ". What is done is kept: run the same command again to go on"
 
 
 class Bucket(Place):
@@ -79,14 +78,19 @@ class Bucket(Place):
             yield from pool.map(function, items)
 
     def call(self, method: str, name: str, *, doing: str, **arguments: Any) -> dict[str, Any]:
-        """One request about one object; :class:`StoreError` where it fails."""
+        """One request about one object; an error of one line where it fails."""
         with self._told(doing):
             return _client().call_s3(method, Bucket=self._bucket, Key=name, **arguments)
 
     def get(self, key: str, *, start: int, end: int) -> bytes:
         """The bytes of an object from ``start`` up to ``end``, which is above it."""
-        with self._told("read"):
-            return _client().cat_file(f"{self._bucket}/{self._name(key)}", start=start, end=end)
+        try:
+            with self._told("read"):
+                return _client().cat_file(f"{self._bucket}/{self._name(key)}", start=start, end=end)
+        except UnreachableError as error:
+            if _code(error) == "InvalidRange":  # it was replaced by a shorter one
+                return b""
+            raise
 
     def tag(self, name: str) -> tuple[str, str] | None:
         """The entity tag of an object and who wrote it, none where there is no such object."""
@@ -128,12 +132,14 @@ class Bucket(Place):
 
     @contextmanager
     def _told(self, doing: str) -> Generator[None]:
-        """Turn what s3fs raises into a :class:`StoreError` of one line."""
+        """Turn what s3fs raises into one line; a read fails as the store only where there is no such object."""
         try:
             yield
         except (OSError, BotoCoreError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise StoreError(f"{self}: cannot {doing} ({reason}){_AGAIN * (doing == 'write')}") from error
+            told = f"{self}: cannot {doing} ({' '.join(str(error).split()) or type(error).__name__})"
+            if doing == "write":
+                raise StoreError(f"{told}. What is done is kept: run the same command again to go on") from error
+            raise (StoreError if isinstance(error, FileNotFoundError) else UnreachableError)(told) from error
 
 
 class OpenObject(Source):
@@ -201,7 +207,7 @@ def _client_of(process: int) -> Any:
     return S3FileSystem(use_listings_cache=False, skip_instance_cache=True)
 
 
-def _code(error: StoreError) -> str:
+def _code(error: Exception) -> str:
     """What the server called the error, empty where it was not the server's."""
     answer = getattr(getattr(error.__cause__, "__cause__", None), "response", None)
     return str(cast("dict[str, Any]", answer)["Error"].get("Code")) if answer else ""

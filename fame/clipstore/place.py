@@ -66,7 +66,11 @@ class Draft(ABC):
 
 
 class Place(ABC):
-    """The files of one store by key. Every method raises :class:`StoreError` where the place fails."""
+    """The files of one store by key.
+
+    Every method raises :class:`StoreError` where the place fails, but
+    :class:`~fame.clipstore.schema.UnreachableError` where a server does not let us look: that tells of no damage.
+    """
 
     max_open: int
     """Shards that a reader keeps open; one that is not open costs reading its index again."""

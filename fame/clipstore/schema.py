@@ -31,6 +31,10 @@ class StoreError(ValueError):
     """A clip store cannot be made, written or read; the message names the store and, where there is one, the shard."""
 
 
+class UnreachableError(OSError):
+    """The server of a store does not answer, or does not let us read: this tells nothing about the store."""
+
+
 class CorruptChunk(StoreError):  # noqa: N818 - it names the thing that is wrong
     """The bytes of one clip or map in a finished store are not the bytes that were written."""
 
