@@ -1,16 +1,18 @@
 """Claim: on a CPU a training step is >= 1.3 times as fast as the plain implementation of the same step.
 
-Run: ``python -m benchmarks.train_cpu``. Both steps see the same batches and start from the same weights; rounds
+Run: ``python -m benchmarks.train_cpu [CLAIM ...]``. Both steps see the same batches and weights at the start; rounds
 alternate and the time is the process's CPU time, so that other work on the machine counts little. The plain step is
 ``benchmarks/plain_step.py``; it says what plain means. Also: the loader's memory over ``--loader-batches`` batches.
 """
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -89,14 +91,14 @@ def measure_loader(batches: int) -> dict[str, float]:
     return {"batches": batches, "mib_after_a_tenth": resident[1], "mib_at_the_end": resident[-1]}
 
 
-def main() -> None:
-    """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--width", type=float, default=1.0)
-    parser.add_argument("--crop", type=int, default=64)
-    parser.add_argument("--loader-batches", type=int, default=10_000)
-    options = parser.parse_args()
+def measure_loader_alone(batches: int) -> dict[str, float]:
+    """The same in a process of its own, whose memory is the loader's."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure_loader, batches).result()
+
+
+def measure_steps(options: argparse.Namespace) -> dict[str, object]:
+    """The step, and what it was measured with."""
     torch.set_num_threads(1)
     config = PretrainConfig(
         width=options.width, crop=options.crop, batch=8, bn_group=4, merge_group=4, queue=1024, device="cpu"
@@ -104,13 +106,30 @@ def main() -> None:
     height, width = options.crop * 8 // 7, options.crop * 3 // 2
     spec = StoreSpec(frames=16, height=height, width=width, foreground_height=height, foreground_width=width)
     with torch.random.fork_rng():
-        figures = {
-            "config": {"width": options.width, "crop": options.crop, "frames": 16, "batch": 8, "threads": 1},
-            "torch": torch.__version__,
-            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-            "step_seconds": measure_step(config, spec, rounds=options.rounds),
-            "loader": measure_loader(options.loader_batches),
-        }
+        seconds = measure_step(config, spec, rounds=options.rounds)
+    return {
+        "config": {"width": options.width, "crop": options.crop, "frames": 16, "batch": 8, "threads": 1},
+        "torch": torch.__version__,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "step_seconds": seconds,
+    }
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("claims", nargs="*", metavar="claim", help="step, loader; default: both")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--crop", type=int, default=64)
+    parser.add_argument("--loader-batches", type=int, default=10_000)
+    options = parser.parse_args()
+    claims = options.claims or ["step", "loader"]
+    figures = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    if "step" in claims:
+        figures |= measure_steps(options)
+    if "loader" in claims:
+        figures |= {"loader": measure_loader_alone(options.loader_batches)}
     print(json.dumps(figures, indent=1))
     RESULTS.write_text(json.dumps(figures, indent=1) + "\n")
 
