@@ -32,7 +32,8 @@ class WorldSpec:
     ``frames`` per video at ``fps``; ``height`` and ``width`` in pixels; ``rho`` in 0..1 ties the background to the
     class (``test_rho`` that of the test split, None: the same); ``backgrounds`` is how many there are in the training
     split (the test split has as many of its own, never seen in training); ``camera_motion`` moves the camera smoothly;
-    ``test_share`` of the videos are for testing.
+    ``test_share`` of the videos are for testing. An object's size is a share in ``smallest``..``largest`` of the
+    smaller side; there are ``objects`` of them to choose from (None: every video has one of its own).
     """
 
     videos: int = 96
@@ -43,6 +44,9 @@ class WorldSpec:
     rho: float = 0.8
     test_rho: float | None = None
     backgrounds: int = 12
+    smallest: float = 0.30
+    largest: float = 0.42
+    objects: int | None = None
     camera_motion: bool = False
     test_share: float = 0.25
     seed: int = 0
@@ -57,6 +61,10 @@ class WorldSpec:
         for field in ("rho", "test_rho"):
             if not 0 <= (getattr(self, field) or 0) <= 1:
                 raise ValueError(f"{field} must lie in 0..1, got {getattr(self, field)}")
+        if not 0.1 <= self.smallest <= self.largest <= 1:
+            raise ValueError(f"sizes of objects must rise within 0.1..1, got {self.smallest} to {self.largest}")
+        if self.objects is not None and self.objects < 1:
+            raise ValueError(f"objects must be at least 1, got {self.objects}")
         if not 0 < self.test_share < 1:
             raise ValueError(f"test_share must lie between 0 and 1, got {self.test_share}")
         if not 1 <= self.num_test < self.videos:
@@ -89,7 +97,10 @@ def render(spec: WorldSpec, index: int) -> WorldVideo:
     split = "test" if index >= spec.videos - spec.num_test else "train"
     background = _choose_background(spec, motion, split, rng)
     scene_HWC = _background(spec, background)
-    object_HWC, alpha_HW = _object(spec, rng)
+    looks = (
+        rng if spec.objects is None else numpy_generator(spec.seed, 0, int(rng.integers(spec.objects)), "world/object")
+    )
+    object_HWC, alpha_HW = _object(spec, looks)
     place = _placement(spec, MOTIONS[motion], rng)
     camera = _camera(spec, rng)
     frames, masks = [], []
@@ -163,14 +174,16 @@ def _background(spec: WorldSpec, number: int) -> Float32[np.ndarray, "bh bw 3"]:
     angle, waves = rng.uniform(0, np.pi), rng.uniform(3, 9)
     y_H1, x_1W = np.mgrid[0:height, 0:width].astype(np.float32) / height
     grating_HW = np.sin(2 * np.pi * waves * (x_1W * np.cos(angle) + y_H1 * np.sin(angle)))
-    tint_C = rng.uniform(0.3, 1.0, 3).astype(np.float32)
-    scene_HWC = _noise(rng, height, width, cells=3) * 0.75 + 0.2 + 0.1 * grating_HW[..., None].astype(np.float32)
+    tint_C = rng.uniform(0.6, 1.0, 3).astype(np.float32)
+    noise_HWC = _noise(rng, height, width, cells=3)
+    pale_HWC = (noise_HWC + noise_HWC.mean(2, keepdims=True)) / 2
+    scene_HWC = pale_HWC * 0.4 + 0.3 + 0.08 * grating_HW[..., None].astype(np.float32)
     return np.clip(scene_HWC * tint_C, 0, 1) * 255
 
 
 def _object(spec: WorldSpec, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """A textured shape: colours [S, S, 3] in 0..255 and soft alpha [S, S] in 0..1, centred in its square."""
-    size = round(min(spec.height, spec.width) * rng.uniform(0.30, 0.42))
+    size = round(min(spec.height, spec.width) * rng.uniform(spec.smallest, spec.largest))
     y_SS, x_SS = np.mgrid[0:size, 0:size].astype(np.float32) * 2 / (size - 1) - 1
     radius_SS, angle_SS = np.hypot(x_SS, y_SS), np.arctan2(y_SS, x_SS)
     lobes, depth = int(rng.integers(2, 6)), rng.uniform(0.15, 0.35)

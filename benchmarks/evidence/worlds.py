@@ -25,7 +25,18 @@ from fame.clipstore import (
 )
 from preprocess.world import WorldSpec, read_mask, write_world
 
-STILL = WorldSpec(videos=1920, frames=48, height=72, width=96, rho=0.8, test_rho=0.0, test_share=0.2)
+STILL = WorldSpec(
+    videos=1600,
+    frames=48,
+    height=60,
+    width=80,
+    rho=0.0,
+    seed=1,
+    test_share=0.2,
+    smallest=0.45,
+    largest=0.6,
+    objects=12,
+)
 WORLDS = {"still": STILL, "camera": replace(STILL, camera_motion=True)}
 RECIPE = ["--frames", "8", "--stride", "3", "--clips", "4", "--height", "36", "--width", "48", "--codec", "zstd"]
 
