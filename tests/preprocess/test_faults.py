@@ -16,10 +16,12 @@ from fame.randomness import numpy_generator
 from preprocess.run import preprocess
 from tests.preprocess.conftest import Configure, tree, wait_until
 from tests.preprocess.drivers import INTERRUPTED, start
+from tests.preprocess.kill_log import KillLog
 from tests.preprocess.test_isolation import ROGUE
 from tests.preprocess.videos import write_video
 
 KILLS = {"serial": 20, "ray": 6}  # the driver's code is the same; a session of Ray takes seconds to start
+KILL_LOG = os.environ.get("FAME_KILL_LOG")  # where to tell of 20 kills of each; see tests/preprocess/kill_log.py
 
 
 def kill_one(driver: BaseProcess) -> None:
@@ -37,23 +39,30 @@ def kill_group(driver: BaseProcess) -> None:
 def test_killed_drivers_leave_the_same_store(
     configure: Configure, executor: dict[str, Any], reference: dict[str, bytes], tmp_path: Path
 ) -> None:
-    random = numpy_generator(0, 0, 0, "kill")
-    started = time.monotonic()
-    driver = start(configure(**executor), decoder=ROGUE)
-    driver.join()
+    random, name = numpy_generator(0, 0, 0, "kill"), executor["executor"]
+    for attempt in range(2):  # the first one starts what later ones find running
+        started = time.monotonic()
+        driver = start(configure(store=tmp_path / f"warm_{attempt}", **executor), decoder=ROGUE)
+        driver.join()
     whole_run, kills, stores = time.monotonic() - started, 0, 0
-    while kills < KILLS[executor["executor"]] or stores < 2:
+    log = KillLog(name, whole_run)
+    while kills < (20 if KILL_LOG else KILLS[name]) or stores < 2:
         config, stores = configure(store=tmp_path / f"store_{stores}", **executor), stores + 1
         while not is_finished(config.store):
-            driver = start(config, decoder=ROGUE)
-            driver.join(random.uniform(0, whole_run))
+            driver, moment = start(config, decoder=ROGUE), random.uniform(0, whole_run)
+            driver.join(moment)
             if driver.exitcode is None:
-                (kill_group if kills % 2 else kill_one)(driver)
+                kill = kill_group if kills % 2 else kill_one
+                kill(driver)
                 kills += 1
+                log.killed(config.store, moment, whom="driver and children" if kill is kill_group else "driver")
             driver.join()
             assert driver.exitcode in (0, -signal.SIGKILL)
-        preprocess(config)
+        report = preprocess(config)
         assert tree(config.store) == reference
+        log.finished(report.shards)
+    if KILL_LOG:
+        log.append_to(Path(KILL_LOG))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
