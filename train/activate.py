@@ -28,7 +28,7 @@ from fame.weights import Encoder, load
 from train.distributed import choose_device
 from train.features import centre_crop, crop_for, middle_clip
 from train.report import write_json
-from train.visualize import plot_kernels
+from train.visualize import plot_kernels, write_video
 
 _SEEN_WEIGHTS = 20_000  # of a stage: more do not change the shape of a violin
 _COLUMNS = 8  # frames in the sheet
@@ -84,7 +84,7 @@ class Shown:
 
 
 def activate(checkpoints: Sequence[Path], config: ActivationConfig) -> list[Attention]:
-    """Write ``activation.png``, ``.gif`` and ``.json`` and ``kernels.png`` into ``config.out``.
+    """Write ``activation.png``, ``.gif``, ``.mp4`` and ``.json`` and ``kernels.png`` into ``config.out``.
 
     Raises ``ValueError`` for a store without a valid clip, a crop larger than its frames, checkpoints without an
     encoder or of different networks.
@@ -205,7 +205,9 @@ def _draw(out: Path, clip_RTSS3: np.ndarray, maps: dict[str, np.ndarray]) -> Non
         for name, energy_RTSS in maps.items():
             rows.append([_label(name, side), *(heat(clip_TSS3[t], energy_RTSS[number, t]) for t in times)])
     Image.fromarray(tile(rows, ["", *(f"frame {t + 1}" for t in times)])).save(out / "activation.png", "PNG")
-    animate(out / "activation.gif", list(_moments(clip_RTSS3, maps)))
+    moments = list(_moments(clip_RTSS3, maps))
+    animate(out / "activation.gif", moments)
+    write_video(out / "activation.mp4", moments)
 
 
 def _moments(clip_RTSS3: np.ndarray, maps: dict[str, np.ndarray]) -> Iterator[np.ndarray]:

@@ -194,5 +194,5 @@ def activate(
         look.checkpoint: {"on the foreground": 100 * look.mean, "if it were uniform": 100 * beta} for look in found
     }
     _print(f"share of the activation, {config.store}, %", shares)
-    for name in ("activation.png", "activation.gif", "activation.json", "kernels.png"):
+    for name in ("activation.png", "activation.gif", "activation.mp4", "activation.json", "kernels.png"):
         print(config.out / name)

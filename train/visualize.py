@@ -1,11 +1,12 @@
-"""Pictures of a run, drawn with matplotlib without a display."""
+"""Pictures and films of a run, drawn without a display."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -90,3 +91,17 @@ def plot_kernels(kernels: Mapping[str, Mapping[str, np.ndarray]], picture: Path)
 def _save(figure: Figure, picture: Path) -> None:
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture, dpi=100)
+
+
+def write_video(path: Path, moments: Sequence[UInt8[np.ndarray, "p q 3"]], *, frames_per_second: float = 8) -> None:
+    """Write RGB pictures of one size as an MPEG-4 video, white added to an odd side. ``OSError`` where it cannot be."""
+    height, width, _ = moments[0].shape
+    even = (width + width % 2, height + height % 2)  # the codec takes no other
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), frames_per_second, even)
+    if not writer.isOpened():
+        raise OSError(f"{path}: cannot be written as a video")
+    for moment in moments:
+        edges = (0, even[1] - height, 0, even[0] - width)
+        whole = cv2.copyMakeBorder(moment, *edges, cv2.BORDER_CONSTANT, value=(255, 255, 255))
+        writer.write(cv2.cvtColor(whole, cv2.COLOR_RGB2BGR))
+    writer.release()

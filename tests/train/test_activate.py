@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -81,6 +82,13 @@ def test_the_pictures(drawn: Path) -> None:
         assert len(sheet.convert("RGB").getcolors(2**20)) > 200
     with Image.open(drawn / "activation.gif") as animation:
         assert animation.n_frames == 8
+        size = animation.size
+    film = cv2.VideoCapture(str(drawn / "activation.mp4"))
+    assert film.get(cv2.CAP_PROP_FRAME_COUNT) == 8
+    there, frame_HW3 = film.read()
+    assert there
+    assert frame_HW3.shape == (size[1] + size[1] % 2, size[0] + size[0] % 2, 3)
+    assert frame_HW3.mean() < 250  # not the paper alone
     with Image.open(drawn / "kernels.png") as violins:
         assert len(violins.convert("RGB").getcolors(2**20)) > 50
 

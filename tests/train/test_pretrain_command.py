@@ -1,0 +1,76 @@
+"""``fame pretrain`` from the command line: what does not fit is one clear line and exit code 2, and writes nothing."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from cli import app
+from fame.clipstore import StoreHeader, create
+from fame.clipstore.layout import ROOT_KEY, SEAL_KEY
+from tests.stores import CLASSES, SPEC, make_store
+
+SMALL = ["--encoder", "c3d_small", "--batch", "8", "--crop", "32", "--epochs", "1", "--workers", "0", "--device", "cpu"]
+RECIPE = ["--recipe", "small-cpu", "--set", "bn_group=none", "--set", "merge_group=8", *SMALL]
+
+
+def empty(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+def unfinished(path: Path) -> Path:
+    header = StoreHeader(dataset="tiny", split="train", class_names=CLASSES, spec=SPEC)
+    create(path, header, names=["left/0", "left/1"], labels=[0, 0])
+    return path
+
+
+def of_another_format(store: Path, path: Path) -> Path:
+    """Whole and sealed, but of a later version."""
+    shutil.copytree(store, path)
+    root, seal = (json.loads((path / key).read_text()) for key in (ROOT_KEY, SEAL_KEY))
+    root["attributes"]["fame_clip_store"]["version"] = 9
+    (path / ROOT_KEY).write_text(json.dumps(root))
+    seal["files"][ROOT_KEY] = hashlib.sha256((path / ROOT_KEY).read_bytes()).hexdigest()
+    (path / SEAL_KEY).write_text(json.dumps(seal))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a run, which the command has made."""
+    folder = tmp_path_factory.mktemp("run")
+    done = CliRunner().invoke(app, ["pretrain", str(store), "--run", str(folder), *RECIPE])
+    assert done.exit_code == 0, done.output
+    assert "finished at step 2 of 2" in done.stdout
+    return folder / "checkpoints" / "last.pt"
+
+
+def test_bad_input_is_one_clear_line(store: Path, finished: Path, tmp_path: Path) -> None:
+    dead = make_store(tmp_path / "dead", videos=4, failed=range(4))
+    (tmp_path / "cut.pt").write_bytes(finished.read_bytes()[:5000])
+    torch.save({"state_dict": {}}, tmp_path / "foreign.pt")
+    for given, options, words in (
+        (empty(tmp_path / "empty"), [], "empty: "),
+        (unfinished(tmp_path / "half"), [], "half: "),
+        (of_another_format(store, tmp_path / "ninth"), [], "format 9"),
+        (dead, [], "dead: no video has a valid clip, nothing to train on"),
+        (store, ["--batch", "24"], "batch 24 is larger than the data: 18 videos; set batch=18 or less"),
+        (store, ["--encoder", "i3d", "--resume", str(finished)], "of another architecture: name is 'c3d_small'"),
+        (store, ["--resume", str(tmp_path / "cut.pt")], "cut.pt: truncated or damaged"),
+        (store, ["--resume", str(tmp_path / "foreign.pt")], "foreign.pt: not a checkpoint of format"),
+        (store, ["--resume", str(tmp_path / "gone.pt")], "gone.pt: no such checkpoint"),
+        (store, ["--set", "betta=0.3"], "betta"),
+        (tmp_path / "gone", [], "gone is not there; `fame preprocess` makes clip stores"),
+    ):
+        run = tmp_path / "run"
+        done = CliRunner().invoke(app, ["pretrain", str(given), "--run", str(run), *RECIPE, *options])
+        assert done.exit_code == 2, (words, done.output)
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("fame: ")
+        assert words in line
+        assert not run.exists(), words
