@@ -3,7 +3,7 @@
 Every figure is a mean over test videos of a part that each video has in it, so that one bootstrap over videos gives
 all the intervals. A video is what its clips are on average. A report is a function of checkpoint, stores and seed.
 
-Shapes: V test videos, G training videos, P variants, D feature dim, K classes, F figures.
+Shapes: V test videos, P variants, D what is said of each, K classes, F figures.
 """
 
 import dataclasses
@@ -15,25 +15,28 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
 from fame.bias import VARIANTS
-from fame.clipstore import ClipStore
-from fame.metrics import bootstrap_interval, knn_scores, nearest_neighbour
+from fame.clipstore import ClipStore, StorePath
+from fame.metrics import bootstrap_interval
 from fame.randomness import generator
 from fame.weights import Encoder, load
 from train.bias_clips import VariantClips, check_separable, read_backgrounds
+from train.bias_measures import (
+    Parts,
+    Seen,
+    classifier_parts,
+    cosine_parts,
+    knn_parts,
+    linear_parts,
+    merged_parts,
+    neighbour_parts,
+)
 from train.distributed import choose_device
 from train.evaluate import EncodingConfig, check_comparable, named_encoders, store_features
-from train.features import VideoFeatures, Watch, crop_for, mean_over_clips, unwatched
-from train.linear import choose_weight_decay, fit_probe
+from train.features import Watch, crop_for, mean_over_clips, unwatched
 from train.report import write_json
 from train.testing import check_classifier, is_classifier
-
-NEIGHBOURS = 20  # that vote, as in `fame evaluate knn`
-
-# Of each figure: the part of every video in it, and its value under guessing (None where guessing means nothing).
-Parts = dict[str, tuple[Float[Tensor, " v"], float | None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +47,8 @@ class BiasConfig(EncodingConfig):
     background of each test video; ``weight_decay`` of the linear probe (None: chosen on held-out training videos).
     """
 
-    test_store: Path
-    train_store: Path | None = None
+    test_store: StorePath
+    train_store: StorePath | None = None
     backgrounds: Path | None = None
     beta: float = 0.5
     seed: int = 0
@@ -60,7 +63,7 @@ class BiasConfig(EncodingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A mean over videos with its 95 % interval, in percent (cosines in 0..1), and what guessing would give."""
+    """A mean over videos with its 95 % interval, in percent (cosines as they are), and what guessing would give."""
 
     value: float
     low: float
@@ -93,20 +96,6 @@ class Scene:
         return VariantClips(
             self.test, crop=crop, beta=config.beta, seed=config.seed, background_by_video=self.background_by_video
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Seen:
-    """What an encoder makes of every variant of every test video; ``partner_V`` lent what is swapped."""
-
-    feature_VPD: Float[Tensor, "v p d"]
-    label_V: Int[Tensor, " v"]
-    partner_V: Int[Tensor, " v"]
-    classes: int
-
-    def of(self, variant: str) -> Tensor:
-        """The features of one variant."""
-        return self.feature_VPD[:, VARIANTS.index(variant)]
 
 
 def encoder_report(checkpoint: Path, config: BiasConfig) -> dict[str, Any]:
@@ -184,129 +173,6 @@ def with_intervals(parts: Parts, *, seed: int) -> dict[str, Figure]:
     return {
         name: Figure(value=value, low=low, high=high, chance=chance) for (name, (_, chance)), value, (low, high) in rows
     }
-
-
-# The measures --------------------------------------------------------------------------------------------------------
-
-
-def knn_parts(seen: Seen, train: VideoFeatures | None) -> Parts:
-    """Is the class of each variant told by its nearest neighbours among the original training videos?
-
-    Without training videos they are the other original test videos, less the partner: a query never meets a video
-    whose pixels it shows.
-    """
-    if train is None:
-        gallery_GD, label_G = seen.of("original"), seen.label_V
-        excluded_VE = torch.stack([torch.arange(len(label_G)), seen.partner_V], 1)
-    else:
-        gallery_GD, label_G, excluded_VE = train.feature_VD, train.label_V, None
-    room = len(label_G) - (0 if excluded_VE is None else 2)
-
-    def told(variant: str) -> Tensor:
-        score_VK = knn_scores(
-            seen.of(variant),
-            gallery_GD,
-            label_G,
-            classes=seen.classes,
-            k=min(NEIGHBOURS, room),
-            excluded_QE=excluded_VE,
-        )
-        return score_VK.argmax(1) == seen.label_V
-
-    return {f"knn/{variant}": (_percent(told(variant)), 100 / seen.classes) for variant in VARIANTS}
-
-
-def linear_parts(seen: Seen, train: VideoFeatures, *, weight_decay: float | None, seed: int) -> Parts:
-    """Is the class of each variant told by a linear probe of the original training videos?"""
-    if weight_decay is None:
-        weight_decay = choose_weight_decay(
-            train.feature_VD, train.label_V, num_classes=seen.classes, seed=seed, names=train.class_names
-        )
-    probe = fit_probe(train.feature_VD, train.label_V, num_classes=seen.classes, weight_decay=weight_decay)
-    return {
-        f"linear/{variant}": (
-            _percent(probe.scores(seen.of(variant)).argmax(1) == seen.label_V),
-            100 / seen.classes,
-        )
-        for variant in VARIANTS
-    }
-
-
-def cosine_parts(seen: Seen) -> Parts:
-    """How like itself a video remains with another background and with another foreground, and which changes it less.
-
-    The background wins where a video is more like itself with another foreground than with another background.
-    """
-    original_VD = seen.of("original")
-    like_own_V, like_place_V = (
-        F.cosine_similarity(original_VD, seen.of(variant), dim=1)
-        for variant in ("background swapped", "foreground swapped")
-    )
-    return {
-        "cosine/background swapped": (like_own_V, None),
-        "cosine/foreground swapped": (like_place_V, None),
-        "cosine/background wins": (_percent(like_place_V > like_own_V), 50.0),
-    }
-
-
-def merged_parts(seen: Seen) -> Parts:
-    """Whom is a foreground on a lent background taken for, among all original videos but its own?"""
-    lender_V, others = seen.partner_V, len(seen.label_V) - 1
-    own_V1 = torch.arange(len(lender_V))[:, None]
-    near_V = nearest_neighbour(seen.of("background swapped"), seen.of("original"), excluded_QE=own_V1)
-    near_label_V, size_V = seen.label_V[near_V], _count_same(seen.label_V).double()
-    return {
-        "merged/lender": (_percent(near_V == lender_V), 100 / others),
-        "merged/lender class": (
-            _percent(near_label_V == seen.label_V[lender_V]),
-            100 * float(size_V[lender_V].mean()) / others,
-        ),
-        "merged/own class": (_percent(near_label_V == seen.label_V), 100 * float(size_V.mean() - 1) / others),
-    }
-
-
-def neighbour_parts(seen: Seen, background_V: Int[Tensor, " v"]) -> Parts:
-    """What does a video share with its nearest neighbour: the background, the class?"""
-    own_V = torch.arange(len(seen.label_V))
-    original_VD = seen.of("original")
-    near_V = nearest_neighbour(original_VD, original_VD, excluded_QE=own_V[:, None])
-    place_V, class_V = background_V[near_V] == background_V, seen.label_V[near_V] == seen.label_V
-    same_place_V, same_class_V = _count_same(background_V), _count_same(seen.label_V)
-    same_both_V = _count_same(background_V * seen.classes + seen.label_V)
-
-    def guess(count_V: Tensor) -> float:
-        return 100 * float(count_V.double().mean()) / (len(own_V) - 1)
-
-    return {
-        "neighbour/background": (_percent(place_V), guess(same_place_V - 1)),
-        "neighbour/background not class": (_percent(place_V & ~class_V), guess(same_place_V - same_both_V)),
-        "neighbour/class not background": (_percent(class_V & ~place_V), guess(same_class_V - same_both_V)),
-    }
-
-
-def classifier_parts(log_VPK: Float[Tensor, "v p k"], label_V: Int[Tensor, " v"]) -> Parts:
-    """Does the classifier know each variant, and does it need the motion?
-
-    Contrasted: right with the background swapped and not right on the repeated frame.
-    """
-    right_VP = log_VPK.argmax(2) == label_V[:, None]
-    guess = 1 / log_VPK.shape[2]
-    by_variant = dict(zip(VARIANTS, right_VP.unbind(1), strict=True))
-    contrasted_V = by_variant["background swapped"] & ~by_variant["frame repeated"]
-    return {
-        **{f"classifier/{variant}": (_percent(right_V), 100 * guess) for variant, right_V in by_variant.items()},
-        "classifier/contrasted": (_percent(contrasted_V), 100 * guess * (1 - guess)),
-    }
-
-
-def _percent(holds_V: Tensor) -> Tensor:
-    return 100 * holds_V.double()
-
-
-def _count_same(value_V: Tensor) -> Tensor:
-    """How many videos have the value of each, itself among them."""
-    _, place_V, count = value_V.unique(return_inverse=True, return_counts=True)
-    return count[place_V]
 
 
 def _show(

@@ -20,10 +20,12 @@ def bias(
     ] = None,
     root: Root = Path("data"),
     store: Annotated[
-        Path | None, typer.Option(help="Labelled test store with maps (default: ROOT/stores/ucf101-test1.zarr).")
+        str | None,
+        typer.Option(metavar="STORE", help="Labelled test store with maps (default: ROOT/stores/ucf101-test1.zarr)."),
     ] = None,
     train_store: Annotated[
-        Path | None, typer.Option(help="Labelled training store; without it no linear probe, and test videos vote.")
+        str | None,
+        typer.Option(metavar="STORE", help="Labelled training store; without it no probe, and test videos vote."),
     ] = None,
     backgrounds: Annotated[
         Path | None, typer.Option(help="CSV with columns video and background: the true one of each test video.")

@@ -21,23 +21,18 @@ from fame.models import Backbone, build_encoder
 from fame.weights import Card, Encoder
 from tests.stores import SPEC, make_store
 from tests.train.labelled import labelled_store
-from train import bias as bias_report
-from train.bias import (
-    BiasConfig,
+from train.bias import BiasConfig, Figure, bias, encoder_report, open_scene, report_on, with_intervals
+from train.bias_clips import VariantClips, read_backgrounds
+from train.bias_measures import (
+    Parts,
     Seen,
-    bias,
     classifier_parts,
     cosine_parts,
-    encoder_report,
     knn_parts,
     linear_parts,
     merged_parts,
     neighbour_parts,
-    open_scene,
-    report_on,
-    with_intervals,
 )
-from train.bias_clips import VariantClips, read_backgrounds
 from train.bias_picture import draw_bars
 from train.features import VideoFeatures
 
@@ -151,11 +146,11 @@ def cosine(left: np.ndarray, right: np.ndarray) -> float:
     return float(left @ right / np.linalg.norm(left) / np.linalg.norm(right))
 
 
-def means(parts: bias_report.Parts) -> dict[str, float]:
+def means(parts: Parts) -> dict[str, float]:
     return {name: float(part_V.mean()) for name, (part_V, _) in parts.items()}
 
 
-def chances(parts: bias_report.Parts) -> dict[str, float | None]:
+def chances(parts: Parts) -> dict[str, float | None]:
     return {name: chance for name, (_, chance) in parts.items()}
 
 
@@ -272,7 +267,7 @@ def test_intervals_hold_the_mean_and_are_of_the_seed() -> None:
     found = with_intervals(parts, seed=0)
     assert found == with_intervals(parts, seed=0)
     assert found["a"].low < found["a"].value == 20 < found["a"].high
-    assert found["b"] == bias_report.Figure(value=1, low=1, high=1, chance=None)
+    assert found["b"] == Figure(value=1, low=1, high=1, chance=None)
     assert with_intervals(parts, seed=1)["a"] != found["a"]
 
 
