@@ -148,6 +148,14 @@ def verdicts(figures: dict[str, Any]) -> dict[str, bool]:
     }
 
 
+def measure_size(
+    config: PretrainConfig, spec: StoreSpec, folder: Path, device: torch.device, *, peak: float, rounds: int
+) -> dict[str, float]:
+    """The step at one batch size; network and batch are given back when it returns."""
+    task = task_on(config, spec, folder / str(config.batch), device)
+    return measure_step(task, synthetic_pairs(config, spec, device), peak=peak, rounds=rounds)
+
+
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Everything, in one run."""
     device = torch.device(options.device)
@@ -167,16 +175,22 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         sizes = [8]
     rounds = 1 if options.tiny else options.rounds
     peak = matmul_peak(device, size=256 if options.tiny else 8192)
+    sized = {
+        batch: dataclasses.replace(config, batch=batch, workers=config.workers and (os.cpu_count() or 1))
+        for batch in sizes
+    }
     steps = []
     for batch in sizes:
-        sized = dataclasses.replace(config, batch=batch, workers=config.workers and (os.cpu_count() or 1))
-        task = task_on(sized, spec, folder / str(batch), device)
-        pairs = synthetic_pairs(sized, spec, device)
-        steps.append(measure_step(task, pairs, peak=peak, rounds=rounds))
+        try:
+            steps.append(measure_size(sized[batch], spec, folder, device, peak=peak, rounds=rounds))
+        except torch.OutOfMemoryError:  # what the smaller sizes gave is kept
+            print(f"batch {batch} does not fit this device", flush=True)
+            break
         print(json.dumps(steps[-1]), flush=True)
     best = max(steps, key=lambda figures: figures["pairs_per_second"])
-    small = dataclasses.replace(sized, batch=min(sizes))
+    small = sized[min(sizes)]
     plain = measure_plain(small, synthetic_pairs(small, spec, device), device, rounds=max(1, rounds // 4))
+    task = task_on(sized[int(best["batch"])], spec, folder / "fed", device)
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu (path only, no claim)",
         "torch": torch.__version__,
