@@ -251,6 +251,7 @@ def main() -> None:
     named = f"of {', '.join(EXPERIMENTS)}; default: all"
     parser.add_argument("experiments", nargs="*", metavar="experiment", help=named)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--arms", nargs="+", metavar="name", help="run only these rows of the tables")
     parser.add_argument("--workers", type=int, default=2, help="trials at a time, a core each")
     parser.add_argument("--work", type=Path, default=Path("data/runs/evidence"))
     parser.add_argument("--table", action="store_true", help="only write the tables of what is there")
@@ -259,7 +260,8 @@ def main() -> None:
     for experiment in options.experiments or EXPERIMENTS:
         chosen = EXPERIMENTS[experiment]
         if not options.table:
-            sweep(chosen, options.seeds, work, workers=options.workers)
+            wanted = [arm for arm in chosen if not options.arms or arm.name in options.arms]
+            sweep(wanted, options.seeds, work, workers=options.workers)
         found = collected(chosen, work)
         settings = BASE.to_dict()
         result = RESULTS / f"evidence_{experiment}"
