@@ -121,6 +121,6 @@ def check_output(step: Step, printed: str) -> None:
 
 
 def without_numbers(line: str) -> str:
-    """The line with its numbers, their units and the widths of tables made one."""
-    line = re.sub(r"\d[\d.,]*(?: ?[KMGT]?B\b)?", "#", line)
+    """The line with its numbers, their units, hashes and the widths of tables made one."""
+    line = re.sub(r"\b[0-9a-f]{16}\b|\d[\d.,]*(?: ?[kKMGT]?B\b)?", "#", line)
     return re.sub(r"([━─])+", r"\1", " ".join(line.split()))
