@@ -175,9 +175,9 @@ def export(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("demo"),
-    videos: Annotated[int, typer.Option(help="Videos to draw; a quarter are for testing.")] = 96,
+    videos: Annotated[int, typer.Option(help="Videos to draw; a quarter are for testing.")] = 192,
     epochs: Annotated[int, typer.Option(help="Passes of pretraining over the videos.")] = 60,
-    rho: Annotated[float, typer.Option(help="How far the background betrays the class, 0..1.")] = 0.8,
+    rho: Annotated[float, typer.Option(help="How far the background betrays the class in training, 0..1.")] = 0.0,
     camera_motion: Annotated[bool, typer.Option("--camera-motion", help="Move the camera.")] = False,
     seed: Annotated[int, typer.Option(help="Decides the videos and the training.")] = 0,
     dataset_only: Annotated[bool, typer.Option("--dataset-only", help="Stop when the videos are written.")] = False,
@@ -186,7 +186,8 @@ def demo(
     from preprocess.world import WorldSpec, write_world
     from train.visualize import plot_curves
 
-    spec = WorldSpec(videos=videos, rho=rho, camera_motion=camera_motion, seed=seed)
+    looks = {"smallest": 0.45, "largest": 0.6, "objects": 12}  # large enough to be seen at 36x48
+    spec = WorldSpec(videos=videos, rho=rho, test_rho=0.0, camera_motion=camera_motion, seed=seed, **looks)
     print(f"Drawing {videos} videos of 6 motions into {out / 'world'} ...", flush=True)
     write_world(spec, out / "world")
     if dataset_only:
@@ -199,39 +200,28 @@ def demo(
             raise typer.Exit(done.returncode)
     plot_curves(out / "run", out / "report" / "curves.png")
     print(f"\nThe report is in {out / 'report'}: curves.png (loss), preview.png (foreground maps and merged clips),")
-    print("retrieval.json, knn.json and linear.json (what was learned, beside the same network untrained).")
+    print("retrieval.json, knn.json and linear.json (what was learned, beside the same network untrained), and")
+    print("bias/ (how much of it is the background).")
 
 
 def _demo_commands(out: Path, *, epochs: int, seed: int) -> list[list[str]]:
     """The pipeline as a person would type it, less the word ``fame``."""
     world, run, report = out / "world", out / "run", out / "report"
     train_store, test_store = (out / "stores" / f"world-{split}.zarr" for split in ("train", "test"))
-    recipe = ["--height", "64", "--width", "86", "--clips", "4"]
+    recipe = ["--frames", "8", "--stride", "3", "--clips", "4", "--height", "36", "--width", "48"]
     commands: list[list[object]] = []
     for split, store in (("train", train_store), ("test", test_store)):
         source = ["--videos", world / "videos", "--list", world / f"{split}.txt", "--split", split]
         commands.append(["preprocess", "folder", *source, "--store", store, *recipe])
     commands.append(["store", "preview", train_store, "--out", report / "preview.png"])
-    commands.append(
-        [
-            "pretrain",
-            train_store,
-            "--run",
-            run,
-            "--recipe",
-            "small-cpu",
-            "--crop",
-            "48",
-            "--epochs",
-            epochs,
-            "--seed",
-            seed,
-        ]
-    )
-    stores = ["--train-store", train_store, "--test-store", test_store, "--root", out, "--random-init"]
+    settings = ["--recipe", "small-cpu", "--epochs", epochs, "--seed", seed]
+    commands.append(["pretrain", train_store, "--run", run, *settings])
+    checkpoint, common = run / "checkpoints" / "last.pt", ["--train-store", train_store, "--root", out, "--random-init"]
     for what in ("retrieval", "knn", "linear"):
-        checkpoint, result = run / "checkpoints" / "last.pt", report / f"{what}.json"
-        commands.append(["evaluate", what, checkpoint, *stores, "--out", result])
+        result = ["--test-store", test_store, "--out", report / f"{what}.json"]
+        commands.append(["evaluate", what, checkpoint, *common, *result])
+    truth = ["--store", test_store, "--backgrounds", world / "videos.csv", "--beta", "0.25"]
+    commands.append(["bias", checkpoint, *common, *truth, "--out", report / "bias"])
     return [[str(word) for word in command] for command in commands]
 
 

@@ -36,7 +36,7 @@ SHARED: dict[str, Any] = {"device": "cpu", "encoder": "c3d_small", "crop": 40, "
 SHARED |= {"min_area": 0.5, "gray": 0.0, "jitter": 0.0, "blur": 0.0}  # what small networks learn with: docs/log.md
 PRETRAIN = PretrainConfig(
     **SHARED,
-    epochs=50,
+    epochs=40,
     bn_group=8,
     merge_group=8,
     beta=0.25,
@@ -45,7 +45,7 @@ PRETRAIN = PretrainConfig(
     ema=0.99,
     ema_schedule="cosine",
     dim=64,
-    queue=1024,
+    queue=256,  # less than an epoch's 576 keys: no video's own older keys among the negatives
 )
 FINETUNE = FinetuneConfig(**SHARED, epochs=20, optimizer="adamw", lr=1e-3, schedule="cosine", dropout=0.5)
 ARMS = {"untrained": None, "MoCo": "none", "FAME": "inter"}  # arm -> background

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from fame.foreground import top_fraction
 
 _GAP, _CAPTION = 6, 24  # pixels
+_NARROW = 56  # panels below this width are enlarged by a whole factor, so that captions can be read
 _PAPER, _INK = (255, 255, 255), (20, 20, 20)
 _FRAME_MILLISECONDS = 120
 _HEAT = np.array(
@@ -97,10 +98,14 @@ class _Panels:
 
 
 def tile(rows: Sequence[Sequence[UInt8[np.ndarray, "h w 3"]]], captions: Sequence[str]) -> UInt8[np.ndarray, "p q 3"]:
-    """Equal panels in rows and columns, a caption over each column. Raises ``ValueError`` for a ragged grid."""
+    """Equal panels in rows and columns, a caption over each column; tiny panels are enlarged.
+
+    Raises ``ValueError`` for a ragged grid.
+    """
     if not rows or any(len(row) != len(captions) for row in rows):
         raise ValueError(f"every row needs {len(captions)} panels, got {[len(row) for row in rows]}")
-    height, width, _ = rows[0][0].shape
+    scale = -(-_NARROW // rows[0][0].shape[1])
+    height, width = (scale * side for side in rows[0][0].shape[:2])
     picture = Image.new(
         "RGB", (_GAP + len(captions) * (width + _GAP), _CAPTION + _GAP + len(rows) * (height + _GAP)), _PAPER
     )
@@ -109,7 +114,8 @@ def tile(rows: Sequence[Sequence[UInt8[np.ndarray, "h w 3"]]], captions: Sequenc
         left = _GAP + column * (width + _GAP)
         draw.text((left + width / 2, _CAPTION / 2 + 2), caption, fill=_INK, font=_font(caption, width), anchor="mm")
         for r, row in enumerate(rows):
-            picture.paste(Image.fromarray(row[column]), (left, _CAPTION + r * (height + _GAP)))
+            panel = row[column].repeat(scale, axis=0).repeat(scale, axis=1)
+            picture.paste(Image.fromarray(panel), (left, _CAPTION + r * (height + _GAP)))
     return np.asarray(picture)
 
 
