@@ -60,6 +60,12 @@ class PretrainOptions(TrainOptions):
 _Settings = Annotated[
     list[str], typer.Option("--set", metavar="FIELD=VALUE", help="Any other field of the config; may be repeated.")
 ]
+_Launcher = Annotated[
+    Literal["here", "ray"],
+    typer.Option(help="Train in this process (one of many under torchrun), or in processes that Ray starts."),
+]
+_NumWorkers = Annotated[int, typer.Option(min=1, help="Processes that Ray starts, one GPU each.")]
+_CpusPerWorker = Annotated[int, typer.Option(min=1, help="Cores that Ray sets aside for each of them.")]
 _Resume = Annotated[str, typer.Option(help="auto (go on where the run stopped), never, or a checkpoint.")]
 
 
@@ -79,12 +85,9 @@ def pretrain(
     knn_store: Annotated[
         str | None, typer.Option(metavar="STORE", help="Labelled store to score features on every knn_every epochs.")
     ] = None,
-    launcher: Annotated[
-        Literal["here", "ray"],
-        typer.Option(help="Train in this process (one of many under torchrun), or in processes that Ray starts."),
-    ] = "here",
-    num_workers: Annotated[int, typer.Option(min=1, help="Processes that Ray starts, one GPU each.")] = 1,
-    cpus_per_worker: Annotated[int, typer.Option(min=1, help="Cores that Ray sets aside for each of them.")] = 1,
+    launcher: _Launcher = "here",
+    num_workers: _NumWorkers = 1,
+    cpus_per_worker: _CpusPerWorker = 1,
 ) -> None:
     """Pretrain an encoder by momentum contrast on clips whose foregrounds and backgrounds were merged."""
     from train.pretrain import pretrain as train_here
@@ -96,22 +99,25 @@ def pretrain(
     config = dataclasses.replace(named(recipe), **options.given()).override(settings)
     where: dict[str, Any] = {"stores": paths, "run_dir": run or root / "runs" / name, "knn_store": knn_store}
     if launcher == "ray":
-        if resume != "auto":
-            raise ValueError(
-                f"--launcher ray always resumes from the run folder; --resume {resume} is for training here"
-            )
-        try:
-            from train.launch_ray import RayOptions, pretrain_on_ray
-        except ImportError as error:
-            raise ValueError(f"--launcher ray needs Ray Train: pip install 'fame-video[cluster]' ({error})") from error
-
-        processes = RayOptions(num_workers=num_workers, cpus_per_worker=cpus_per_worker)
-        result = pretrain_on_ray(config, **where, options=processes)
+        launch = _ray_launcher(resume)
+        processes = launch.RayOptions(num_workers=num_workers, cpus_per_worker=cpus_per_worker)
+        result = launch.pretrain_on_ray(config, **where, options=processes)
     else:
         source = resume if resume in ("auto", "never") else Path(resume)
         result = train_here(config, **where, resume=source)  # pyright: ignore[reportArgumentType]
     print(f"{result.status} at step {result.step} of {result.total}: {result.checkpoint}")
     raise typer.Exit(result.exit_code)
+
+
+def _ray_launcher(resume: str) -> Any:
+    """The module that trains on Ray; one clear line where it cannot."""
+    if resume != "auto":
+        raise ValueError(f"--launcher ray always resumes from the run folder; --resume {resume} is for training here")
+    try:
+        from train import launch_ray
+    except ImportError as error:
+        raise ValueError(f"--launcher ray needs Ray Train: pip install 'fame-video[cluster]' ({error})") from error
+    return launch_ray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +157,9 @@ class FinetunePlaces:
     run: Annotated[Path | None, typer.Option(help="Run folder (default: ROOT/runs/finetune-DATASET-FOLD).")] = None
     resume: _Resume = "auto"
     crops: Annotated[int, typer.Option(min=1, help="Squares shown of each test clip, along its longer side.")] = 1
+    launcher: _Launcher = "here"
+    num_workers: _NumWorkers = 1
+    cpus_per_worker: _CpusPerWorker = 1
 
 
 def _finetune(
@@ -179,16 +188,21 @@ def _finetune(
         weights = read_weights(path)
     name = f"finetune-{dataset}-{fold}" if fold else f"finetune-{dataset}"
     folder = places.run or places.root / "runs" / name
-    result = finetune(
-        configured(weights, options.given(), settings),
-        train_store=stores["train"],
-        test_store=stores[test],
-        weights=weights,
-        run_dir=folder,
-        resume=places.resume if places.resume in ("auto", "never") else Path(places.resume),  # pyright: ignore[reportArgumentType]
-        crops=places.crops,
-        watch=watch,
-    )
+    config = configured(weights, options.given(), settings)
+    where: dict[str, Any] = {
+        "train_store": stores["train"],
+        "test_store": stores[test],
+        "run_dir": folder,
+        "crops": places.crops,
+    }
+    if places.launcher == "ray":
+        launch = _ray_launcher(places.resume)
+        processes = launch.RayOptions(num_workers=places.num_workers, cpus_per_worker=places.cpus_per_worker)
+        origin = weights.path if weights else None
+        result = launch.finetune_on_ray(config, **where, pretrained=origin, options=processes)
+    else:
+        source = places.resume if places.resume in ("auto", "never") else Path(places.resume)
+        result = finetune(config, **where, weights=weights, resume=source, watch=watch)  # pyright: ignore[reportArgumentType]
     print(f"{result.run.status} at step {result.run.step} of {result.run.total}: {result.run.checkpoint}")
     if result.figures:
         print("tested:", result.selection)

@@ -1,12 +1,13 @@
-"""Pretraining on a Ray cluster: Ray Train starts the processes and joins them; what they run is ``train.pretrain``.
+"""Training on a Ray cluster: Ray Train starts the processes and joins them; what they run is ``pretrain``/``finetune``.
 
 Run folder and stores must be on storage that all nodes see. A worker group that fails is started again and resumes from
 the run folder's last checkpoint; nothing is reported to Ray.
 """
 
+import json
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from fame.clipstore import StorePath, absolute
+from fame.weights import read_weights
 from train import checkpoint
-from train.config import PretrainConfig, from_dict
+from train.config import FinetuneConfig, PretrainConfig, TrainingConfig, from_dict
 from train.distributed import choose_device
+from train.finetune import FinetuneResult, finetune
 from train.loop import RunResult
 from train.pretrain import pretrain
 
@@ -52,10 +55,6 @@ def pretrain_on_ray(
     Connects to the cluster of ``RAY_ADDRESS``, or starts a local one, unless Ray is connected already. GPUs are used
     unless ``config.device`` is cpu or the cluster has none. Raises what a worker raised.
     """
-    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    if not ray.is_initialized():
-        ray.init(log_to_driver=True)
-    gpu = config.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
     run_dir = run_dir.resolve()
     arguments = {
         "config": config.to_dict(),
@@ -63,8 +62,53 @@ def pretrain_on_ray(
         "run_dir": str(run_dir),
         "knn_store": str(absolute(knn_store)) if knn_store else None,
     }
+    _fit(_pretrain, arguments, config=config, run_dir=run_dir, options=options)
+    return _outcome(config, run_dir)
+
+
+def finetune_on_ray(
+    config: FinetuneConfig,
+    *,
+    train_store: StorePath,
+    test_store: StorePath,
+    pretrained: Path | None,
+    run_dir: Path,
+    options: RayOptions,
+    crops: int = 1,
+) -> FinetuneResult:
+    """:func:`train.finetune.finetune` as :func:`pretrain_on_ray`; every process reads the weights of ``pretrained``."""
+    run_dir = run_dir.resolve()
+    arguments = {
+        "config": config.to_dict(),
+        "train_store": str(absolute(train_store)),
+        "test_store": str(absolute(test_store)),
+        "pretrained": str(pretrained.resolve()) if pretrained else None,
+        "run_dir": str(run_dir),
+        "crops": crops,
+    }
+    _fit(_finetune, arguments, config=config, run_dir=run_dir, options=options)
+    run = _outcome(config, run_dir)
+    if run.status != "finished":
+        return FinetuneResult(run=run, selection="", figures=None)
+    report = json.loads((run_dir / "report.json").read_text())
+    return FinetuneResult(run=run, selection=report["selection"], figures=report["figures"])
+
+
+def _fit(
+    work: Callable[[dict[str, Any]], None],
+    arguments: dict[str, Any],
+    *,
+    config: TrainingConfig,
+    run_dir: Path,
+    options: RayOptions,
+) -> None:
+    """Run ``work(arguments)`` in every process; raises what one of them raised."""
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    if not ray.is_initialized():
+        ray.init(log_to_driver=True)
+    gpu = config.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
     trainer = TorchTrainer(
-        _worker,
+        work,
         train_loop_config=arguments,
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         scaling_config=ScalingConfig(
@@ -77,25 +121,42 @@ def pretrain_on_ray(
         ),
     )
     trainer.fit()
-    return _outcome(config, run_dir / "checkpoints" / checkpoint.LAST)
 
 
-def _worker(arguments: dict[str, Any]) -> None:
-    """One process: Ray has joined it to the process group and shown it its own GPU."""
+def _pretrain(arguments: dict[str, Any]) -> None:
+    """One process of pretraining: Ray has joined it to the process group and shown it its own GPU."""
     config = from_dict(PretrainConfig, arguments["config"])
-    run_dir = Path(arguments["run_dir"])
-    if choose_device(config.device).type == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    _take_gpu(config)
     pretrain(
         config,
         stores=arguments["stores"],
-        run_dir=run_dir,
+        run_dir=Path(arguments["run_dir"]),
         knn_store=arguments["knn_store"],
     )
 
 
-def _outcome(config: PretrainConfig, last: Path) -> RunResult:
+def _finetune(arguments: dict[str, Any]) -> None:
+    """One process of fine-tuning."""
+    config = from_dict(FinetuneConfig, arguments["config"])
+    _take_gpu(config)
+    finetune(
+        config,
+        train_store=arguments["train_store"],
+        test_store=arguments["test_store"],
+        weights=read_weights(Path(arguments["pretrained"])) if arguments["pretrained"] else None,
+        run_dir=Path(arguments["run_dir"]),
+        crops=arguments["crops"],
+    )
+
+
+def _take_gpu(config: TrainingConfig) -> None:
+    if choose_device(config.device).type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+
+
+def _outcome(config: TrainingConfig, run_dir: Path) -> RunResult:
     """How far the run came, from its last checkpoint; workers stop early only when the cluster takes them away."""
+    last = run_dir / "checkpoints" / checkpoint.LAST
     progress = checkpoint.load(last)["progress"]
     step, total = progress["step"], progress["steps_per_epoch"] * config.epochs
     if step == total:

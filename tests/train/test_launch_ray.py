@@ -1,5 +1,6 @@
 """A run on a local Ray cluster of two CPU workers, in a process of its own: one process holds one Ray session."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,11 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.stores import make_store
 from tests.train.tiny import TINY, figures
+from train.config import FinetuneConfig
+from train.finetune import finetune
 from train.pretrain import pretrain
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = ["batch=8", "epochs=1"]
+TUNED = FinetuneConfig(
+    device="cpu", encoder="c3d_small", crop=28, batch=4, bn_group=2, epochs=1, dropout=0.0, lr=1e-3, workers=0
+)
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -38,6 +45,42 @@ def test_two_ray_workers_equal_one_process(store: Path, tmp_path: Path):
     assert done.returncode == 0, done.stderr[-3000:]
     pretrain(TINY.override(SETTINGS), stores=[store], run_dir=tmp_path / "plain")
     assert figures(tmp_path / "ray") == pytest.approx(figures(tmp_path / "plain"), abs=1e-3)
+
+
+FINETUNING = """
+import sys
+from pathlib import Path
+import ray
+from tests.train.test_launch_ray import TUNED
+from train.launch_ray import RayOptions, finetune_on_ray
+
+ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+train_store, test_store, folder = map(Path, sys.argv[1:])
+result = finetune_on_ray(
+    TUNED,
+    train_store=train_store,
+    test_store=test_store,
+    pretrained=None,
+    run_dir=folder,
+    options=RayOptions(num_workers=2),
+)
+assert result.run.status == "finished" and result.figures, result
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_two_ray_workers_fine_tune_as_one_process(tmp_path: Path):
+    stores = [make_store(tmp_path / name, videos=12, seed=seed) for seed, name in enumerate(("train", "test"))]
+    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", FINETUNING, *map(str, stores), str(tmp_path / "ray")]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    alone = finetune(TUNED, train_store=stores[0], test_store=stores[1], weights=None, run_dir=tmp_path / "alone")
+    reports = [json.loads((tmp_path / run / "report.json").read_text()) for run in ("ray", "alone")]
+    assert alone.figures == reports[1]["figures"]
+    assert reports[0]["figures"] == pytest.approx(reports[1]["figures"], abs=1e-3)
+    assert figures(tmp_path / "ray") == pytest.approx(figures(tmp_path / "alone"), abs=1e-4)
 
 
 def test_numbers_that_start_nothing_are_refused():
