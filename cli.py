@@ -213,14 +213,14 @@ def _demo_commands(out: Path, *, epochs: int, seed: int) -> list[list[str]]:
     for split, store in (("train", train_store), ("test", test_store)):
         source = ["--videos", world / "videos", "--list", world / f"{split}.txt", "--split", split]
         commands.append(["preprocess", "folder", *source, "--store", store, *recipe])
-    commands.append(["store", "preview", train_store, "--out", report / "preview.png"])
+    commands.append(["store", "preview", train_store, "--beta", "0.25", "--out", report / "preview.png"])
     settings = ["--recipe", "small-cpu", "--epochs", epochs, "--seed", seed]
     commands.append(["pretrain", train_store, "--run", run, *settings])
     checkpoint, common = run / "checkpoints" / "last.pt", ["--train-store", train_store, "--root", out, "--random-init"]
     for what in ("retrieval", "knn", "linear"):
         result = ["--test-store", test_store, "--out", report / f"{what}.json"]
         commands.append(["evaluate", what, checkpoint, *common, *result])
-    truth = ["--store", test_store, "--backgrounds", world / "videos.csv", "--beta", "0.25"]
+    truth = ["--store", test_store, "--backgrounds", world / "videos.csv"]
     commands.append(["bias", checkpoint, *common, *truth, "--out", report / "bias"])
     return [[str(word) for word in command] for command in commands]
 

@@ -116,8 +116,8 @@ EXPERIMENTS = {
 COLUMNS = {  # of the tables: figure of the bias report -> heading
     "linear/original": "linear probe",
     "knn/original": "kNN",
+    "neighbour/background": "same background",
     "neighbour/background not class": "leakage",
-    "cosine/background wins": "background wins",
 }
 
 

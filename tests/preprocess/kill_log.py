@@ -1,6 +1,6 @@
 """The story of a kill test, for people to read.
 
-    FAME_KILL_LOG=benchmarks/results/kill_tests.md python -m pytest tests/preprocess -k killed_drivers --timeout 1800
+FAME_KILL_LOG=benchmarks/results/kill_tests.md python -m pytest tests/preprocess -k killed_drivers --timeout 1800
 """
 
 from pathlib import Path
