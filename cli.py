@@ -186,8 +186,16 @@ def demo(
     from preprocess.world import WorldSpec, write_world
     from train.visualize import plot_curves
 
-    looks = {"smallest": 0.45, "largest": 0.6, "objects": 12}  # large enough to be seen at 36x48
-    spec = WorldSpec(videos=videos, rho=rho, test_rho=0.0, camera_motion=camera_motion, seed=seed, **looks)
+    spec = WorldSpec(
+        videos=videos,
+        rho=rho,
+        test_rho=0.0,
+        smallest=0.45,  # large enough to be seen at 36x48
+        largest=0.6,
+        objects=12,
+        camera_motion=camera_motion,
+        seed=seed,
+    )
     print(f"Drawing {videos} videos of 6 motions into {out / 'world'} ...", flush=True)
     write_world(spec, out / "world")
     if dataset_only:

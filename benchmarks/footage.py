@@ -24,30 +24,20 @@ import torch
 from fame.clipstore import ClipStore
 from fame.weights import read_weights
 from train import checkpoint
-from train.config import FinetuneConfig, PretrainConfig
+from train.config import FinetuneConfig
 from train.evaluate import EvaluationConfig, evaluate, knn, linear
 from train.finetune import finetune
 from train.pretrain import build_moco, pretrain
+from train.recipes import recipe
 
 FOOTAGE = Path(__file__).resolve().parents[2] / "shared/data/overhead-actions"
 RESULTS = Path(__file__).parent / "results"
 RECIPE = ["--frames", "8", "--stride", "4", "--clips", "4", "--height", "48", "--width", "64"]
-SHARED: dict[str, Any] = {"device": "cpu", "encoder": "c3d_small", "crop": 40, "batch": 32, "workers": 0}
-SHARED |= {"min_area": 0.5, "gray": 0.0, "jitter": 0.0, "blur": 0.0}  # what small networks learn with: docs/log.md
-PRETRAIN = PretrainConfig(
-    **SHARED,
-    epochs=40,
-    bn_group=8,
-    merge_group=8,
-    beta=0.25,
-    optimizer="adamw",
-    lr=3e-3,
-    ema=0.99,
-    ema_schedule="cosine",
-    dim=64,
-    queue=256,  # less than an epoch's 576 keys: no video's own older keys among the negatives
-)
-FINETUNE = FinetuneConfig(**SHARED, epochs=20, optimizer="adamw", lr=1e-3, schedule="cosine", dropout=0.5)
+SHARED: dict[str, Any] = {"device": "cpu", "crop": 40, "batch": 32}
+# A queue shorter than an epoch's 576 keys: else every video's own older keys are among its negatives.
+PRETRAIN = replace(recipe("small-cpu"), epochs=40, queue=256, **SHARED)
+SMALL = {name: getattr(PRETRAIN, name) for name in ("encoder", "min_area", "gray", "jitter", "blur", "workers")}
+FINETUNE = FinetuneConfig(**SHARED, **SMALL, epochs=20, optimizer="adamw", lr=1e-3, schedule="cosine", dropout=0.5)
 ARMS = {"untrained": None, "MoCo": "none", "FAME": "inter"}  # arm -> background
 MEASURES = ("kNN", "linear", "fine-tune")
 

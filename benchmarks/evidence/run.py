@@ -30,31 +30,12 @@ from train import checkpoint
 from train.bias import BiasConfig, encoder_report
 from train.config import PretrainConfig
 from train.pretrain import build_moco, pretrain
+from train.recipes import recipe
 
 RESULTS = Path(__file__).parents[1] / "results"
 SEEDS = (1, 2, 3)
-BASE = PretrainConfig(  # what every arm has in common
-    encoder="c3d_small",
-    crop=28,
-    min_area=0.5,
-    gray=0.0,
-    jitter=0.0,
-    blur=0.0,
-    background="none",
-    beta=0.25,
-    bn_group=8,
-    merge_group=8,
-    epochs=25,
-    batch=64,
-    optimizer="adamw",
-    lr=3e-3,
-    ema=0.99,
-    ema_schedule="cosine",
-    dim=64,
-    queue=1024,
-    device="cpu",
-    workers=0,
-)
+# What every arm has in common.
+BASE = dataclasses.replace(recipe("small-cpu"), background="none", epochs=25, batch=64, device="cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
