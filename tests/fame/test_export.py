@@ -1,7 +1,6 @@
 """What is exported works where this project is not, and the page about features tells the truth."""
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +18,6 @@ I3D = {"name": "i3d", "options": {"width": 0.125}, "head": HEAD}
 R2PLUS1D = {"name": "r2plus1d_18", "options": {}, "head": HEAD}
 
 CHECKPOINT = "runs/k400/last.pt"
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "features.md"
 
 # Two processes in one: the program with torch alone, the weights with the models and nothing of the other rooms.
 SCRIPT = """
@@ -84,16 +82,3 @@ def test_the_card_says_what_the_weights_are(exported: Path) -> None:
     assert card["program_input"]["shape"] == ["batch", 8, 64, 64, 3]
     assert fame.load(exported / "encoder.safetensors").card.config == {"beta": 0.3}
     assert not list(exported.glob(".partial*"))
-
-
-def test_the_examples_of_the_page_run_as_printed(
-    exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(exported)
-    examples = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
-    assert len(examples) == 2
-    with torch.random.fork_rng():  # the page draws from the global generator, as its reader would
-        names: dict[str, object] = {}
-        for example in examples:
-            exec(compile(example, str(PAGE), "exec"), names)
-    assert "i3d {'width': 0.125} {'beta': 0.3}" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import sys
 from multiprocessing.process import BaseProcess
 
@@ -23,6 +24,7 @@ def start(config: PreprocessConfig, *, decoder: tuple[str, ...]) -> BaseProcess:
 
 def _drive(config: PreprocessConfig, decoder: tuple[str, ...]) -> None:
     os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background begins with it ignored
     try:
         preprocess(config, decoder=decoder)
     except KeyboardInterrupt:
