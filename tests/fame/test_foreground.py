@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -42,14 +43,22 @@ def test_paper_score_and_masks_match_the_reference(golden: Path, group: str, dev
             assert (top_fraction(ours, beta).cpu() == theirs).float().mean() >= 0.995
 
 
+def nudged(clip_CTHW: np.ndarray, seed: int) -> Iterator[np.ndarray]:
+    """The clip, then it within rounding: a colour on the edge between two levels may fall on either side."""
+    yield clip_CTHW
+    rng = numpy_generator(seed, 0, 0, "nudge")
+    for _ in range(8):
+        yield clip_CTHW + rng.uniform(-1e-6, 1e-6, clip_CTHW.shape)
+
+
 @settings(max_examples=6, deadline=None)
 @given(seed=seeds, hue=st.sampled_from(["reference", "correct"]))
 def test_scores_match_the_slow_oracle(seed: int, hue: str) -> None:
     clip = random_clip(seed)
     for one, motion, paper in zip(clip.double().numpy(), motion_score(clip), paper_score(clip, hue=hue), strict=True):
         np.testing.assert_allclose(motion.numpy(), oracle.motion_score(one), atol=1e-5)
-        # A colour within rounding of the edge between two levels may fall on either side; it moves one bin count.
-        assert np.abs(paper.numpy() - oracle.paper_score(one, hue=hue)).mean() < 1e-2
+        errors = (np.abs(paper.numpy() - oracle.paper_score(like, hue=hue)).mean() for like in nudged(one, seed))
+        assert any(error < 1e-5 for error in errors)
 
 
 def test_fast_score_equals_the_straightforward_one() -> None:
