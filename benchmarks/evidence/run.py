@@ -57,10 +57,11 @@ class Arm:
 
 def arms(world: str, *names: str) -> list[Arm]:
     """Arms by name in one world."""
-    known = {
+    known: dict[str, dict[str, Any]] = {
         "untrained": {"trained": False},
         "MoCo": {},
         "FAME, paper's maps": {"settings": ("background=inter", "mask=online")},
+        "FAME, frame difference": {"settings": ("background=inter", "mask=seed")},
         "FAME, flow maps": {"settings": ("background=inter", "mask=stored")},
         "FAME, true masks": {"settings": ("background=inter", "mask=stored"), "maps": "truth"},
         "FAME, random grid": {"settings": ("background=inter", "mask=grid")},
@@ -86,13 +87,26 @@ EXPERIMENTS = {
         "untrained",
         "MoCo",
         "FAME, paper's maps",
+        "FAME, frame difference",
         "FAME, flow maps",
         "FAME, true masks",
         "FAME, random grid",
         "FAME, flow maps, both views",
     ),
-    "camera": arms("camera", "untrained", "MoCo", "FAME, paper's maps", "FAME, flow maps", "FAME, true masks"),
+    "camera": arms(
+        "camera",
+        "untrained",
+        "MoCo",
+        "FAME, paper's maps",
+        "FAME, frame difference",
+        "FAME, flow maps",
+        "FAME, true masks",
+    ),
     "ablations": ablations(),
+    "longer": [
+        dataclasses.replace(arm, settings=(*arm.settings, "epochs=150"))  # 3,000 steps
+        for arm in arms("still", "MoCo", "FAME, frame difference", "FAME, flow maps")
+    ],
 }
 COLUMNS = {  # of the tables: figure of the bias report -> heading
     "linear/original": "linear probe",
