@@ -2,9 +2,11 @@
 
 import re
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from tests.markdown import ROOT, pages
 
@@ -29,6 +31,14 @@ def test_make_has_the_targets_that_are_mentioned(page: Path) -> None:
 def test_the_quick_start_installs_the_torch_that_was_tested() -> None:
     (pinned,) = re.findall(r"^torch==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert f"torch=={pinned}\n" in (ROOT / "docs" / "quickstart.md").read_text()
+
+
+def test_pinned_versions_install_on_the_oldest_python_that_is_promised() -> None:
+    """Packages leave old patch releases behind first: Debian 12 has Python 3.11.2."""
+    oldest = PROJECT["requires-python"].removeprefix(">=") + ".0"
+    pins = re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    wants = {found.name.lower(): found.metadata["Requires-Python"] or "" for found in metadata.distributions()}
+    assert {pin: want for pin in pins if oldest not in SpecifierSet(want := wants.get(pin.lower(), ""))} == {}
 
 
 def test_changelog_and_citation_know_the_version() -> None:
