@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,9 +18,17 @@ import train.commands
 import train.evaluate_commands
 from cli_options import Commands, Root, checkpoint_or_default, table
 
-app = typer.Typer(
-    cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, pretty_exceptions_enable=False
-)
+ORDER = ("demo", "preprocess", "store", "pretrain", "finetune", "evaluate", "activate", "bias", "export")
+
+
+class InOrder(Commands):
+    """The commands in the order in which they are used; Typer would list all groups after all commands."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=ORDER.index)
+
+
+app = typer.Typer(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"]}, pretty_exceptions_enable=False)
 store_app = typer.Typer(cls=Commands, help="Look at a clip store and check it.")
 app.add_typer(preprocess.commands.app, name="preprocess")
 app.add_typer(store_app, name="store")
