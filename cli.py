@@ -22,9 +22,10 @@ ORDER = ("demo", "preprocess", "store", "pretrain", "finetune", "evaluate", "act
 
 
 class InOrder(Commands):
-    """The commands in the order in which they are used; Typer would list all groups after all commands."""
+    """Lists its commands in the order in which they are used; Typer would list all groups after all commands."""
 
     def list_commands(self, ctx: Any) -> list[str]:
+        """The names, in order; ``ValueError`` for one that has no place in it."""
         return sorted(super().list_commands(ctx), key=ORDER.index)
 
 

@@ -24,9 +24,9 @@ def code_cells(path: Path) -> list[dict]:
 
 def test_the_notebook_runs(tmp_path: Path) -> None:
     text = NOTEBOOK.read_text()
-    assert text.count("epochs=30") == 1
+    assert text.count("epochs=60") == 1
     copy = tmp_path / "copy.ipynb"
-    copy.write_text(text.replace("epochs=30", "epochs=2").replace("videos=96", "videos=24"))
+    copy.write_text(text.replace("epochs=60", "epochs=2").replace("videos=192", "videos=24"))
     settings = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", EXECUTE, copy], cwd=tmp_path, env=os.environ | settings, capture_output=True, text=True
