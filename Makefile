@@ -16,7 +16,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "FAME needs Python 3.11 or newer; set PYTHON=python3.11")'
 	@echo "Making the environment in $(VENV) and installing (PyTorch, Ray and OpenCV are large: a few minutes) ..."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@# editable_mode: a path, and no import hook, which would lose to a clone called `fame` in the working directory.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		--config-settings editable_mode=compat -e ".[dev]"
 	@touch $@
 
 demo: install ## write a small video set, then preprocess, pretrain and evaluate it (under 5 minutes on 2 cores)
