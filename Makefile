@@ -38,7 +38,8 @@ check: install ## lint, format, types, the import law, containers; any finding f
 	$(BIN)/shellcheck docker/*.sh .ci/run .ci/release-check
 
 docs: install ## build the documentation into site/index.html; a broken link or reference fails
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@# --quiet would silence the warnings before --strict counts them.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 release-check: install ## build the distributions and use them in a clean environment (minutes; before a release)
 	.ci/release-check

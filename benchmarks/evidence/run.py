@@ -4,7 +4,8 @@ The protocol, written before the runs, is ``README.md`` beside this file. One tr
 report of what came out. Trials run in parallel through Ray, one a core; each keeps what it measured below ``--work``
 and goes on where it was killed, and what is there is not run again.
 
-Run: ``python benchmarks/evidence/run.py [EXPERIMENT ...]``; results: ``../results/evidence_EXPERIMENT.{json,md,png}``.
+Run: ``python benchmarks/evidence/run.py [EXPERIMENT ...]``; results: ``../results/evidence_EXPERIMENT.{json,md}``
+and ``docs/images/evidence_EXPERIMENT.png``.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from train.pretrain import build_moco, pretrain
 from train.recipes import recipe
 
 RESULTS = Path(__file__).parents[1] / "results"
+PICTURES = Path(__file__).parents[2] / "docs" / "images"
 SEEDS = (1, 2, 3)
 # What every arm has in common.
 BASE = dataclasses.replace(recipe("small-cpu"), background="none", epochs=25, batch=64, device="cpu")
@@ -262,7 +264,7 @@ def main() -> None:
         result = RESULTS / f"evidence_{experiment}"
         result.with_suffix(".json").write_text(json.dumps({"config": settings, "trials": found}, indent=1) + "\n")
         result.with_suffix(".md").write_text(table(found))
-        plot(found, result.with_suffix(".png"))
+        plot(found, PICTURES / f"{result.name}.png")
         print(table(found))
 
 
