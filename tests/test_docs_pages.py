@@ -63,3 +63,9 @@ def test_every_file_of_the_tree_is_there() -> None:
         folder = ROOT / "fame" if line.startswith(" " * 6) else ROOT
         for name in re.findall(r"(?<!\S)([a-z0-9_]+(?:\.py|/))(?=\s{2})", line):
             assert (folder / name).exists(), name
+
+
+@pytest.mark.parametrize("name", ["still", "camera", "longer", "ablations", "masks"])
+def test_the_evidence_is_shown_as_it_was_measured(name: str) -> None:
+    measured = (ROOT / "benchmarks" / "results" / f"evidence_{name}.md").read_text()
+    assert measured.strip() in (ROOT / "docs" / "evidence.md").read_text()

@@ -1,7 +1,10 @@
 """A cluster of several nodes on this machine: one is killed in the middle, and the store is that of a serial run."""
 
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -20,6 +23,9 @@ def cluster() -> Iterator[Any]:
     """A head without a CPU and three nodes of one CPU each."""
     from ray.cluster_utils import Cluster
 
+    # Where Ray was never started there is no token: a driver makes one, `Cluster` waits for a server that died of it.
+    ray = Path(sys.executable).with_name("ray")
+    subprocess.run([ray, "get-auth-token", "--generate"], check=True, capture_output=True)
     state = random.getstate()  # Ray names things with the global generator that the suite guards
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     for _ in range(WORKERS):
