@@ -109,10 +109,10 @@ def tile(rows: Sequence[Sequence[UInt8[np.ndarray, "h w 3"]]], captions: Sequenc
     picture = Image.new(
         "RGB", (_GAP + len(captions) * (width + _GAP), _CAPTION + _GAP + len(rows) * (height + _GAP)), _PAPER
     )
-    draw = ImageDraw.Draw(picture)
+    draw, font = ImageDraw.Draw(picture), _font(captions, width)
     for column, caption in enumerate(captions):
         left = _GAP + column * (width + _GAP)
-        draw.text((left + width / 2, _CAPTION / 2 + 2), caption, fill=_INK, font=_font(caption, width), anchor="mm")
+        draw.text((left + width / 2, _CAPTION / 2 + 2), caption, fill=_INK, font=font, anchor="mm")
         for r, row in enumerate(rows):
             panel = row[column].repeat(scale, axis=0).repeat(scale, axis=1)
             picture.paste(Image.fromarray(panel), (left, _CAPTION + r * (height + _GAP)))
@@ -140,7 +140,7 @@ def dim(image_HW3: UInt8[np.ndarray, "h w 3"], mask_HW: Bool[np.ndarray, "h w"])
     return np.where(mask_HW[..., None], image_HW3, outside_HW3.astype(np.uint8))
 
 
-def _font(text: str, width: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The largest of a few sizes at which the text fits its column."""
+def _font(captions: Sequence[str], width: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The largest of a few sizes at which every caption fits its column."""
     fonts = [ImageFont.load_default(size) for size in (16, 14, 12, 10, 8)]
-    return next((font for font in fonts if font.getlength(text) <= width), fonts[-1])
+    return next((font for font in fonts if max(map(font.getlength, captions)) <= width), fonts[-1])
