@@ -3,7 +3,7 @@
 What is cut out is only as good as the stores' flow maps: nobody has drawn true masks of this footage.
 
 Run after ``footage.py`` with the same ``--work``, where every report is kept: ``python benchmarks/footage_bias.py``.
-Results: ``results/footage_bias.{md,json}`` with every seed, and ``.png``, the pretrained encoders of the first seed.
+Results: ``results/footage_bias.{md,json}``, every seed; ``docs/images/footage_bias.png``, encoders of the first seed.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from footage import ARMS, PRETRAIN, RESULTS, make_stores, start_of
 from train.bias import BiasConfig, BiasReport, Figure, encoder_report
 from train.bias_picture import draw_bars, figure_name
 
+PICTURES = Path(__file__).parents[1] / "docs" / "images"
 SEEDS = (0, 1, 2)
 ENCODER = [
     *(f"{measure}/{variant}" for measure in ("knn", "linear") for variant in ("original", "background swapped")),
@@ -99,7 +100,7 @@ def main() -> None:
     kept = {"encoders": encoders, "classifiers": classifiers}
     (RESULTS / "footage_bias.json").write_text(json.dumps(kept, indent=1) + "\n")
     first = [as_report(reports[0]) for reports in encoders.values()]
-    draw_bars(RESULTS / "footage_bias.png", first, list(encoders), title="overhead actions, first seed; 95 % intervals")
+    draw_bars(PICTURES / "footage_bias.png", first, list(encoders), title="overhead actions, seed 0; 95 % intervals")
     print(text)
 
 

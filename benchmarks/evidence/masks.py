@@ -24,7 +24,8 @@ from train.data import PairDataset
 from train.views import crop_pairs
 
 KINDS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {  # crop, flow map, true map -> score
-    "paper's maps": lambda clip, flow, truth: paper_score(clip, hue=BASE.hue),
+    "paper's maps": lambda clip, flow, truth: paper_score(clip, hue="reference"),
+    "paper's maps, hue corrected": lambda clip, flow, truth: paper_score(clip, hue="correct"),
     "motion alone (seed)": lambda clip, flow, truth: motion_score(clip),
     "flow maps": lambda clip, flow, truth: flow,
     "true masks": lambda clip, flow, truth: truth,

@@ -15,7 +15,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,19 +57,27 @@ class Arm:
         return ",".join(parts)
 
 
-def arms(world: str, *names: str) -> list[Arm]:
+ARMS: dict[str, dict[str, Any]] = {
+    "untrained": {"trained": False},
+    "MoCo": {},
+    "FAME, paper's maps": {"settings": ("background=inter", "mask=online")},
+    "FAME, frame difference": {"settings": ("background=inter", "mask=seed")},
+    "FAME, flow maps": {"settings": ("background=inter", "mask=stored")},
+    "FAME, true masks": {"settings": ("background=inter", "mask=stored"), "maps": "truth"},
+    "FAME, random grid": {"settings": ("background=inter", "mask=grid")},
+    "FAME, flow maps, both views": {"settings": ("background=inter", "mask=stored", "views=both")},
+}
+ONLY_STILL = ("FAME, random grid", "FAME, flow maps, both views")
+
+
+def arms(world: str, names: Iterable[str]) -> list[Arm]:
     """Arms by name in one world."""
-    known: dict[str, dict[str, Any]] = {
-        "untrained": {"trained": False},
-        "MoCo": {},
-        "FAME, paper's maps": {"settings": ("background=inter", "mask=online")},
-        "FAME, frame difference": {"settings": ("background=inter", "mask=seed")},
-        "FAME, flow maps": {"settings": ("background=inter", "mask=stored")},
-        "FAME, true masks": {"settings": ("background=inter", "mask=stored"), "maps": "truth"},
-        "FAME, random grid": {"settings": ("background=inter", "mask=grid")},
-        "FAME, flow maps, both views": {"settings": ("background=inter", "mask=stored", "views=both")},
-    }
-    return [Arm(name=name, world=world, **known[name]) for name in names]
+    return [Arm(name=name, world=world, **ARMS[name]) for name in names]
+
+
+def longer(short: Iterable[Arm]) -> list[Arm]:
+    """The same with six times the steps: 3,000."""
+    return [dataclasses.replace(arm, settings=(*arm.settings, "epochs=150")) for arm in short]
 
 
 def ablations() -> list[Arm]:
@@ -79,36 +87,16 @@ def ablations() -> list[Arm]:
     rows += [("background inter, beta 0.25, paper's mask", paper)]
     rows += [(f"beta {beta}", (*paper, f"beta={beta}")) for beta in (0.1, 0.5)]
     rows += [(f"mask {mask}", ("background=inter", f"mask={mask}")) for mask in ("gauss", "seed", "grid", "stored")]
-    rows += [("both views", (*paper, "views=both"))]
+    rows += [("both views", (*paper, "views=both")), ("hue corrected", (*paper, "hue=correct"))]
     return [Arm(name=name, settings=settings) for name, settings in rows]
 
 
 EXPERIMENTS = {
-    "still": arms(
-        "still",
-        "untrained",
-        "MoCo",
-        "FAME, paper's maps",
-        "FAME, frame difference",
-        "FAME, flow maps",
-        "FAME, true masks",
-        "FAME, random grid",
-        "FAME, flow maps, both views",
-    ),
-    "camera": arms(
-        "camera",
-        "untrained",
-        "MoCo",
-        "FAME, paper's maps",
-        "FAME, frame difference",
-        "FAME, flow maps",
-        "FAME, true masks",
-    ),
+    "still": arms("still", ARMS),
+    "camera": arms("camera", (name for name in ARMS if name not in ONLY_STILL)),
     "ablations": ablations(),
-    "longer": [
-        dataclasses.replace(arm, settings=(*arm.settings, "epochs=150"))  # 3,000 steps
-        for arm in arms("still", "MoCo", "FAME, frame difference", "FAME, flow maps")
-    ],
+    "longer": longer(arms("still", ("MoCo", "FAME, frame difference"))),
+    "backgrounds": longer(arms("backgrounds", ("untrained", "MoCo", "FAME, frame difference"))),
 }
 COLUMNS = {  # of the tables: figure of the bias report -> heading
     "linear/original": "linear probe",
@@ -221,7 +209,9 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
         lines.append(f"| {name} | {' | '.join(cell(trials, figure) for figure in COLUMNS)} | {spreads} |")
     chances = (some[figure]["chance"] for figure in COLUMNS)
     lines.append(f"| chance | {' | '.join(f'{chance:.1f}' for chance in chances)} | |")
-    return "\n".join(lines) + "\n"
+    trials = [trial for trials in found.values() for trial in trials if trial["arm"]["trained"]]
+    hours = sum(trial["pretraining_cpu_seconds"] for trial in trials) / 3600
+    return "\n".join([*lines, "", f"{len(trials)} pretrainings, {hours:.1f} CPU hours."]) + "\n"
 
 
 def plot(found: dict[str, list[dict[str, Any]]], path: Path) -> None:

@@ -37,7 +37,11 @@ STILL = WorldSpec(
     largest=0.6,
     objects=12,
 )
-WORLDS = {"still": STILL, "camera": replace(STILL, camera_motion=True)}
+WORLDS = {
+    "still": STILL,
+    "camera": replace(STILL, camera_motion=True),
+    "backgrounds": replace(STILL, backgrounds=80),
+}
 RECIPE = ["--frames", "8", "--stride", "3", "--clips", "4", "--height", "36", "--width", "48", "--codec", "zstd"]
 
 
