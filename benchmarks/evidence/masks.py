@@ -40,10 +40,8 @@ def crops(world: Path, videos: int) -> tuple[Tensor, Tensor, Tensor]:
     addresses = [(0, position) for position in range(videos)]
     made = []
     for name in ("train", "truth"):
-        pairs = PairDataset([ClipStore.open(world / f"{name}.zarr")], seed=config.seed, maps=True).__getitems__(
-            addresses
-        )
-        made.append(crop_pairs(pairs, config, epoch=0))
+        dataset = PairDataset([ClipStore.open(world / f"{name}.zarr")], seed=config.seed, maps=True)
+        made.append(crop_pairs(dataset.__getitems__(addresses), config, epoch=0))
     (clips, flow), (_, truth) = made
     return clips[0], flow[0], truth[0] / 255
 

@@ -95,7 +95,7 @@ EXPERIMENTS = {
     "still": arms("still", ARMS),
     "camera": arms("camera", (name for name in ARMS if name not in ONLY_STILL)),
     "ablations": ablations(),
-    "longer": longer(arms("still", ("MoCo", "FAME, frame difference"))),
+    "longer": longer(arms("still", ("MoCo", "FAME, frame difference", "FAME, flow maps"))),
     "backgrounds": longer(arms("backgrounds", ("untrained", "MoCo", "FAME, frame difference"))),
 }
 COLUMNS = {  # of the tables: figure of the bias report -> heading
