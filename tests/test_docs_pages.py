@@ -65,7 +65,7 @@ def test_every_file_of_the_tree_is_there() -> None:
             assert (folder / name).exists(), name
 
 
-EVIDENCE = [f"evidence_{name}" for name in ("still", "camera", "longer", "ablations", "masks")]
+EVIDENCE = [f"evidence_{name}" for name in ("still", "camera", "longer", "backgrounds", "ablations", "masks")]
 
 
 @pytest.mark.parametrize("name", [*EVIDENCE, "footage", "footage_bias"])
