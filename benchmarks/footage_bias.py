@@ -50,7 +50,7 @@ def measure(arm: str, seed: int, stores: dict[str, Path], work: Path) -> None:
     for name, checkpoint in checkpoints.items():
         kept = folder / name
         if not kept.exists():
-            report = encoder_report(checkpoint, config)
+            report = encoder_report(checkpoint, config) | {"checkpoint": str(checkpoint.relative_to(work))}
             kept.with_suffix(".partial").write_text(json.dumps(report))
             kept.with_suffix(".partial").replace(kept)
             print(f"{arm}, seed {seed}: {kept}", flush=True)

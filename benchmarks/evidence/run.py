@@ -133,6 +133,7 @@ def run_trial(arm: Arm, seed: int, work: Path) -> dict[str, Any]:
             device="cpu",
         ),
     )
+    report["checkpoint"] = str(path.relative_to(work))  # says where it was, and nothing of the machine
     result = {"arm": dataclasses.asdict(arm), "seed": seed, "pretraining_cpu_seconds": round(seconds)}
     result |= {"curve": curve(folder / "run" / "metrics.jsonl"), "report": report}
     kept.with_suffix(".partial").write_text(json.dumps(result))
