@@ -18,18 +18,34 @@ import train.commands
 import train.evaluate_commands
 from cli_options import Commands, Root, checkpoint_or_default, table
 
-ORDER = ("demo", "preprocess", "store", "pretrain", "finetune", "evaluate", "activate", "bias", "export")
+ORDER = (
+    "demo",
+    "preprocess",
+    "store",
+    "pretrain",
+    "finetune",
+    "evaluate",
+    "activate",
+    "bias",
+    "export",
+)
 
 
 class InOrder(Commands):
-    """Lists its commands in the order in which they are used; Typer would list all groups after all commands."""
+    """Lists its commands in the order in which they are used; Typer would list all groups after all
+    commands.
+    """
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The names, in order; ``ValueError`` for one that has no place in it."""
         return sorted(super().list_commands(ctx), key=ORDER.index)
 
 
-app = typer.Typer(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"]}, pretty_exceptions_enable=False)
+app = typer.Typer(
+    cls=InOrder,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
 store_app = typer.Typer(cls=Commands, help="Look at a clip store and check it.")
 app.add_typer(preprocess.commands.app, name="preprocess")
 app.add_typer(store_app, name="store")
@@ -59,13 +75,19 @@ def main(
 
 
 _Store = Annotated[
-    str, typer.Argument(metavar="STORE", help="A clip store: a folder, or s3://bucket/path.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="STORE", help="A clip store: a folder, or s3://bucket/path.", show_default=False
+    ),
 ]
 
 
 @store_app.command()
 def info(
-    store: _Store, failures: Annotated[bool, typer.Option("--failures", help="List the failed videos too.")] = False
+    store: _Store,
+    failures: Annotated[
+        bool, typer.Option("--failures", help="List the failed videos too.")
+    ] = False,
 ) -> None:
     """What a store holds: videos, clips, recipe, bytes, classes, failures."""
     from fame.clipstore import store_info
@@ -73,17 +95,28 @@ def info(
     found = store_info(store)
     spec, header = found.header.spec, found.header
     size = sum(found.array_bytes.values())
-    state = "finished" if found.finished else f"unfinished: {found.shards_done} of {found.num_shards} shards are there"
+    state = (
+        "finished"
+        if found.finished
+        else f"unfinished: {found.shards_done} of {found.num_shards} shards are there"
+    )
     usable = found.statuses["ok"] + found.statuses["looped"]
     table(
         {
             "store": f"{store}, {state}",
             "dataset": f"{header.dataset} {header.split}, {header.software}",
-            "videos": f"{found.num_videos}: " + ", ".join(f"{n} {status}" for status, n in found.statuses.items()),
-            "clips": f"{found.num_clips} of {spec.frames} frames at stride {spec.stride}, {spec.height}x{spec.width}",
+            "videos": f"{found.num_videos}: "
+            + ", ".join(f"{n} {status}" for status, n in found.statuses.items()),
+            "clips": (
+                f"{found.num_clips} of {spec.frames} frames at stride "
+                f"{spec.stride}, {spec.height}x{spec.width}"
+            ),
             "codec": spec.codec + (f" quality {spec.quality}" if spec.codec == "jpeg" else ""),
             "foreground": f"{spec.foreground} {spec.foreground_height}x{spec.foreground_width}",
-            "size": f"{size / 1e6:,.1f} MB, {size / max(1, usable * spec.clips_per_video) / 1e3:,.1f} kB a clip",
+            "size": (
+                f"{size / 1e6:,.1f} MB, "
+                f"{size / max(1, usable * spec.clips_per_video) / 1e3:,.1f} kB a clip"
+            ),
             "recipe": spec.digest,
             **{f"class {name}": f"{count} videos" for name, count in found.classes.items()},
         },
@@ -97,7 +130,11 @@ def info(
 def verify(
     store: _Store,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Drop what is damaged: the preprocess command then makes just that again.")
+        bool,
+        typer.Option(
+            "--repair",
+            help="Drop what is damaged: the preprocess command then makes just that again.",
+        ),
     ] = False,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that check shards (default: all cores).")
@@ -110,7 +147,9 @@ def verify(
 
     from fame import clipstore
 
-    context = multiprocessing.get_context("forkserver")  # a process with threads, as numpy has, must not fork
+    context = multiprocessing.get_context(
+        "forkserver"
+    )  # a process with threads, as numpy has, must not fork
     context.set_forkserver_preload(["fame.clipstore"])
     with ProcessPoolExecutor(workers or len(os.sched_getaffinity(0)), mp_context=context) as pool:
         report = clipstore.verify(store, run=pool.map)
@@ -119,12 +158,18 @@ def verify(
     for shard in report.shards:
         print(f"{store}: shard {shard.shard}: {'; '.join(shard.problems)}")
     if report.ok:
-        print(f"{store}: every checksum holds and every chunk decodes; {report.flat_maps} maps show no foreground")
+        print(
+            f"{store}: every checksum holds and every chunk decodes; "
+            f"{report.flat_maps} maps show no foreground"
+        )
         return
     if repair:
         with clipstore.lock(store):
             clipstore.repair(store, report)
-        print(f"{store}: dropped what is damaged; run the preprocess command that made the store again")
+        print(
+            f"{store}: dropped what is damaged; run the preprocess command that made "
+            "the store again"
+        )
     raise typer.Exit(1)
 
 
@@ -134,9 +179,13 @@ def preview(
     clips: Annotated[int, typer.Option(min=2, help="Clips to draw, of as many videos.")] = 6,
     beta: Annotated[float, typer.Option(help="Share of the frame that is foreground, 0..1.")] = 0.5,
     seed: Annotated[int, typer.Option(help="Chooses the clips.")] = 0,
-    out: Annotated[Path, typer.Option(help="A .png sheet, or a .gif that moves.")] = Path("preview.png"),
+    out: Annotated[Path, typer.Option(help="A .png sheet, or a .gif that moves.")] = Path(
+        "preview.png"
+    ),
 ) -> None:
-    """Draw frame, foreground map, mask and merged clip of some clips, each over the next one's background."""
+    """Draw frame, foreground map, mask and merged clip of some clips, each over the next one's
+    background.
+    """
     import numpy as np
 
     from fame.clipstore import ClipStore
@@ -148,11 +197,17 @@ def preview(
         raise ValueError(f"--out must end in .png or .gif, got {out}")
     opened = ClipStore.open(store)
     valid = np.flatnonzero(opened.valid_N)
-    _, first = np.unique(opened.video_N[valid], return_index=True)  # one clip of each video: its first valid one
+    _, first = np.unique(
+        opened.video_N[valid], return_index=True
+    )  # one clip of each video: its first valid one
     if len(first) < clips:
-        raise ValueError(f"{store}: {len(first)} of its videos have a clip; --clips asks for {clips}")
+        raise ValueError(
+            f"{store}: {len(first)} of its videos have a clip; --clips asks for {clips}"
+        )
     chosen = numpy_generator(seed, 0, 0, "preview").choice(valid[first], clips, replace=False)
-    frames, maps = ([read(int(index)) for index in chosen] for read in (opened.clip, opened.foreground))
+    frames, maps = (
+        [read(int(index)) for index in chosen] for read in (opened.clip, opened.foreground)
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     others = np.roll(np.arange(clips), -1)
     writers[out.suffix](out, np.stack(frames), np.stack(maps), beta=beta, sources_N=others)
@@ -162,34 +217,52 @@ def preview(
 @app.command()
 def export(
     checkpoint: Annotated[
-        Path | None, typer.Argument(help="A checkpoint (default: ROOT/runs/pretrain/checkpoints/last.pt).")
+        Path | None,
+        typer.Argument(help="A checkpoint (default: ROOT/runs/pretrain/checkpoints/last.pt)."),
     ] = None,
     root: Root = Path("data"),
-    out: Annotated[Path | None, typer.Option(help="Folder to write to (default: ROOT/runs/export).")] = None,
-    frames: Annotated[int, typer.Option(min=1, help="Frames per clip that the exported program takes.")] = 16,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to (default: ROOT/runs/export).")
+    ] = None,
+    frames: Annotated[
+        int, typer.Option(min=1, help="Frames per clip that the exported program takes.")
+    ] = 16,
     crop: Annotated[int, typer.Option(min=8, help="Side of its clips, pixels.")] = 224,
 ) -> None:
-    """Write an encoder's weights as safetensors, a JSON card, and a program that runs without this project."""
+    """Write an encoder's weights as safetensors, a JSON card, and a program that runs without this
+    project.
+    """
     from fame.export import export_encoder
 
     for path in export_encoder(
-        checkpoint_or_default(checkpoint, root), out or root / "runs" / "export", frames=frames, crop=crop
+        checkpoint_or_default(checkpoint, root),
+        out or root / "runs" / "export",
+        frames=frames,
+        crop=crop,
     ):
         print(path)
 
 
-# The demonstration ---------------------------------------------------------------------------------------------------
+# The demonstration --------------------------------------------------------------------------------
 
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("demo"),
+    out: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path(
+        "demo"
+    ),
     videos: Annotated[int, typer.Option(help="Videos to draw; a quarter are for testing.")] = 192,
     epochs: Annotated[int, typer.Option(help="Passes of pretraining over the videos.")] = 60,
-    rho: Annotated[float, typer.Option(help="How far the background betrays the class in training, 0..1.")] = 0.0,
-    camera_motion: Annotated[bool, typer.Option("--camera-motion", help="Move the camera.")] = False,
+    rho: Annotated[
+        float, typer.Option(help="How far the background betrays the class in training, 0..1.")
+    ] = 0.0,
+    camera_motion: Annotated[
+        bool, typer.Option("--camera-motion", help="Move the camera.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Decides the videos and the training.")] = 0,
-    dataset_only: Annotated[bool, typer.Option("--dataset-only", help="Stop when the videos are written.")] = False,
+    dataset_only: Annotated[
+        bool, typer.Option("--dataset-only", help="Stop when the videos are written.")
+    ] = False,
 ) -> None:
     """Draw a small video set, then preprocess, pretrain and evaluate it; every command is shown."""
     from preprocess.world import WorldSpec, write_world
@@ -216,24 +289,37 @@ def demo(
         if done.returncode:
             raise typer.Exit(done.returncode)
     plot_curves(out / "run", out / "report" / "curves.png")
-    print(f"\nThe report is in {out / 'report'}: curves.png (loss), preview.png (foreground maps and merged clips),")
-    print("retrieval.json, knn.json and linear.json (what was learned, beside the same network untrained), and")
+    print(
+        f"\nThe report is in {out / 'report'}: curves.png (loss), preview.png "
+        "(foreground maps and merged clips),"
+    )
+    print(
+        "retrieval.json, knn.json and linear.json (what was learned, beside the same "
+        "network untrained), and"
+    )
     print("bias/ (how much of it is the background).")
 
 
 def _demo_commands(out: Path, *, epochs: int, seed: int) -> list[list[str]]:
     """The pipeline as a person would type it, less the word ``fame``."""
     world, run, report = out / "world", out / "run", out / "report"
-    train_store, test_store = (out / "stores" / f"world-{split}.zarr" for split in ("train", "test"))
+    train_store, test_store = (
+        out / "stores" / f"world-{split}.zarr" for split in ("train", "test")
+    )
     recipe = ["--frames", "8", "--stride", "3", "--clips", "4", "--height", "36", "--width", "48"]
     commands: list[list[object]] = []
     for split, store in (("train", train_store), ("test", test_store)):
         source = ["--videos", world / "videos", "--list", world / f"{split}.txt", "--split", split]
         commands.append(["preprocess", "folder", *source, "--store", store, *recipe])
-    commands.append(["store", "preview", train_store, "--beta", "0.25", "--out", report / "preview.png"])
+    commands.append(
+        ["store", "preview", train_store, "--beta", "0.25", "--out", report / "preview.png"]
+    )
     settings = ["--recipe", "small-cpu", "--epochs", epochs, "--seed", seed]
     commands.append(["pretrain", train_store, "--run", run, *settings])
-    checkpoint, common = run / "checkpoints" / "last.pt", ["--train-store", train_store, "--root", out, "--random-init"]
+    checkpoint, common = (
+        run / "checkpoints" / "last.pt",
+        ["--train-store", train_store, "--root", out, "--random-init"],
+    )
     for what in ("retrieval", "knn", "linear"):
         result = ["--test-store", test_store, "--out", report / f"{what}.json"]
         commands.append(["evaluate", what, checkpoint, *common, *result])

@@ -1,4 +1,5 @@
-"""What every command shares: groups whose errors are one line, options in dataclasses, paths below one root, tables.
+"""What every command shares: groups whose errors are one line, options in dataclasses, paths below
+one root, tables.
 
 Light to import: ``fame --help`` goes through here.
 """
@@ -18,7 +19,10 @@ from typer.exceptions import TyperException
 if TYPE_CHECKING:
     from rich.console import Console
 
-Root = Annotated[Path, typer.Option(envvar="FAME_ROOT", help="Data root: videos/, stores/ and runs/ live below it.")]
+Root = Annotated[
+    Path,
+    typer.Option(envvar="FAME_ROOT", help="Data root: videos/, stores/ and runs/ live below it."),
+]
 
 
 class Commands(TyperGroup):
@@ -45,7 +49,9 @@ class Commands(TyperGroup):
 
 
 def expand(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a command take dataclasses of options: each of their fields becomes an option of its own."""
+    """Let a command take dataclasses of options: each of their fields becomes an option of its
+    own.
+    """
     signature = inspect.signature(command)
     groups: dict[str, type[Any]] = {
         name: parameter.annotation
@@ -55,7 +61,9 @@ def expand(command: Callable[..., Any]) -> Callable[..., Any]:
 
     def run(**options: Any) -> Any:
         for name, group in groups.items():
-            options[name] = group(**{field.name: options.pop(field.name) for field in dataclasses.fields(group)})
+            options[name] = group(
+                **{field.name: options.pop(field.name) for field in dataclasses.fields(group)}
+            )
         return command(**options)
 
     parameters: list[inspect.Parameter] = []
@@ -73,7 +81,8 @@ AnyPath = TypeVar("AnyPath", Path, Path | str)
 
 
 def existing(path: AnyPath, *, made_by: str) -> AnyPath:
-    """``path`` itself; ``ValueError`` that says where was looked and what makes it when it is not there.
+    """``path`` itself; ``ValueError`` that says where was looked and what makes it when it is not
+    there.
 
     Of a store at ``s3://`` nothing is asked here: opening it tells.
     """
@@ -89,7 +98,9 @@ def checkpoint_or_default(given: Path | None, root: Path) -> Path:
 
 
 def output() -> "Console":
-    """Where tables go: as wide as the terminal, or wide enough for a file to hold unbroken lines."""
+    """Where tables go: as wide as the terminal, or wide enough for a file to hold unbroken
+    lines.
+    """
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 200)
@@ -109,14 +120,25 @@ def table(rows: dict[str, str]) -> None:
 def watch(what: str, clips: int) -> Generator[Callable[[int], None]]:
     """A bar of encoded clips on a terminal, a line at the start elsewhere."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(stderr=True)
     if not console.is_terminal:
         console.print(f"encoding {clips} clips: {what}", highlight=False, soft_wrap=True)
         yield lambda count: None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as bar:
         row = bar.add_task(what, total=clips)
         yield lambda count: bar.advance(row, count)

@@ -1,8 +1,10 @@
-"""What each codec of the clip store costs and keeps: bytes per clip, PSNR, clips encoded and decoded per CPU second.
+"""What each codec of the clip store costs and keeps: bytes per clip, PSNR, clips encoded and
+decoded per CPU second.
 
-Run: ``python benchmarks/codecs.py``; it reads ``../shared/data`` and writes ``results/codecs.json`` and ``codecs.md``.
-Clips are 16 frames at stride 2, resized to cover the frame and cropped. PSNR is against the resized frames, over all
-clips of the footage. A chunk's checksum is counted in bytes and in time.
+Run: ``python benchmarks/codecs.py``; it reads ``../shared/data`` and writes ``results/codecs.json``
+and ``codecs.md``. Clips are 16 frames at stride 2, resized to cover the frame and cropped. PSNR is
+against the resized frames, over all clips of the footage. A chunk's checksum is counted in bytes
+and in time.
 """
 
 import dataclasses
@@ -21,7 +23,10 @@ from fame.clipstore.layout import Layout
 
 DATA = Path(__file__).resolve().parents[2] / "shared/data"
 RESULTS = Path(__file__).parent / "results"
-LARGE, SMALL = StoreSpec(height=256, width=340, foreground="none"), StoreSpec(height=128, width=170, foreground="none")
+LARGE, SMALL = (
+    StoreSpec(height=256, width=340, foreground="none"),
+    StoreSpec(height=128, width=170, foreground="none"),
+)
 FOOTAGE = {
     "DAVIS (moving camera, 427x240 JPEG frames)": ("davis/*/frames/00000.jpg", 10, LARGE),
     "exercise-typing (phone videos)": ("exercise-typing/*/*.mp4", 20, LARGE),
@@ -32,7 +37,9 @@ VARIANTS = [("jpeg", 75), ("jpeg", 85), ("jpeg", 90), ("jpeg", 95), ("lz4", 90),
 
 
 def frames_of(source: Path, spec: StoreSpec) -> np.ndarray | None:
-    """Sixteen RGB frames from the middle of a video or of a folder of pictures, none where it is too short."""
+    """Sixteen RGB frames from the middle of a video or of a folder of pictures, none where it is
+    too short.
+    """
     if source.suffix == ".jpg":
         frames = [cv2.imread(str(picture)) for picture in sorted(source.parent.iterdir())]
     else:
@@ -48,16 +55,25 @@ def frames_of(source: Path, spec: StoreSpec) -> np.ndarray | None:
 
 def cover(frame: np.ndarray, spec: StoreSpec) -> np.ndarray:
     scale = max(spec.height / frame.shape[0], spec.width / frame.shape[1])
-    size = (max(spec.width, round(frame.shape[1] * scale)), max(spec.height, round(frame.shape[0] * scale)))
-    resized = cv2.resize(frame, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    size = (
+        max(spec.width, round(frame.shape[1] * scale)),
+        max(spec.height, round(frame.shape[0] * scale)),
+    )
+    resized = cv2.resize(
+        frame, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    )
     top, left = (resized.shape[0] - spec.height) // 2, (resized.shape[1] - spec.width) // 2
-    return cv2.cvtColor(resized[top : top + spec.height, left : left + spec.width], cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(
+        resized[top : top + spec.height, left : left + spec.width], cv2.COLOR_BGR2RGB
+    )
 
 
 def clips_of(pattern: str, count: int, spec: StoreSpec) -> list[np.ndarray]:
     """Clips of ``count`` sources spread over those that match."""
     sources = sorted(DATA.glob(pattern))
-    chosen = [sources[i] for i in np.linspace(0, len(sources) - 1, min(count, len(sources))).astype(int)]
+    chosen = [
+        sources[i] for i in np.linspace(0, len(sources) - 1, min(count, len(sources))).astype(int)
+    ]
     return [clip for source in chosen if (clip := frames_of(source, spec)) is not None]
 
 
@@ -67,14 +83,19 @@ def rows() -> Iterator[dict[str, object]]:
         for codec, quality in VARIANTS:
             layout = Layout(
                 header=StoreHeader(
-                    dataset="", split="", class_names=(), spec=dataclasses.replace(spec, codec=codec, quality=quality)
+                    dataset="",
+                    split="",
+                    class_names=(),
+                    spec=dataclasses.replace(spec, codec=codec, quality=quality),
                 ),
                 num_videos=1,
                 videos_sha256="",
             )
-            yield {"footage": name, "clips": len(clips), "size": f"16x{spec.height}x{spec.width}"} | measured(
-                layout, clips
-            )
+            yield {
+                "footage": name,
+                "clips": len(clips),
+                "size": f"16x{spec.height}x{spec.width}",
+            } | measured(layout, clips)
 
 
 def measured(layout: Layout, clips: list[np.ndarray]) -> dict[str, object]:
@@ -86,7 +107,9 @@ def measured(layout: Layout, clips: list[np.ndarray]) -> dict[str, object]:
         start = time.process_time()
         decoded = [decode_chunk(layout, "clips", chunk) for chunk in chunks]
         decode_s.append(time.process_time() - start)
-    error = np.mean([np.mean((a.astype(np.float32) - b) ** 2) for a, b in zip(clips, decoded, strict=True)])
+    error = np.mean(
+        [np.mean((a.astype(np.float32) - b) ** 2) for a, b in zip(clips, decoded, strict=True)]
+    )
     size = float(np.mean([len(chunk) for chunk in chunks]))
     return {
         "codec": f"jpeg q{spec.quality}" if spec.codec == "jpeg" else spec.codec,
@@ -100,8 +123,14 @@ def measured(layout: Layout, clips: list[np.ndarray]) -> dict[str, object]:
 
 def table(results: list[dict[str, object]]) -> str:
     columns = list(results[0])
-    lines = ["| " + " | ".join(column.replace("_", " ") for column in columns) + " |", "|---" * len(columns) + "|"]
-    lines += ["| " + " | ".join("lossless" if v is None else str(v) for v in row.values()) + " |" for row in results]
+    lines = [
+        "| " + " | ".join(column.replace("_", " ") for column in columns) + " |",
+        "|---" * len(columns) + "|",
+    ]
+    lines += [
+        "| " + " | ".join("lossless" if v is None else str(v) for v in row.values()) + " |"
+        for row in results
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -1,11 +1,13 @@
-"""Quality and cost of every foreground map on real footage with moving cameras (DAVIS 2016, `../shared/data/davis`).
+"""Quality and cost of every foreground map on real footage with moving cameras (DAVIS 2016,
+`../shared/data/davis`).
 
     python benchmarks/davis.py                 # prints the table, writes results/davis.json and results/davis.md
     python benchmarks/davis.py --sheet s.png   # also draws six clips with their paper and flow maps (not to be shared)
 
-Protocol: windows of 16 frames at stride 2, one every 16 source frames; frames resized to 224x224; the truth is the
-object in at least half of the frames; pixels are ranked by the map, resized to 224x224. Figures are means over windows,
-then over sequences. Costs are medians on one core, with those of decoding and JPEG-encoding the same clip.
+Protocol: windows of 16 frames at stride 2, one every 16 source frames; frames resized to 224x224;
+the truth is the object in at least half of the frames; pixels are ranked by the map, resized to
+224x224. Figures are means over windows, then over sequences. Costs are medians on one core, with
+those of decoding and JPEG-encoding the same clip.
 
 Shapes: T frames, H W pixels (S, S here), C = 3 RGB.
 """
@@ -44,15 +46,28 @@ class Window:
 
 def windows(root: Path = DAVIS, *, height: int = SIZE, width: int = SIZE) -> Iterator[Window]:
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-        frames, masks = sorted((folder / "frames").glob("*.jpg")), sorted((folder / "masks").glob("*.png"))
+        frames, masks = (
+            sorted((folder / "frames").glob("*.jpg")),
+            sorted((folder / "masks").glob("*.png")),
+        )
         for start in range(0, len(frames) - (FRAMES - 1) * STRIDE, STEP):
             chosen = slice(start, start + FRAMES * STRIDE, STRIDE)
-            images = [cv2.resize(_read(path), (width, height), interpolation=cv2.INTER_AREA) for path in frames[chosen]]
+            images = [
+                cv2.resize(_read(path), (width, height), interpolation=cv2.INTER_AREA)
+                for path in frames[chosen]
+            ]
             truth_THW = [
-                cv2.resize(cv2.imread(str(path), 0), (width, height), interpolation=cv2.INTER_NEAREST) > 127
+                cv2.resize(
+                    cv2.imread(str(path), 0), (width, height), interpolation=cv2.INTER_NEAREST
+                )
+                > 127
                 for path in masks[chosen]
             ]
-            yield Window(sequence=folder.name, frames_THWC=np.stack(images), truth_HW=np.mean(truth_THW, axis=0) >= 0.5)
+            yield Window(
+                sequence=folder.name,
+                frames_THWC=np.stack(images),
+                truth_HW=np.mean(truth_THW, axis=0) >= 0.5,
+            )
 
 
 def _read(path: Path) -> np.ndarray:
@@ -60,9 +75,13 @@ def _read(path: Path) -> np.ndarray:
 
 
 def measure(score_hw: np.ndarray, truth_HW: np.ndarray) -> dict[str, float]:
-    """Recall of the top half and 30 %, area under the ROC curve, and the best IoU over all thresholds."""
+    """Recall of the top half and 30 %, area under the ROC curve, and the best IoU over all
+    thresholds.
+    """
     height, width = truth_HW.shape
-    score_HW = cv2.resize(score_hw.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    score_HW = cv2.resize(
+        score_hw.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR
+    )
     order = np.argsort(-score_HW.ravel(), kind="stable")
     hits = np.cumsum(truth_HW.ravel()[order])
     pixels, positives = hits.size, int(hits[-1])
@@ -120,9 +139,12 @@ def evaluate(method: Method, clips: list[Window]) -> dict[str, dict[str, float]]
     """Measures of every sequence, each the mean of its windows."""
     by_sequence: dict[str, list[dict[str, float]]] = {}
     for clip in clips:
-        by_sequence.setdefault(clip.sequence, []).append(measure(method(clip.frames_THWC), clip.truth_HW))
+        by_sequence.setdefault(clip.sequence, []).append(
+            measure(method(clip.frames_THWC), clip.truth_HW)
+        )
     return {
-        name: {key: float(np.mean([row[key] for row in rows])) for key in rows[0]} for name, rows in by_sequence.items()
+        name: {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+        for name, rows in by_sequence.items()
     }
 
 
@@ -132,38 +154,53 @@ def mean_over(sequences: dict[str, dict[str, float]]) -> dict[str, float]:
 
 
 def held_out(clips: list[Window]) -> dict[str, float]:
-    """Each sequence measured with the settings that are best (recall + AUC) on the nine others, then the mean."""
+    """Each sequence measured with the settings that are best (recall + AUC) on the nine others,
+    then the mean.
+    """
     grid = [
         {"size": size, "saturation": saturation, "centre": centre}
         for size in (80, 96, 112)
         for saturation in (5.0, 20.0)
         for centre in (0.0, 0.3, 0.6)
     ]
-    tables = [evaluate(lambda frames, p=parameters: _flow(frames, **p), clips) for parameters in grid]
+    tables = [
+        evaluate(lambda frames, p=parameters: _flow(frames, **p), clips) for parameters in grid
+    ]
 
     def without(name: str, table: dict[str, dict[str, float]]) -> float:
         rest = mean_over({other: row for other, row in table.items() if other != name})
         return rest["recall@.5"] + rest["auc"]
 
-    return mean_over({name: max(tables, key=lambda table: without(name, table))[name] for name in tables[0]})
+    return mean_over(
+        {name: max(tables, key=lambda table: without(name, table))[name] for name in tables[0]}
+    )
 
 
 def costs(repeats: int = 5) -> dict[str, float]:
-    """CPU ms for a clip on one core, medians over sequences and turns; decoding is the offline stage's own.
+    """CPU ms for a clip on one core, medians over sequences and turns; decoding is the offline
+    stage's own.
 
-    The first 31 frames of each sequence as MPEG-4 at DAVIS's own 427x240, brought to the store's 256x340.
+    The first 31 frames of each sequence as MPEG-4 at DAVIS's own 427x240, brought to the store's
+    256x340.
     """
-    sampling = Sampling(clips=1, frames=FRAMES, stride=STRIDE, height=256, width=340, geometry="cover")
+    sampling = Sampling(
+        clips=1, frames=FRAMES, stride=STRIDE, height=256, width=340, geometry="cover"
+    )
     clips_NTHW3 = np.empty(sampling.shape, np.uint8)
     times: dict[str, list[float]] = {
         name: [] for name in ("decode", "JPEG encode", "flow map", "paper map", "seed map")
     }
     with tempfile.TemporaryDirectory() as folder:
-        videos = [_write_video(Path(folder) / f"{path.name}.mp4", path) for path in sorted(DAVIS.iterdir())]
+        videos = [
+            _write_video(Path(folder) / f"{path.name}.mp4", path)
+            for path in sorted(DAVIS.iterdir())
+        ]
         for video in videos * repeats:
             steps = (
                 lambda video=video: decode(str(video), sampling, clips_NTHW3),
-                lambda: cv2.imencode(".jpg", clips_NTHW3.reshape(-1, 340, 3), [cv2.IMWRITE_JPEG_QUALITY, 90]),
+                lambda: cv2.imencode(
+                    ".jpg", clips_NTHW3.reshape(-1, 340, 3), [cv2.IMWRITE_JPEG_QUALITY, 90]
+                ),
                 *(
                     lambda method=method: map_clip(method, clips_NTHW3[0], height=64, width=85)
                     for method in ("flow", "paper", "seed")
@@ -177,9 +214,16 @@ def costs(repeats: int = 5) -> dict[str, float]:
 
 
 def _write_video(path: Path, sequence: Path) -> Path:
-    """MPEG-4: what every OpenCV build can write, and cheaper to decode than most of what a dataset holds."""
-    frames = [cv2.imread(str(image)) for image in sorted((sequence / "frames").glob("*.jpg"))[: 2 * FRAMES - 1]]
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25.0, frames[0].shape[1::-1])
+    """MPEG-4: what every OpenCV build can write, and cheaper to decode than most of what a dataset
+    holds.
+    """
+    frames = [
+        cv2.imread(str(image))
+        for image in sorted((sequence / "frames").glob("*.jpg"))[: 2 * FRAMES - 1]
+    ]
+    writer = cv2.VideoWriter(
+        str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25.0, frames[0].shape[1::-1]
+    )
     for frame in frames:
         writer.write(frame)
     writer.release()
@@ -187,7 +231,9 @@ def _write_video(path: Path, sequence: Path) -> Path:
 
 
 def draw(clips: list[Window], path: Path) -> None:
-    """Six clips: middle frame, truth, and heat and mask at beta 0.5 of the paper's and the flow map."""
+    """Six clips: middle frame, truth, and heat and mask at beta 0.5 of the paper's and the flow
+    map.
+    """
     first = list({clip.sequence: clip for clip in reversed(clips)}.values())[::-1]
     rows = []
     for clip in first[:: max(1, len(first) // 6)][:6]:
@@ -201,7 +247,11 @@ def draw(clips: list[Window], path: Path) -> None:
             [
                 image,
                 dim(image, clip.truth_HW),
-                *(p for s, m in zip(scores, masks, strict=True) for p in (heat(image, s), dim(image, m))),
+                *(
+                    p
+                    for s, m in zip(scores, masks, strict=True)
+                    for p in (heat(image, s), dim(image, m))
+                ),
             ]
         )
     captions = ("frame", "truth", "paper map", "paper, beta 0.5", "flow map", "flow, beta 0.5")
@@ -209,7 +259,9 @@ def draw(clips: list[Window], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sheet", type=Path, help="draw six clips here and stop")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -227,7 +279,11 @@ def main() -> None:
     rows["flow, settings chosen on the other nine"] = held_out(clips)
     cost = costs()
     ratio = cost["flow map"] / (cost["decode"] + cost["JPEG encode"])
-    result = {"mean over sequences": rows, "flow by sequence": tables["flow"], "ms per clip at 256x340": cost}
+    result = {
+        "mean over sequences": rows,
+        "flow by sequence": tables["flow"],
+        "ms per clip at 256x340": cost,
+    }
     result["flow map / (decode + JPEG encode)"] = ratio
     (RESULTS / "davis.json").write_text(json.dumps(result, indent=2) + "\n")
     text = table_text(rows, cost, ratio)
@@ -238,7 +294,10 @@ def main() -> None:
 def table_text(rows: dict[str, dict[str, float]], cost: dict[str, float], ratio: float) -> str:
     keys = list(next(iter(rows.values())))
     lines = ["| map | " + " | ".join(keys) + " |", "|---|" + "---|" * len(keys)]
-    lines += [f"| {name} | " + " | ".join(f"{row[key]:.3f}" for key in keys) + " |" for name, row in rows.items()]
+    lines += [
+        f"| {name} | " + " | ".join(f"{row[key]:.3f}" for key in keys) + " |"
+        for name, row in rows.items()
+    ]
     lines += ["", "| step, one clip at 256x340 | CPU ms |", "|---|---|"]
     lines += [f"| {name} | {value:.1f} |" for name, value in cost.items()]
     return "\n".join([*lines, "", f"flow map / (decode + JPEG encode) = {ratio:.2f}", ""])

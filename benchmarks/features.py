@@ -1,9 +1,11 @@
-"""Feature extraction from a clip store against the encoder alone on clips that are in memory already.
+"""Feature extraction from a clip store against the encoder alone on clips that are in memory
+already.
 
-Claim: extraction, decoding included, reaches >= 90 % of the encoder's own rate on synthetic input. Both run in turns in
-one process on one thread, per second of its CPU time, so that other work on the machine does not count: decoding is
-then not hidden behind the encoder, as it is with ``workers`` or on a GPU. The video is drawn: a blurred texture that
-pans, harder on the codec than most footage.
+Claim: extraction, decoding included, reaches >= 90 % of the encoder's own rate on synthetic input.
+Both run in turns in one process on one thread, per second of its CPU time, so that other work on
+the machine does not count: decoding is then not hidden behind the encoder, as it is with
+``workers`` or on a GPU. The video is drawn: a blurred texture that pans, harder on the codec than
+most footage.
 
 Run: ``python benchmarks/features.py``.
 """
@@ -21,7 +23,15 @@ import cv2
 import numpy as np
 import torch
 
-from fame.clipstore import ClipStore, StoreHeader, StoreSpec, VideoClips, create, finalise, write_shard
+from fame.clipstore import (
+    ClipStore,
+    StoreHeader,
+    StoreSpec,
+    VideoClips,
+    create,
+    finalise,
+    write_shard,
+)
 from fame.models import build_backbone
 from fame.randomness import numpy_generator
 from fame.weights import Card, Encoder
@@ -29,12 +39,17 @@ from train.features import extract_features
 
 RESULTS = Path(__file__).parent / "results/features.json"
 BATCH = 4
-CASES = {"i3d": (256, 340, 224), "r2plus1d_18": (128, 170, 112)}  # encoder -> height and width of the store, crop
+CASES = {
+    "i3d": (256, 340, 224),
+    "r2plus1d_18": (128, 170, 112),
+}  # encoder -> height and width of the store, crop
 
 
 def make_store(path: Path, *, height: int, width: int, videos: int) -> ClipStore:
     """A jpeg store of one clip per video."""
-    spec = StoreSpec(clips_per_video=1, height=height, width=width, videos_per_shard=videos, foreground="none")
+    spec = StoreSpec(
+        clips_per_video=1, height=height, width=width, videos_per_shard=videos, foreground="none"
+    )
     header = StoreHeader(dataset="drawn", split="test", class_names=("one",), spec=spec)
     create(path, header, names=[f"{video:03d}" for video in range(videos)], labels=[0] * videos)
     write_shard(path, 0, [drawn_video(spec, video) for video in range(videos)])
@@ -49,7 +64,9 @@ def drawn_video(spec: StoreSpec, video: int) -> VideoClips:
     )
     texture = cv2.GaussianBlur(noise, (0, 0), 1.5)
     frames = [texture[t : t + spec.height, t : t + spec.width] for t in range(spec.frames)]
-    return VideoClips(clips=np.stack(frames)[None], foreground=None, start_frame=np.zeros(1, np.int32))
+    return VideoClips(
+        clips=np.stack(frames)[None], foreground=None, start_frame=np.zeros(1, np.int32)
+    )
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -83,7 +100,9 @@ def case(name: str, folder: Path, *, clips: int, rounds: int) -> dict[str, objec
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--clips", type=int, default=12, help=f"a multiple of {BATCH}")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -91,8 +110,16 @@ def main() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as folder:
-        cases = {name: case(name, Path(folder), clips=arguments.clips, rounds=arguments.rounds) for name in CASES}
-    report = {"machine": platform.machine(), "torch": torch.__version__, "threads": 1, "cases": cases}
+        cases = {
+            name: case(name, Path(folder), clips=arguments.clips, rounds=arguments.rounds)
+            for name in CASES
+        }
+    report = {
+        "machine": platform.machine(),
+        "torch": torch.__version__,
+        "threads": 1,
+        "cases": cases,
+    }
     arguments.out.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))
 

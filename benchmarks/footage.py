@@ -1,12 +1,15 @@
-"""What pretraining is worth on real, labelled footage: untrained, MoCo and FAME, by kNN, linear probe and fine-tuning.
+"""What pretraining is worth on real, labelled footage: untrained, MoCo and FAME, by kNN, linear
+probe and fine-tuning.
 
-The footage is ``../shared/data/overhead-actions``: 302 training and 133 test clips of 8 indoor actions seen from the
-ceiling, split by recording. Both pretrainings see the training clips only, for the same epochs, batch and recipe, and
-differ in nothing but ``background``. Every arm runs with three seeds, which decide weights, order and every draw;
-nothing was tuned on the test clips and the weights after the last epoch are tested.
+The footage is ``../shared/data/overhead-actions``: 302 training and 133 test clips of 8 indoor
+actions seen from the ceiling, split by recording. Both pretrainings see the training clips only,
+for the same epochs, batch and recipe, and differ in nothing but ``background``. Every arm runs with
+three seeds, which decide weights, order and every draw; nothing was tuned on the test clips and the
+weights after the last epoch are tested.
 
-Run: ``python benchmarks/footage.py`` (about 20 minutes of one core). What was measured is kept below ``--work`` and
-not measured again: a killed run goes on, and ``--arms MoCo`` may run beside ``--arms FAME untrained``.
+Run: ``python benchmarks/footage.py`` (about 20 minutes of one core). What was measured is kept
+below ``--work`` and not measured again: a killed run goes on, and ``--arms MoCo`` may run beside
+``--arms FAME untrained``.
 """
 
 import argparse
@@ -34,10 +37,16 @@ FOOTAGE = Path(__file__).resolve().parents[2] / "shared/data/overhead-actions"
 RESULTS = Path(__file__).parent / "results"
 RECIPE = ["--frames", "8", "--stride", "4", "--clips", "4", "--height", "48", "--width", "64"]
 SHARED: dict[str, Any] = {"device": "cpu", "crop": 40, "batch": 32}
-# A queue shorter than an epoch's 576 keys: else every video's own older keys are among its negatives.
+# A queue shorter than an epoch's 576 keys: else every video's own older keys are among its
+# negatives.
 PRETRAIN = replace(recipe("small-cpu"), epochs=40, queue=256, **SHARED)
-SMALL = {name: getattr(PRETRAIN, name) for name in ("encoder", "min_area", "gray", "jitter", "blur", "workers")}
-FINETUNE = FinetuneConfig(**SHARED, **SMALL, epochs=20, optimizer="adamw", lr=1e-3, schedule="cosine", dropout=0.5)
+SMALL = {
+    name: getattr(PRETRAIN, name)
+    for name in ("encoder", "min_area", "gray", "jitter", "blur", "workers")
+}
+FINETUNE = FinetuneConfig(
+    **SHARED, **SMALL, epochs=20, optimizer="adamw", lr=1e-3, schedule="cosine", dropout=0.5
+)
 ARMS = {"untrained": None, "MoCo": "none", "FAME": "inter"}  # arm -> background
 MEASURES = ("kNN", "linear", "fine-tune")
 
@@ -49,15 +58,31 @@ def make_stores(work: Path, foreground: str) -> dict[str, Path]:
     work.mkdir(parents=True, exist_ok=True)
     (work / "classes.txt").write_text("\n".join(classes) + "\n")
     for split, store in stores.items():
-        source = ["--videos", str(FOOTAGE), "--list", str(FOOTAGE / f"{split}.txt"), "--split", split]
-        where = ["--classes", str(work / "classes.txt"), "--store", str(store), "--executor", "serial"]
+        source = [
+            "--videos",
+            str(FOOTAGE),
+            "--list",
+            str(FOOTAGE / f"{split}.txt"),
+            "--split",
+            split,
+        ]
+        where = [
+            "--classes",
+            str(work / "classes.txt"),
+            "--store",
+            str(store),
+            "--executor",
+            "serial",
+        ]
         command = [sys.executable, "-m", "cli", "preprocess", "folder", *source, *where, *RECIPE]
         subprocess.run([*command, "--foreground", foreground], check=True)
     return stores
 
 
 def start_of(arm: str, seed: int, stores: dict[str, Path], folder: Path) -> Path:
-    """The checkpoint that an arm is evaluated from: pretrained here, or as untrained as its seed made it."""
+    """The checkpoint that an arm is evaluated from: pretrained here, or as untrained as its seed
+    made it.
+    """
     background = ARMS[arm]
     config = replace(PRETRAIN, seed=seed, background=background or "none")
     if background:
@@ -65,7 +90,9 @@ def start_of(arm: str, seed: int, stores: dict[str, Path], folder: Path) -> Path
     path = folder / "untrained.pt"
     model = {"name": config.encoder, "options": config.encoder_options, "head": config.head_options}
     state = {"encoder_q": build_moco(config).encoder_q.state_dict()}
-    checkpoint.save(path, {"model": model, "config": config.to_dict(), "state": state, "progress": {}})
+    checkpoint.save(
+        path, {"model": model, "config": config.to_dict(), "state": state, "progress": {}}
+    )
     return path
 
 
@@ -74,7 +101,10 @@ def measures(
 ) -> dict[str, Callable[[], dict[str, float]]]:
     """What is measured of a checkpoint, by name."""
     config = EvaluationConfig(
-        train_store=stores["train"], test_store=stores["test"], cache=folder / "features", device="cpu"
+        train_store=stores["train"],
+        test_store=stores["test"],
+        cache=folder / "features",
+        device="cpu",
     )
 
     def tuned() -> dict[str, float]:
@@ -90,7 +120,9 @@ def measures(
 
     return {
         "kNN": lambda: evaluate([start], config, knn)[0].figures,
-        "linear": lambda: evaluate([start], config, lambda train, test: linear(train, test, seed=seed))[0].figures,
+        "linear": lambda: (
+            evaluate([start], config, lambda train, test: linear(train, test, seed=seed))[0].figures
+        ),
         "fine-tune": tuned,
     }
 
@@ -144,18 +176,27 @@ def table(found: dict[str, dict[str, dict[str, dict[str, float]]]], majority: fl
     ]
     for name in ("top-1", "mean class"):
         lines += ["", f"| {name} | {' | '.join(MEASURES)} |", "|---" * (1 + len(MEASURES)) + "|"]
-        lines += [f"| {arm} | {' | '.join(cell(of[what], name) for what in MEASURES)} |" for arm, of in found.items()]
+        lines += [
+            f"| {arm} | {' | '.join(cell(of[what], name) for what in MEASURES)} |"
+            for arm, of in found.items()
+        ]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--foreground", default="flow", help="maps of the stores: flow, paper or seed")
+    parser.add_argument(
+        "--foreground", default="flow", help="maps of the stores: flow, paper or seed"
+    )
     parser.add_argument("--work", type=Path, default=Path("data/runs/footage"))
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--table", action="store_true", help="only write the table of what is there")
+    parser.add_argument(
+        "--table", action="store_true", help="only write the table of what is there"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if not arguments.table:
@@ -168,7 +209,9 @@ def main() -> None:
     found = collected(arguments.work, [0, 1, 2])
     settings = {"stores": [*RECIPE, "--foreground", arguments.foreground], "arms": ARMS}
     settings |= {"pretrain": asdict(PRETRAIN), "finetune": asdict(FINETUNE), "majority": majority}
-    (arguments.out / "footage.json").write_text(json.dumps({"settings": settings, "results": found}, indent=1) + "\n")
+    (arguments.out / "footage.json").write_text(
+        json.dumps({"settings": settings, "results": found}, indent=1) + "\n"
+    )
     (arguments.out / "footage.md").write_text(table(found, majority))
     print(table(found, majority))
 

@@ -1,9 +1,12 @@
-"""The bias report of every encoder and classifier of ``footage.py``: do they look at the people or at the room?
+"""The bias report of every encoder and classifier of ``footage.py``: do they look at the people or
+at the room?
 
-What is cut out is only as good as the stores' flow maps: nobody has drawn true masks of this footage.
+What is cut out is only as good as the stores' flow maps: nobody has drawn true masks of this
+footage.
 
-Run after ``footage.py`` with the same ``--work``, where every report is kept: ``python benchmarks/footage_bias.py``.
-Results: ``results/footage_bias.{md,json}``, every seed; ``docs/images/footage_bias.png``, encoders of the first seed.
+Run after ``footage.py`` with the same ``--work``, where every report is kept: ``python
+benchmarks/footage_bias.py``. Results: ``results/footage_bias.{md,json}``, every seed;
+``docs/images/footage_bias.png``, encoders of the first seed.
 """
 
 import argparse
@@ -21,14 +24,24 @@ from train.bias_picture import draw_bars, figure_name
 PICTURES = Path(__file__).parents[1] / "docs" / "images"
 SEEDS = (0, 1, 2)
 ENCODER = [
-    *(f"{measure}/{variant}" for measure in ("knn", "linear") for variant in ("original", "background swapped")),
+    *(
+        f"{measure}/{variant}"
+        for measure in ("knn", "linear")
+        for variant in ("original", "background swapped")
+    ),
     "linear/background only",
     "linear/frame repeated",
     "cosine/background wins",
 ]
 CLASSIFIER = [
     f"classifier/{name}"
-    for name in ("original", "background swapped", "background only", "frame repeated", "contrasted")
+    for name in (
+        "original",
+        "background swapped",
+        "background only",
+        "frame repeated",
+        "contrasted",
+    )
 ]
 
 
@@ -50,7 +63,9 @@ def measure(arm: str, seed: int, stores: dict[str, Path], work: Path) -> None:
     for name, checkpoint in checkpoints.items():
         kept = folder / name
         if not kept.exists():
-            report = encoder_report(checkpoint, config) | {"checkpoint": str(checkpoint.relative_to(work))}
+            report = encoder_report(checkpoint, config) | {
+                "checkpoint": str(checkpoint.relative_to(work))
+            }
             kept.with_suffix(".partial").write_text(json.dumps(report))
             kept.with_suffix(".partial").replace(kept)
             print(f"{arm}, seed {seed}: {kept}", flush=True)
@@ -58,7 +73,10 @@ def measure(arm: str, seed: int, stores: dict[str, Path], work: Path) -> None:
 
 def collected(work: Path, name: str) -> dict[str, list[dict[str, Any]]]:
     """Arm -> the report of every seed."""
-    return {arm: [json.loads((work / f"{arm}-{seed}" / name).read_text()) for seed in SEEDS] for arm in ARMS}
+    return {
+        arm: [json.loads((work / f"{arm}-{seed}" / name).read_text()) for seed in SEEDS]
+        for arm in ARMS
+    }
 
 
 def table(reports: dict[str, list[dict[str, Any]]], figures: list[str]) -> str:
@@ -69,9 +87,14 @@ def table(reports: dict[str, list[dict[str, Any]]], figures: list[str]) -> str:
         cells = []
         for of_seeds in reports.values():
             values = [report["figures"][figure]["value"] for report in of_seeds]
-            cells.append(f"**{statistics.mean(values):.1f}** ({', '.join(f'{value:.1f}' for value in values)})")
+            cells.append(
+                f"**{statistics.mean(values):.1f}** "
+                f"({', '.join(f'{value:.1f}' for value in values)})"
+            )
         label = f"{figure.split('/')[0]}: {figure_name(figure)}"
-        lines.append(f"| {label} | {'' if chance is None else f'{chance:.1f}'} | {' | '.join(cells)} |")
+        lines.append(
+            f"| {label} | {'' if chance is None else f'{chance:.1f}'} | {' | '.join(cells)} |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -83,7 +106,9 @@ def as_report(plain: dict[str, Any]) -> BiasReport:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path, default=Path("data/runs/footage"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -100,7 +125,12 @@ def main() -> None:
     kept = {"encoders": encoders, "classifiers": classifiers}
     (RESULTS / "footage_bias.json").write_text(json.dumps(kept, indent=1) + "\n")
     first = [as_report(reports[0]) for reports in encoders.values()]
-    draw_bars(PICTURES / "footage_bias.png", first, list(encoders), title="overhead actions, seed 0; 95 % intervals")
+    draw_bars(
+        PICTURES / "footage_bias.png",
+        first,
+        list(encoders),
+        title="overhead actions, seed 0; 95 % intervals",
+    )
     print(text)
 
 

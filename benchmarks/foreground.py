@@ -1,11 +1,13 @@
-"""The paper's score, mask and merge: parity with the reference, speed and memory on the CPU, cost in a GPU step.
+"""The paper's score, mask and merge: parity with the reference, speed and memory on the CPU, cost
+in a GPU step.
 
     python benchmarks/foreground.py          # writes results/foreground.json
     python benchmarks/foreground.py --tiny   # seconds: runs the code of the GPU part on the CPU and keeps nothing
 
-CPU: score + mask + merge of 8x3x16x224x224 float32 on one thread, against the same steps written straightforwardly
-(tests/oracle_foreground.py), in turn, as CPU time. GPU: against one symmetric I3D training step (two queries forward
-and backward, two keys forward) of the same 8 clips, where CUDA exists.
+CPU: score + mask + merge of 8x3x16x224x224 float32 on one thread, against the same steps written
+straightforwardly (tests/oracle_foreground.py), in turn, as CPU time. GPU: against one symmetric I3D
+training step (two queries forward and backward, two keys forward) of the same 8 clips, where CUDA
+exists.
 
 Shapes: B batch, C = 3 RGB in 0..1, T frames, H W pixels.
 """
@@ -59,26 +61,34 @@ def straightforward(clip: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
 
 
 def parity() -> dict[str, dict[str, float]]:
-    """Largest error of motion and score against the reference and share of mask pixels that agree, by group."""
+    """Largest error of motion and score against the reference and share of mask pixels that agree,
+    by group.
+    """
     result: dict[str, dict[str, float]] = {}
     with np.load(GOLDEN) as file:
         for group in ("real112", "toy64", "real224"):
             clip = torch.from_numpy(file[f"{group}/clips"]).permute(0, 4, 1, 2, 3).float() / 255
             score = paper_score(clip)
             row = {
-                "motion": float((motion_score(clip) - torch.from_numpy(file[f"{group}/motion"])).abs().max()),
+                "motion": float(
+                    (motion_score(clip) - torch.from_numpy(file[f"{group}/motion"])).abs().max()
+                ),
                 "score": float((score - torch.from_numpy(file[f"{group}/score"])).abs().max()),
             }
             for beta in (0.3, 0.5):
                 if f"{group}/mask_beta_{beta}" in file:
                     theirs = np.unpackbits(file[f"{group}/mask_beta_{beta}"], axis=-1).astype(bool)
-                    row[f"mask@{beta}"] = float((top_fraction(score, beta).numpy() == theirs).mean())
+                    row[f"mask@{beta}"] = float(
+                        (top_fraction(score, beta).numpy() == theirs).mean()
+                    )
             result[group] = row
     return result
 
 
 def memory() -> dict[str, float]:
-    """Peak resident memory that score + mask + merge add, in units of the clip (the merged clip is 1 of them)."""
+    """Peak resident memory that score + mask + merge add, in units of the clip (the merged clip is
+    1 of them).
+    """
     small = make_clip(2, 4, 32)
     ours(small, torch.tensor([1, 0]))  # libraries and thread pools are not the method's memory
     clip, source = make_clip(8, 16, 224), derangement(8, generator=generator(0, 0, 0, "source"))
@@ -89,7 +99,9 @@ def memory() -> dict[str, float]:
 
 
 def cpu_speed() -> dict[str, float]:
-    """CPU milliseconds of each part and of the whole against the straightforward whole: medians, in turn."""
+    """CPU milliseconds of each part and of the whole against the straightforward whole: medians, in
+    turn.
+    """
     clip, source = make_clip(8, 16, 224), derangement(8, generator=generator(0, 0, 0, "source"))
     score = paper_score(clip)
     mask = top_fraction(score, BETA)
@@ -159,13 +171,20 @@ def _wait(device: str) -> None:
 def gpu() -> dict[str, object]:
     """Shares at the reference size in float32 (TF32 off, as the reference trained) and bfloat16."""
     sizes = {"batch": 8, "frames": 16, "size": 224, "width": 1.0}
-    shares = {str(dtype): step_share("cuda", dtype=dtype, **sizes) for dtype in (torch.float32, torch.bfloat16)}
+    shares = {
+        str(dtype): step_share("cuda", dtype=dtype, **sizes)
+        for dtype in (torch.float32, torch.bfloat16)
+    }
     return {"device": torch.cuda.get_device_name(), **shares}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tiny", action="store_true", help="only run the code of the GPU part, small, on the CPU")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--tiny", action="store_true", help="only run the code of the GPU part, small, on the CPU"
+    )
     torch.set_num_threads(1)
     if parser.parse_args().tiny:
         print(step_share("cpu", batch=2, frames=8, size=32, width=0.125, dtype=torch.float32))

@@ -1,14 +1,17 @@
-"""The offline stage: its speed against a bare loop, Ray against serial, memory, and a plan of 10 million videos.
+"""The offline stage: its speed against a bare loop, Ray against serial, memory, and a plan of 10
+million videos.
 
-Claims (each ratio from one run, both sides interleaved; the best of the rounds counts, and where other work may share
-the machine the ratio of CPU seconds stands beside that of the clock):
+Claims (each ratio from one run, both sides interleaved; the best of the rounds counts, and where
+other work may share the machine the ratio of CPU seconds stands beside that of the clock):
 
-* ``speed``: frames per second and core are >= 80 % of a bare OpenCV loop that decodes, resizes and encodes the same
-  frames, without maps, processes, checksums or files (the store is in memory);
-* ``parallel``: Ray with 2 workers makes >= 1.8 times the videos per second of the serial executor, on two free cores;
-* ``memory``: an hour of video takes what ten seconds take, within 20 %, and 1,000 videos what the first 100 take;
-* ``scale``: what the driver takes at 240,000 and at 10 million videos; ``tasks``: a whole run of 240,000 videos through
-  Ray with a decoder that invents its frames.
+* ``speed``: frames per second and core are >= 80 % of a bare OpenCV loop that decodes, resizes and
+  encodes the same frames, without maps, processes, checksums or files (the store is in memory);
+* ``parallel``: Ray with 2 workers makes >= 1.8 times the videos per second of the serial executor,
+  on two free cores;
+* ``memory``: an hour of video takes what ten seconds take, within 20 %, and 1,000 videos what the
+  first 100 take;
+* ``scale``: what the driver takes at 240,000 and at 10 million videos; ``tasks``: a whole run of
+  240,000 videos through Ray with a decoder that invents its frames.
 
 Run: ``python benchmarks/offline_stage.py [CLAIM ...]``; results: ``results/offline_stage.json``.
 """
@@ -46,7 +49,9 @@ RESULTS = Path(__file__).parent / "results/offline_stage.json"
 FAKE_DECODER = (sys.executable, __file__, "--decoder")
 ROUNDS = 3
 BARE_OPEN = [cv2.CAP_PROP_N_THREADS, 1, cv2.CAP_PROP_HW_ACCELERATION, cv2.VIDEO_ACCELERATION_NONE]
-MEMORY_DISK = "/dev/shm" if Path("/dev/shm").is_dir() else None  # others may be keeping the disk busy
+MEMORY_DISK = (
+    "/dev/shm" if Path("/dev/shm").is_dir() else None
+)  # others may be keeping the disk busy
 LARGE = ("001_001_001.mp4", "testsrc2.mp4", "nasa_13013.mp4", "bt709_full_range.mp4")
 UCF = ("v_ApplyEyeMakeup_g01_c01.avi", "v_BaseballPitch_g01_c01.avi")
 
@@ -56,9 +61,18 @@ def main() -> None:
         decode.decode = invented
         decode.serve(int(sys.argv[2]), int(sys.argv[3]), decode.Sampling(**json.loads(sys.argv[4])))
         return
-    claims = {"speed": speed, "cost": cost, "parallel": parallel, "memory": memory, "scale": scale, "tasks": tasks}
+    claims = {
+        "speed": speed,
+        "cost": cost,
+        "parallel": parallel,
+        "memory": memory,
+        "scale": scale,
+        "tasks": tasks,
+    }
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("claims", nargs="*", metavar="claim", help=f"of {', '.join(claims)}; default: all")
+    parser.add_argument(
+        "claims", nargs="*", metavar="claim", help=f"of {', '.join(claims)}; default: all"
+    )
     for claim in parser.parse_args().claims or claims:
         measured = {claim: claims[claim]()}
         print(json.dumps(measured, indent=1), flush=True)
@@ -91,11 +105,15 @@ def videos_of(paths: list[Path], *, count: int) -> Iterator[Path]:
 
 
 def config_of(videos: Path, store: Path, spec: StoreSpec, **fields: object) -> PreprocessConfig:
-    return PreprocessConfig(dataset="folder", split="train", videos=videos, store=store, spec=spec, **fields)
+    return PreprocessConfig(
+        dataset="folder", split="train", videos=videos, store=store, spec=spec, **fields
+    )
 
 
 def bare(videos: Path, spec: StoreSpec) -> int:
-    """Decode, resize and encode the frames of each clip with nothing around; returns source frames read."""
+    """Decode, resize and encode the frames of each clip with nothing around; returns source frames
+    read.
+    """
     read, sampling = 0, Work(store=videos, videos=videos, spec=spec, time_limit=1).sampling
     clips_NTHW3 = np.empty(sampling.shape, np.uint8)
     for path in sorted(videos.iterdir()):
@@ -114,9 +132,13 @@ def bare(videos: Path, spec: StoreSpec) -> int:
 
 
 def staged(videos: Path, spec: StoreSpec) -> int:
-    """The same by the stage, on the serial executor: processes, checks, checksums, files and all."""
+    """The same by the stage, on the serial executor: processes, checks, checksums, files and
+    all.
+    """
     with tempfile.TemporaryDirectory(dir=MEMORY_DISK) as folder:
-        return preprocess(config_of(videos, Path(folder) / "store", spec, executor="serial")).frames_read
+        return preprocess(
+            config_of(videos, Path(folder) / "store", spec, executor="serial")
+        ).frames_read
 
 
 def speed() -> dict[str, object]:
@@ -152,32 +174,48 @@ def _compare(reference: Callable[[], int], stage: Callable[[], int]) -> dict[str
 
 
 def cost() -> dict[str, object]:
-    """CPU seconds and bytes of a 13 s video of 325 frames (h264, 320x180) with the default recipe, map by map."""
+    """CPU seconds and bytes of a 13 s video of 325 frames (h264, 320x180) with the default recipe,
+    map by map.
+    """
     costs = {}
     with videos_of([FOOTAGE / "robustness" / "nasa_13013.mp4"], count=8) as videos:
         for foreground in ("none", "flow"):
             with tempfile.TemporaryDirectory(dir=MEMORY_DISK) as folder, stopwatch() as spent:
                 spec = StoreSpec(foreground=foreground)
-                report = preprocess(config_of(videos, Path(folder) / "store", spec, executor="serial"))
-            costs[foreground] = {"cpu_s_per_video": round(spent["cpu"] / 8, 2), "bytes": report.stored_bytes // 8}
+                report = preprocess(
+                    config_of(videos, Path(folder) / "store", spec, executor="serial")
+                )
+            costs[foreground] = {
+                "cpu_s_per_video": round(spent["cpu"] / 8, 2),
+                "bytes": report.stored_bytes // 8,
+            }
     return costs
 
 
 def parallel() -> dict[str, object]:
-    """Videos per second from the third finished shard to the last but one, so that starting Ray does not count.
+    """Videos per second from the third finished shard to the last but one, so that starting Ray
+    does not count.
 
-    Beside it, what two free cores can give at most by the CPU seconds that each executor spends on a video, all of
-    Ray's own processes included: that holds on a machine that is busy with other work too.
+    Beside it, what two free cores can give at most by the CPU seconds that each executor spends on
+    a video, all of Ray's own processes included: that holds on a machine that is busy with other
+    work too.
     """
     import ray
 
-    # Ray's workers yield to other programs by default, the serial executor does not: let both be equal.
+    # Ray's workers yield to other programs by default, the serial executor does not: let both be
+    # equal.
     os.environ |= {
         "RAY_worker_niceness": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
     executors = {"serial": {"executor": "serial"}, "ray": {"executor": "ray", "workers": 2}}
     rates: dict[str, list[float]] = {name: [] for name in executors}
     costs: dict[str, list[float]] = {name: [] for name in executors}
@@ -185,7 +223,9 @@ def parallel() -> dict[str, object]:
         for _ in range(ROUNDS):
             for name, fields in executors.items():
                 before = _session_cpu_seconds()
-                rates[name].append(round(_steady_rate(videos, StoreSpec(foreground="none"), fields), 2))
+                rates[name].append(
+                    round(_steady_rate(videos, StoreSpec(foreground="none"), fields), 2)
+                )
                 costs[name].append(round((_session_cpu_seconds() - before) / 48, 3))
     ray.shutdown()
     return {
@@ -216,7 +256,9 @@ def _steady_rate(videos: Path, spec: StoreSpec, fields: dict[str, object]) -> fl
 
 def memory() -> dict[str, object]:
     """Peak resident MiB of a worker and its decoder, each time in fresh processes."""
-    spec = StoreSpec(foreground="none", height=128, width=170, clips_per_video=4, videos_per_shard=20)
+    spec = StoreSpec(
+        foreground="none", height=128, width=170, clips_per_video=4, videos_per_shard=20
+    )
     peaks: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, seconds in (("10 s", 10), ("1 h", 3600)):
@@ -234,7 +276,9 @@ def memory() -> dict[str, object]:
 
 
 def _write_long_video(path: Path, frames: int) -> None:
-    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*"XVID"), 25.0, (320, 240))
+    writer = cv2.VideoWriter(
+        str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*"XVID"), 25.0, (320, 240)
+    )
     ramp_HW = np.tile(np.arange(320, dtype=np.uint8), (240, 1))
     pictures = [cv2.cvtColor(np.roll(ramp_HW, 8 * i, 1), cv2.COLOR_GRAY2BGR) for i in range(40)]
     for index in range(frames):
@@ -247,14 +291,18 @@ def _in_fresh_process(measure: Callable[..., Any], *arguments: object) -> Any:
         return pool.submit(measure, *arguments).result()
 
 
-def _peaks_while_making(videos: Path, spec: StoreSpec, at: tuple[int, ...]) -> list[dict[str, float]]:
+def _peaks_while_making(
+    videos: Path, spec: StoreSpec, at: tuple[int, ...]
+) -> list[dict[str, float]]:
     """Peaks of this process and its decoder when these numbers of videos are done."""
     names = sorted(path.name for path in videos.iterdir())
     peaks, done = [], 0
     with tempfile.TemporaryDirectory() as folder:
         work = Work(store=Path(folder) / "store", videos=videos, spec=spec, time_limit=300)
         _begin_store(work.store, spec, names)
-        shards = plan.tasks(names, missing_shards(work.store), videos_per_shard=spec.videos_per_shard)
+        shards = plan.tasks(
+            names, missing_shards(work.store), videos_per_shard=spec.videos_per_shard
+        )
         for result in serial.execute(work, shards):
             done += result.videos
             if done in at:
@@ -270,12 +318,17 @@ def _begin_store(store: Path, spec: StoreSpec, names: list[str]) -> None:
 
 def _peak_mib(pid: int) -> float:
     status = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return round(next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024, 1)
+    return round(
+        next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024, 1
+    )
 
 
 def scale() -> dict[str, object]:
     """What the driver takes for everything but the shards themselves."""
-    return {f"{videos} videos": _in_fresh_process(_drive, videos, False) for videos in (240_000, 10_000_000)}
+    return {
+        f"{videos} videos": _in_fresh_process(_drive, videos, False)
+        for videos in (240_000, 10_000_000)
+    }
 
 
 def tasks() -> dict[str, object]:
@@ -284,13 +337,23 @@ def tasks() -> dict[str, object]:
 
 
 def _drive(videos: int, made: bool) -> dict[str, float]:
-    """Create a store of that many videos and pass every task through the driver; the frames are invented."""
+    """Create a store of that many videos and pass every task through the driver; the frames are
+    invented.
+    """
     shard = sized_for(StoreSpec(), videos).videos_per_shard  # as for real clips
-    spec = StoreSpec(foreground="none", height=16, width=16, frames=1, clips_per_video=2, videos_per_shard=shard)
+    spec = StoreSpec(
+        foreground="none", height=16, width=16, frames=1, clips_per_video=2, videos_per_shard=shard
+    )
     names = [f"some kind of action/{number:011d}_000010_000020.mp4" for number in range(videos)]
     figures = {"names_mib": _peak_mib(os.getpid())}
     with tempfile.TemporaryDirectory(dir=MEMORY_DISK) as folder:
-        work = Work(store=Path(folder) / "store", videos=Path(folder), spec=spec, time_limit=60, decoder=FAKE_DECODER)
+        work = Work(
+            store=Path(folder) / "store",
+            videos=Path(folder),
+            spec=spec,
+            time_limit=60,
+            decoder=FAKE_DECODER,
+        )
         started = time.monotonic()
         _begin_store(work.store, spec, names)
         todo = missing_shards(work.store)
@@ -326,7 +389,10 @@ def invented(path: str, sampling: decode.Sampling, clips_NTHW3: np.ndarray) -> d
     """Stands for `preprocess.decode.decode`: a 300-frame video of nothing."""
     clips_NTHW3[:] = 0
     return decode.Decoded(
-        start_frame=decode.window_starts(300, sampling), frame_count=300, frames_read=300, looped=False
+        start_frame=decode.window_starts(300, sampling),
+        frame_count=300,
+        frames_read=300,
+        looped=False,
     )
 
 

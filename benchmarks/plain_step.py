@@ -1,9 +1,11 @@
-"""The baseline of the training benchmarks: the reference's step written plainly, one clip and one operation at a time.
+"""The baseline of the training benchmarks: the reference's step written plainly, one clip and one
+operation at a time.
 
-Same mathematics as a step of ``train.pretrain``: same draws, networks, losses; :func:`check_equal` proves it for the
-views (with maps of the frames' size, where both round boxes alike). Plain means: every clip cropped, resized and
-coloured alone; TF-style padding copied before every convolution and pooling; batch norm group by group; the two
-directions as two asymmetric steps; parameters moved one by one; optimiser not fused; contiguous memory; fp32.
+Same mathematics as a step of ``train.pretrain``: same draws, networks, losses; :func:`check_equal`
+proves it for the views (with maps of the frames' size, where both round boxes alike). Plain means:
+every clip cropped, resized and coloured alone; TF-style padding copied before every convolution and
+pooling; batch norm group by group; the two directions as two asymmetric steps; parameters moved one
+by one; optimiser not fused; contiguous memory; fp32.
 
 Shapes: B batch, C channels, T frames, H W height/width, D feature dim, K queue length.
 """
@@ -36,19 +38,35 @@ from train.data import Pairs
 from train.views import make_views
 
 
-def synthetic_pairs(config: PretrainConfig, spec: StoreSpec, device: torch.device, *, seed: int = 0) -> Pairs:
-    """A batch as the loader gives it: smooth random frames that move a little, and random smooth maps."""
+def synthetic_pairs(
+    config: PretrainConfig, spec: StoreSpec, device: torch.device, *, seed: int = 0
+) -> Pairs:
+    """A batch as the loader gives it: smooth random frames that move a little, and random smooth
+    maps.
+    """
     draws = generator(seed, 0, 0, "benchmark")
     shape = (config.batch, 2, spec.frames, spec.height, spec.width, 3)
     small = torch.rand(config.batch * 2, 3 * spec.frames, 8, 10, generator=draws)
     frames = F.interpolate(small, size=(spec.height, spec.width), mode="bilinear")
-    clips = (frames * 255).byte().view(config.batch, 2, 3, *shape[2:5]).permute(0, 1, 3, 4, 5, 2).contiguous()
-    maps = torch.rand(config.batch, 2, spec.foreground_height, spec.foreground_width, generator=draws)
+    clips = (
+        (frames * 255)
+        .byte()
+        .view(config.batch, 2, 3, *shape[2:5])
+        .permute(0, 1, 3, 4, 5, 2)
+        .contiguous()
+    )
+    maps = torch.rand(
+        config.batch, 2, spec.foreground_height, spec.foreground_width, generator=draws
+    )
     return Pairs(clips.to(device), (maps * 255).byte().to(device), torch.arange(config.batch))
 
 
-def plain_views(pairs: Pairs, config: PretrainConfig, *, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-    """The views of a step, clip by clip; ``mask=stored``, one merged view or both, backgrounds of other videos."""
+def plain_views(
+    pairs: Pairs, config: PretrainConfig, *, epoch: int, step: int
+) -> tuple[Tensor, Tensor]:
+    """The views of a step, clip by clip; ``mask=stored``, one merged view or both, backgrounds of
+    other videos.
+    """
     indices = pairs.sample_B.tolist()
     frame = tuple(pairs.clip_B2THWC.shape[3:5])
     views: list[Tensor] = []
@@ -61,13 +79,21 @@ def plain_views(pairs: Pairs, config: PretrainConfig, *, epoch: int, step: int) 
             frames_TCHW = pairs.clip_B2THWC[row, view].permute(0, 3, 1, 2).float() / 255
             clips.append(_resized(frames_TCHW, box, mirrored, config.crop, frame).transpose(0, 1))
             maps.append(
-                _resized(pairs.score_B2hw[row, view][None, None].float(), box, mirrored, config.crop, frame)[0, 0]
+                _resized(
+                    pairs.score_B2hw[row, view][None, None].float(),
+                    box,
+                    mirrored,
+                    config.crop,
+                    frame,
+                )[0, 0]
             )
         if view == 0 or config.views == "both":
             clips = _merged(clips, maps, config, view=view, epoch=epoch, step=step)
         colour = draw_colour(**draws, gray=config.gray, jitter=config.jitter, blur=config.blur)
         order = draw_order(seed=config.seed, epoch=epoch, step=step, view=view)
-        views.append(torch.stack([_coloured(clip, colour, row, order) for row, clip in enumerate(clips)]))
+        views.append(
+            torch.stack([_coloured(clip, colour, row, order) for row, clip in enumerate(clips)])
+        )
     return views[0], views[1]
 
 
@@ -87,18 +113,31 @@ class PlainStep:
     def step(self, view_1: Tensor, view_2: Tensor, *, step: int, momentum: float) -> Tensor:
         """Both directions, one after the other, the keys of each entering the queue at its end."""
         moco = self.moco
-        for key, query in zip(moco.encoder_k.parameters(), moco.encoder_q.parameters(), strict=True):
+        for key, query in zip(
+            moco.encoder_k.parameters(), moco.encoder_q.parameters(), strict=True
+        ):
             key.data = key.data * momentum + query.data * (1 - momentum)
         losses = []
         for queries, keys, number in ((view_1, view_2, 2), (view_2, view_1, 1)):
             query = F.normalize(self._encode(moco.encoder_q, queries), dim=1)
             with torch.no_grad():
-                order = shuffle(self.config.batch, seed=self.config.seed, epoch=0, step=step, view=number)
+                order = shuffle(
+                    self.config.batch, seed=self.config.seed, epoch=0, step=step, view=number
+                )
                 order = order.to(keys.device)
-                key = F.normalize(self._encode(moco.encoder_k, keys[order]), dim=1)[torch.argsort(order)]
+                key = F.normalize(self._encode(moco.encoder_k, keys[order]), dim=1)[
+                    torch.argsort(order)
+                ]
             positive = torch.einsum("bd,bd->b", query, key)[:, None]
-            logits = torch.cat([positive, torch.einsum("bd,dk->bk", query, moco.queue.clone())], 1) / moco.temperature
-            losses.append(F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.long, device=query.device)))
+            logits = (
+                torch.cat([positive, torch.einsum("bd,dk->bk", query, moco.queue.clone())], 1)
+                / moco.temperature
+            )
+            losses.append(
+                F.cross_entropy(
+                    logits, torch.zeros(len(query), dtype=torch.long, device=query.device)
+                )
+            )
             moco.enqueue_(key)
         loss = (losses[0] + losses[1]) / 2
         self.optimizer.zero_grad()
@@ -128,8 +167,13 @@ def plain(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def check_equal(moco: MoCo, pairs: Pairs, config: PretrainConfig) -> float:
-    """The largest difference between the two ways to make the views; raises where they are not the same views."""
-    fast, slow = make_views(pairs, config, epoch=0, step=0), plain_views(pairs, config, epoch=0, step=0)
+    """The largest difference between the two ways to make the views; raises where they are not the
+    same views.
+    """
+    fast, slow = (
+        make_views(pairs, config, epoch=0, step=0),
+        plain_views(pairs, config, epoch=0, step=0),
+    )
     worst = max(float((left - right).abs().mean()) for left, right in zip(fast, slow, strict=True))
     if worst > 0.02:
         raise AssertionError(f"the plain views are not the views: mean difference {worst}")
@@ -138,11 +182,15 @@ def check_equal(moco: MoCo, pairs: Pairs, config: PretrainConfig) -> float:
 
 def _convolved(unit: Unit, x: Tensor) -> Tensor:
     conv = unit.conv3d
-    return F.conv3d(_padded(x, conv.kernel_size, conv.stride), conv.weight.contiguous(), None, conv.stride)
+    return F.conv3d(
+        _padded(x, conv.kernel_size, conv.stride), conv.weight.contiguous(), None, conv.stride
+    )
 
 
 def _padded(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
-    sides = [same_padding(size, k, s) for size, k, s in zip(x.shape[2:], kernel, stride, strict=True)]
+    sides = [
+        same_padding(size, k, s) for size, k, s in zip(x.shape[2:], kernel, stride, strict=True)
+    ]
     return F.pad(x, [count for side in reversed(sides) for count in side])
 
 
@@ -151,11 +199,16 @@ def _norm(norm: nn.BatchNorm3d, x: Tensor) -> Tensor:
     groups = x.split(norm.group or len(x))  # pyright: ignore[reportArgumentType]
     statistics = (norm.running_mean, norm.running_var)
     return torch.cat(
-        [F.batch_norm(group, *statistics, norm.weight, norm.bias, True, 0.1, norm.eps) for group in groups]
+        [
+            F.batch_norm(group, *statistics, norm.weight, norm.bias, True, 0.1, norm.eps)
+            for group in groups
+        ]
     )
 
 
-def _resized(frames_NCHW: Tensor, box: list[float], mirrored: bool, size: int, frame: tuple[int, ...]) -> Tensor:
+def _resized(
+    frames_NCHW: Tensor, box: list[float], mirrored: bool, size: int, frame: tuple[int, ...]
+) -> Tensor:
     scale_y, scale_x = frames_NCHW.shape[2] / frame[0], frames_NCHW.shape[3] / frame[1]
     top, height = round(box[0] * scale_y), max(1, round(box[2] * scale_y))
     left, width = round(box[1] * scale_x), max(1, round(box[3] * scale_x))
@@ -165,13 +218,22 @@ def _resized(frames_NCHW: Tensor, box: list[float], mirrored: bool, size: int, f
 
 
 def _merged(
-    clips: list[Tensor], maps: list[Tensor], config: PretrainConfig, *, view: int, epoch: int, step: int
+    clips: list[Tensor],
+    maps: list[Tensor],
+    config: PretrainConfig,
+    *,
+    view: int,
+    epoch: int,
+    step: int,
 ) -> list[Tensor]:
     draw = derangement if config.sources == "derangement" else permutation
     draws = generator(config.seed, epoch, step, f"background/{view}")
     source = draw(config.batch, generator=draws, group=config.merge_group).tolist()
     masks = [top_fraction(score[None], config.beta)[0].float() for score in maps]
-    return [clip * mask + clips[lender] * (1 - mask) for clip, mask, lender in zip(clips, masks, source, strict=True)]
+    return [
+        clip * mask + clips[lender] * (1 - mask)
+        for clip, mask, lender in zip(clips, masks, source, strict=True)
+    ]
 
 
 def _coloured(clip_CTHW: Tensor, colour: object, row: int, order: tuple[int, ...]) -> Tensor:

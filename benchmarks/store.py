@@ -1,15 +1,18 @@
-"""Store speed: random 16-frame clips at 256x340 from a clip store, against bare codecs and decoding on the fly.
+"""Store speed: random 16-frame clips at 256x340 from a clip store, against bare codecs and decoding
+on the fly.
 
-Claims (all rates from one run, one process, one thread each, files in the page cache; per second of CPU time of the
-process, so that other work on the machine does not count):
+Claims (all rates from one run, one process, one thread each, files in the page cache; per second of
+CPU time of the process, so that other work on the machine does not count):
 
-* a jpeg store reads at >= 90 % of its bare codec (``cv2.imdecode`` of JPEGs in memory), lz4 at >= 80 % of its own;
-* a jpeg store reads at >= 8 times the fastest of OpenCV, PyAV, decord and torchcodec on the same videos.
+* a jpeg store reads at >= 90 % of its bare codec (``cv2.imdecode`` of JPEGs in memory), lz4 at >=
+  80 % of its own;
+* a jpeg store reads at >= 8 times the fastest of OpenCV, PyAV, decord and torchcodec on the same
+  videos.
 
-Run: ``python benchmarks/store.py``. Whatever of PyAV, decord, torchcodec, zarrs and tensorstore is installed takes
-part; without PyAV the videos are MPEG-4 by OpenCV and not h264. Videos: 10 s at 30 fps, made from the DAVIS sequences
-in ``../shared/data`` played forth and back (from a drawn scene where that is absent), h264 CRF 23, keyframes 250
-frames apart.
+Run: ``python benchmarks/store.py``. Whatever of PyAV, decord, torchcodec, zarrs and tensorstore is
+installed takes part; without PyAV the videos are MPEG-4 by OpenCV and not h264. Videos: 10 s at 30
+fps, made from the DAVIS sequences in ``../shared/data`` played forth and back (from a drawn scene
+where that is absent), h264 CRF 23, keyframes 250 frames apart.
 """
 
 import argparse
@@ -28,7 +31,15 @@ import numpy as np
 import zarr
 from numcodecs import Blosc
 
-from fame.clipstore import ClipStore, StoreHeader, StoreSpec, VideoClips, create, finalise, write_shard
+from fame.clipstore import (
+    ClipStore,
+    StoreHeader,
+    StoreSpec,
+    VideoClips,
+    create,
+    finalise,
+    write_shard,
+)
 from fame.clipstore.chunk import CRC_BYTES, decode_chunk, max_chunk_bytes
 from fame.clipstore.layout import Layout
 from fame.clipstore.place import locate
@@ -105,7 +116,9 @@ def make_store(path: Path, videos: list[Path], codec: str) -> ClipStore:
     header = StoreHeader(dataset="benchmark", split="all", class_names=(), spec=spec)
     create(path, header, names=[video.name for video in videos], labels=[-1] * len(videos))
     for shard in range(-(-len(videos) // 2)):
-        write_shard(path, shard, (decoded_clips(video, spec) for video in videos[2 * shard : 2 * shard + 2]))
+        write_shard(
+            path, shard, (decoded_clips(video, spec) for video in videos[2 * shard : 2 * shard + 2])
+        )
     finalise(path)
     return ClipStore.open(path)
 
@@ -126,7 +139,10 @@ def encoded_clips(store: ClipStore, layout: Layout) -> list[np.ndarray]:
     for shard in range(layout.num_shards):
         key = layout.shard_key("clips", shard)
         opened = OpenShard(
-            locate(store.path), key, chunks_per_shard=size, max_chunk_bytes=max_chunk_bytes(layout, "clips")
+            locate(store.path),
+            key,
+            chunks_per_shard=size,
+            max_chunk_bytes=max_chunk_bytes(layout, "clips"),
         )
         chunks += [opened.chunk(position).copy() for position in range(size)]
     return chunks
@@ -161,7 +177,9 @@ def zarr_reader(store: ClipStore) -> Reader:
 
 def zarrs_reader(store: ClipStore) -> Reader:
     importlib.import_module("zarrs")
-    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "threading.max_workers": 1}):
+    with zarr.config.set(
+        {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "threading.max_workers": 1}
+    ):
         array = zarr.open_array(store.path / "clips", mode="r")
     return lambda i: np.asarray(array[i])
 
@@ -210,7 +228,9 @@ def decord_reader(video: Path, wanted: list[int]) -> np.ndarray:
 
 def torchcodec_reader(video: Path, wanted: list[int]) -> np.ndarray:
     decoders = importlib.import_module("torchcodec.decoders")
-    decoder = decoders.VideoDecoder(video, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="approximate")
+    decoder = decoders.VideoDecoder(
+        video, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="approximate"
+    )
     return decoder.get_frames_at(wanted).data.numpy()
 
 
@@ -222,7 +242,10 @@ def fly_readers(store: ClipStore, videos: list[Path]) -> dict[str, Reader]:
 
         def read(i: int, library: Callable[[Path, list[int]], np.ndarray] = library) -> np.ndarray:
             first = int(store.start_frame_N[i])
-            return library(videos[store.video_N[i]], list(range(first, first + spec.frames * spec.stride, spec.stride)))
+            return library(
+                videos[store.video_N[i]],
+                list(range(first, first + spec.frames * spec.stride, spec.stride)),
+            )
 
         try:
             difference = np.abs(read(3).astype(int) - store.clip(3)).mean()
@@ -235,7 +258,9 @@ def fly_readers(store: ClipStore, videos: list[Path]) -> dict[str, Reader]:
 
 
 def measure(readers: dict[str, Reader], clips: int, *, rounds: int) -> dict[str, list[float]]:
-    """Clips per CPU second of every reader in every round, readers taking turns on the same random clips."""
+    """Clips per CPU second of every reader in every round, readers taking turns on the same random
+    clips.
+    """
     rates: dict[str, list[float]] = {name: [] for name in readers}
     for number in range(rounds):
         order = numpy_generator(0, number, 0, "order").permutation(clips).tolist()
@@ -261,7 +286,9 @@ def installed(package: str) -> str | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
@@ -277,16 +304,26 @@ def main() -> None:
     fastest = max(fly, key=lambda name: statistics.median(rates[name]))
     report = {
         "footage": "DAVIS" if DAVIS.is_dir() else "drawn",
-        "videos": f"{len(videos)} of {SECONDS} s, {WIDTH}x{HEIGHT}, {video_codec}, keyframes 250 apart",
+        "videos": (
+            f"{len(videos)} of {SECONDS} s, {WIDTH}x{HEIGHT}, {video_codec}, keyframes 250 apart"
+        ),
         "machine": platform.machine(),
         "versions": {package: installed(package) for package in PACKAGES},
-        "clips_per_cpu_second": {name: round(statistics.median(values), 1) for name, values in rates.items()},
+        "clips_per_cpu_second": {
+            name: round(statistics.median(values), 1) for name, values in rates.items()
+        },
         "fastest_on_the_fly": fastest,
         "ratios": {
-            "store jpeg / bare jpeg (target 0.90)": round(ratio(rates, "store jpeg", "bare jpeg"), 3),
+            "store jpeg / bare jpeg (target 0.90)": round(
+                ratio(rates, "store jpeg", "bare jpeg"), 3
+            ),
             "store lz4 / bare lz4 (target 0.80)": round(ratio(rates, "store lz4", "bare lz4"), 3),
-            "store lz4 / bare lz4 and crc32c": round(ratio(rates, "store lz4", "bare lz4 and crc32c"), 3),
-            "store jpeg / fastest on the fly (target 8)": round(ratio(rates, "store jpeg", fastest), 1),
+            "store lz4 / bare lz4 and crc32c": round(
+                ratio(rates, "store lz4", "bare lz4 and crc32c"), 3
+            ),
+            "store jpeg / fastest on the fly (target 8)": round(
+                ratio(rates, "store jpeg", fastest), 1
+            ),
             "zarr-python jpeg / bare jpeg": round(ratio(rates, "zarr-python jpeg", "bare jpeg"), 3),
             "zarr-python lz4 / bare lz4": round(ratio(rates, "zarr-python lz4", "bare lz4"), 3),
         },

@@ -1,8 +1,10 @@
-"""Claim: on a CPU a training step is >= 1.3 times as fast as the plain implementation of the same step.
+"""Claim: on a CPU a training step is >= 1.3 times as fast as the plain implementation of the same
+step.
 
-Run: ``python -m benchmarks.train_cpu [CLAIM ...]``. Both steps see the same batches and weights at the start; rounds
-alternate and the time is the process's CPU time, so that other work on the machine counts little. The plain step is
-``benchmarks/plain_step.py``; it says what plain means. Also: the loader's memory over ``--loader-batches`` batches.
+Run: ``python -m benchmarks.train_cpu [CLAIM ...]``. Both steps see the same batches and weights at
+the start; rounds alternate and the time is the process's CPU time, so that other work on the
+machine counts little. The plain step is ``benchmarks/plain_step.py``; it says what plain means.
+Also: the loader's memory over ``--loader-batches`` batches.
 """
 
 import argparse
@@ -45,13 +47,18 @@ def measure_step(config: PretrainConfig, spec: StoreSpec, *, rounds: int) -> dic
         shaped = [view.to(memory_format=torch.channels_last_3d) for view in views]
         moco.update_key_encoder_(config.ema)
         optimizer.zero_grad(set_to_none=True)
-        orders = [shuffle(config.batch, seed=config.seed, epoch=0, step=step, view=view) for view in (1, 2)]
+        orders = [
+            shuffle(config.batch, seed=config.seed, epoch=0, step=step, view=view)
+            for view in (1, 2)
+        ]
         result = moco.step(shaped[0], shaped[1], shuffles=(orders[0], orders[1]), enqueue="between")
         optimizer.step()
         return float(result.loss)
 
     def slow_step(step: int) -> float:
-        return float(slow.step(views[0].contiguous(), views[1].contiguous(), step=step, momentum=config.ema))
+        return float(
+            slow.step(views[0].contiguous(), views[1].contiguous(), step=step, momentum=config.ema)
+        )
 
     jobs: dict[str, Callable[[int], object]] = {
         "views": lambda step: make_views(pairs, config, epoch=0, step=step),
@@ -72,8 +79,16 @@ def measure_step(config: PretrainConfig, spec: StoreSpec, *, rounds: int) -> dic
     if first > 1e-2:
         raise AssertionError(f"the plain step is not the step: losses differ by {first}")
     medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
-    fast, plain = medians["views"] + medians["network"], medians["plain_views"] + medians["plain_network"]
-    return {**medians, "ratio": plain / fast, "first_loss_difference": first, "view_difference": difference}
+    fast, plain = (
+        medians["views"] + medians["network"],
+        medians["plain_views"] + medians["plain_network"],
+    )
+    return {
+        **medians,
+        "ratio": plain / fast,
+        "first_loss_difference": first,
+        "view_difference": difference,
+    }
 
 
 def measure_loader(batches: int) -> dict[str, float]:
@@ -82,7 +97,11 @@ def measure_loader(batches: int) -> dict[str, float]:
     process = psutil.Process()
     with tempfile.TemporaryDirectory() as folder:
         spec = StoreSpec(**{name: getattr(SPEC, name) for name in SPEC.__dataclass_fields__})
-        data = PairDataset([ClipStore.open(make_store(Path(folder) / "s", videos=40, spec=spec))], seed=0, maps=True)
+        data = PairDataset(
+            [ClipStore.open(make_store(Path(folder) / "s", videos=40, spec=spec))],
+            seed=0,
+            maps=True,
+        )
         resident: list[float] = []
         for count, pairs in enumerate(stream(data, config, start=0, stop=batches, device=CPU)):
             assert isinstance(pairs, Pairs)
@@ -101,14 +120,28 @@ def measure_steps(options: argparse.Namespace) -> dict[str, object]:
     """The step, and what it was measured with."""
     torch.set_num_threads(1)
     config = PretrainConfig(
-        width=options.width, crop=options.crop, batch=8, bn_group=4, merge_group=4, queue=1024, device="cpu"
+        width=options.width,
+        crop=options.crop,
+        batch=8,
+        bn_group=4,
+        merge_group=4,
+        queue=1024,
+        device="cpu",
     )
     height, width = options.crop * 8 // 7, options.crop * 3 // 2
-    spec = StoreSpec(frames=16, height=height, width=width, foreground_height=height, foreground_width=width)
+    spec = StoreSpec(
+        frames=16, height=height, width=width, foreground_height=height, foreground_width=width
+    )
     with torch.random.fork_rng():
         seconds = measure_step(config, spec, rounds=options.rounds)
     return {
-        "config": {"width": options.width, "crop": options.crop, "frames": 16, "batch": 8, "threads": 1},
+        "config": {
+            "width": options.width,
+            "crop": options.crop,
+            "frames": 16,
+            "batch": 8,
+            "threads": 1,
+        },
         "torch": torch.__version__,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "step_seconds": seconds,

@@ -1,12 +1,15 @@
-"""Claims about training on one GPU, all from one run (issue: I3D, 16 frames of 224x224, bf16, compiled).
+"""Claims about training on one GPU, all from one run (issue: I3D, 16 frames of 224x224, bf16,
+compiled).
 
 * pairs/s, TFLOP/s achieved and their share of the matmul peak measured here: >= 30 %, aim 45 %;
 * >= 4 times the plain fp32 implementation of the same step (``benchmarks/plain_step.py``);
 * augmentation and merging take <= 8 % of the step;
-* end to end from a jpeg store with this machine's cores: data wait <= 5 %; else the table says what would feed it;
+* end to end from a jpeg store with this machine's cores: data wait <= 5 %; else the table says what
+  would feed it;
 * projected hours for Kinetics-400 x 200 epochs: <= 24 on an H200.
 
-Run: ``python -m benchmarks.train_gpu``; ``--tiny --device cpu`` walks the same path in seconds and proves nothing.
+Run: ``python -m benchmarks.train_gpu``; ``--tiny --device cpu`` walks the same path in seconds and
+proves nothing.
 """
 
 import argparse
@@ -32,7 +35,10 @@ from train.views import make_views
 
 RESULTS = Path(__file__).parent / "results/train_gpu.json"
 K400_VIDEOS, EPOCHS = 240_000, 200
-GMAC_PER_FORWARD, FORWARDS = 27.8, 8  # I3D at 16x224x224; two queries with their backwards (3x) and two keys
+GMAC_PER_FORWARD, FORWARDS = (
+    27.8,
+    8,
+)  # I3D at 16x224x224; two queries with their backwards (3x) and two keys
 TFLOP_PER_PAIR = 2 * GMAC_PER_FORWARD * FORWARDS / 1000
 
 
@@ -42,7 +48,9 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def seconds_per_call(work: Callable[[int], object], device: torch.device, *, warm: int, rounds: int) -> float:
+def seconds_per_call(
+    work: Callable[[int], object], device: torch.device, *, warm: int, rounds: int
+) -> float:
     """Mean time of a call, the device drained before and after."""
     for number in range(warm):
         work(number)
@@ -61,7 +69,9 @@ def matmul_peak(device: torch.device, *, size: int) -> float:
     return 2 * size**3 / seconds / 1e12
 
 
-def task_on(config: PretrainConfig, spec: StoreSpec, folder: Path, device: torch.device) -> PretrainTask:
+def task_on(
+    config: PretrainConfig, spec: StoreSpec, folder: Path, device: torch.device
+) -> PretrainTask:
     """A task on a jpeg store of procedural clips, enough for a few batches."""
     path = folder / "store"
     if not path.exists():
@@ -77,7 +87,10 @@ def measure_step(task: PretrainTask, pairs: Pairs, *, peak: float, rounds: int) 
     step = seconds_per_call(lambda number: task.step(number, pairs), device, warm=5, rounds=rounds)
     with torch.no_grad():
         views = seconds_per_call(
-            lambda number: make_views(pairs, config, epoch=0, step=number), device, warm=3, rounds=rounds
+            lambda number: make_views(pairs, config, epoch=0, step=number),
+            device,
+            warm=3,
+            rounds=rounds,
         )
     rate = config.batch / step
     return {
@@ -87,15 +100,22 @@ def measure_step(task: PretrainTask, pairs: Pairs, *, peak: float, rounds: int) 
         "tflops": rate * TFLOP_PER_PAIR,
         "share_of_peak": rate * TFLOP_PER_PAIR / peak,
         "augment_and_merge_share": views / step,
-        "peak_memory_gib": torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0.0,
+        "peak_memory_gib": torch.cuda.max_memory_allocated(device) / 2**30
+        if device.type == "cuda"
+        else 0.0,
         "k400_hours": K400_VIDEOS * EPOCHS / rate / 3600,
     }
 
 
-def measure_plain(config: PretrainConfig, pairs: Pairs, device: torch.device, *, rounds: int) -> dict[str, float]:
+def measure_plain(
+    config: PretrainConfig, pairs: Pairs, device: torch.device, *, rounds: int
+) -> dict[str, float]:
     """The plain fp32 step, TF32 off, on as many clips."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    plain = PlainStep(build_moco(dataclasses.replace(config, compile=False, channels_last=False)).to(device), config)
+    plain = PlainStep(
+        build_moco(dataclasses.replace(config, compile=False, channels_last=False)).to(device),
+        config,
+    )
 
     def work(number: int) -> None:
         with torch.no_grad():
@@ -107,7 +127,9 @@ def measure_plain(config: PretrainConfig, pairs: Pairs, device: torch.device, *,
 
 
 def measure_feeding(task: PretrainTask, *, steps: int, needed: float) -> dict[str, float]:
-    """End to end from the store: the share of time spent waiting for data, and what one core decodes."""
+    """End to end from the store: the share of time spent waiting for data, and what one core
+    decodes.
+    """
     batches = task.batches(0, steps)
     for number in range(min(3, steps - 1)):
         task.step(number, next(batches))
@@ -149,7 +171,13 @@ def verdicts(figures: dict[str, Any]) -> dict[str, bool]:
 
 
 def measure_size(
-    config: PretrainConfig, spec: StoreSpec, folder: Path, device: torch.device, *, peak: float, rounds: int
+    config: PretrainConfig,
+    spec: StoreSpec,
+    folder: Path,
+    device: torch.device,
+    *,
+    peak: float,
+    rounds: int,
 ) -> dict[str, float]:
     """The step at one batch size; network and batch are given back when it returns."""
     task = task_on(config, spec, folder / str(config.batch), device)
@@ -159,10 +187,15 @@ def measure_size(
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Everything, in one run."""
     device = torch.device(options.device)
-    config, spec = recipe("fame-k400"), StoreSpec(clips_per_video=2, foreground="seed", videos_per_shard=16)
+    config, spec = (
+        recipe("fame-k400"),
+        StoreSpec(clips_per_video=2, foreground="seed", videos_per_shard=16),
+    )
     sizes = options.batch
     if options.tiny:
-        config = config.override(["width=0.125", "crop=32", "compile=false", "precision=fp32", "queue=64", "workers=0"])
+        config = config.override(
+            ["width=0.125", "crop=32", "compile=false", "precision=fp32", "queue=64", "workers=0"]
+        )
         spec = StoreSpec(
             frames=8,
             height=36,
@@ -176,7 +209,9 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     rounds = 1 if options.tiny else options.rounds
     peak = matmul_peak(device, size=256 if options.tiny else 8192)
     sized = {
-        batch: dataclasses.replace(config, batch=batch, workers=config.workers and (os.cpu_count() or 1))
+        batch: dataclasses.replace(
+            config, batch=batch, workers=config.workers and (os.cpu_count() or 1)
+        )
         for batch in sizes
     }
     steps = []
@@ -189,17 +224,23 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         print(json.dumps(steps[-1]), flush=True)
     best = max(steps, key=lambda figures: figures["pairs_per_second"])
     small = sized[min(sizes)]
-    plain = measure_plain(small, synthetic_pairs(small, spec, device), device, rounds=max(1, rounds // 4))
+    plain = measure_plain(
+        small, synthetic_pairs(small, spec, device), device, rounds=max(1, rounds // 4)
+    )
     task = task_on(sized[int(best["batch"])], spec, folder / "fed", device)
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu (path only, no claim)",
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else "cpu (path only, no claim)",
         "torch": torch.__version__,
         "matmul_peak_tflops": peak,
         "steps": steps,
         "best": best,
         "plain_fp32": plain,
         "ratio_to_plain_fp32": best["pairs_per_second"] / plain["pairs_per_second"],
-        "feeding": measure_feeding(task, steps=4 if options.tiny else 40, needed=best["pairs_per_second"]),
+        "feeding": measure_feeding(
+            task, steps=4 if options.tiny else 40, needed=best["pairs_per_second"]
+        ),
     }
 
 

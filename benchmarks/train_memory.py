@@ -1,8 +1,10 @@
-"""Memory of a training step by batch size: what it holds before the first step, and its peak. No claim: a table.
+"""Memory of a training step by batch size: what it holds before the first step, and its peak. No
+claim: a table.
 
-Run: ``python -m benchmarks.train_memory``: I3D of full width at 16x112x112 in fp32 on the CPU (at 224x224 a clip's
-activations take four times as much); on a GPU ``--device cuda --crop 224`` and the recipe's bf16. Each figure is of a
-fresh process: on the CPU its resident memory, on a GPU what tensors took.
+Run: ``python -m benchmarks.train_memory``: I3D of full width at 16x112x112 in fp32 on the CPU (at
+224x224 a clip's activations take four times as much); on a GPU ``--device cuda --crop 224`` and the
+recipe's bf16. Each figure is of a fresh process: on the CPU its resident memory, on a GPU what
+tensors took.
 """
 
 import argparse
@@ -23,7 +25,11 @@ from train.pretrain import PretrainTask
 from train.recipes import recipe
 
 RESULTS = Path(__file__).parent / "results/train_memory.json"
-VARIANTS = {"plain": [], "accumulate=2": ["accumulate=2"], "checkpointing": ["checkpoint_activations=true"]}
+VARIANTS = {
+    "plain": [],
+    "accumulate=2": ["accumulate=2"],
+    "checkpointing": ["checkpoint_activations=true"],
+}
 
 
 def measure(store: Path, settings: list[str]) -> dict[str, float]:
@@ -62,9 +68,17 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[4, 8, 16])
     options = parser.parse_args()
     on_gpu = options.device == "cuda"
-    common = [f"device={options.device}", f"crop={options.crop}", f"width={options.width}", "compile=false"]
+    common = [
+        f"device={options.device}",
+        f"crop={options.crop}",
+        f"width={options.width}",
+        "compile=false",
+    ]
     common += [f"precision={'bf16' if on_gpu else 'fp32'}", "bn_group=4", "merge_group=4"]
-    height, width = options.crop // 6 * 6 + 12, options.crop // 8 * 12  # sizes that the procedural clips come in
+    height, width = (
+        options.crop // 6 * 6 + 12,
+        options.crop // 8 * 12,
+    )  # sizes that the procedural clips come in
     maps = {"foreground": "seed", "foreground_height": height // 2, "foreground_width": width // 2}
     spec = StoreSpec(clips_per_video=1, height=height, width=width, **maps)
     rows = []
@@ -74,14 +88,24 @@ def main() -> None:
             for name, settings in VARIANTS.items():
                 if name == "accumulate=2" and batch < 8:
                     continue  # parts of whole groups
-                with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-                    figures = pool.submit(measure, store, [*common, f"batch={batch}", *settings]).result()
+                with ProcessPoolExecutor(
+                    1, mp_context=multiprocessing.get_context("spawn")
+                ) as pool:
+                    figures = pool.submit(
+                        measure, store, [*common, f"batch={batch}", *settings]
+                    ).result()
                 rows.append({"batch": batch, "variant": name, **figures})
                 print(json.dumps(rows[-1]), flush=True)
     figures = {
         "device": torch.cuda.get_device_name() if on_gpu else "CPU, resident memory",
         "torch": torch.__version__,
-        "config": {"encoder": "i3d", "frames": 16, "crop": options.crop, "width": options.width, "groups": 4},
+        "config": {
+            "encoder": "i3d",
+            "frames": 16,
+            "crop": options.crop,
+            "width": options.width,
+            "groups": 4,
+        },
         "steps": rows,
     }
     RESULTS.write_text(json.dumps(figures, indent=1) + "\n")

@@ -1,10 +1,11 @@
 """Augmentation of clips on their device with numbers drawn beforehand, by address, on the CPU.
 
-Geometry is drawn once per view and applied to a clip and to its foreground map in one resampling each. Colour is drawn
-once per view and applied to all frames of the clip. The recipe is the reference's: crop and flip, then (after merging)
-grey, colour jitter, blur.
+Geometry is drawn once per view and applied to a clip and to its foreground map in one resampling
+each. Colour is drawn once per view and applied to all frames of the clip. The recipe is the
+reference's: crop and flip, then (after merging) grey, colour jitter, blur.
 
-Shapes: B batch, C = 3 RGB channels, T frames, H W height/width, h w size of a map, S crop size, U numbers per sample.
+Shapes: B batch, C = 3 RGB channels, T frames, H W height/width, h w size of a map, S crop size, U
+numbers per sample.
 """
 
 import math
@@ -37,14 +38,18 @@ Clips = Float[Tensor, "b 3 t h w"]
 
 
 class Crop(NamedTuple):
-    """A box in pixels of the source (top, left, height, width) and whether it is mirrored, per clip; on the CPU."""
+    """A box in pixels of the source (top, left, height, width) and whether it is mirrored, per
+    clip; on the CPU.
+    """
 
     box_B4: Float32[Tensor, "b 4"]
     flip_B: Bool[Tensor, " b"]
 
 
 class Colour(NamedTuple):
-    """What happens to the colours of each clip; on the CPU. ``factor_B4``: brightness, contrast, saturation, hue."""
+    """What happens to the colours of each clip; on the CPU. ``factor_B4``: brightness, contrast,
+    saturation, hue.
+    """
 
     gray_B: Bool[Tensor, " b"]
     jitter_B: Bool[Tensor, " b"]
@@ -53,16 +58,30 @@ class Colour(NamedTuple):
     sigma_B: Float32[Tensor, " b"]
 
 
-def uniforms(count: int, *, seed: int, epoch: int, indices: Sequence[int], purpose: str) -> Float32[Tensor, "b u"]:
-    """``count`` numbers in [0, 1) for each sample: a function of the sample's own address, whatever its batch."""
-    rows = [torch.rand(count, generator=generator(seed, epoch, index, purpose)) for index in indices]
+def uniforms(
+    count: int, *, seed: int, epoch: int, indices: Sequence[int], purpose: str
+) -> Float32[Tensor, "b u"]:
+    """``count`` numbers in [0, 1) for each sample: a function of the sample's own address, whatever
+    its batch.
+    """
+    rows = [
+        torch.rand(count, generator=generator(seed, epoch, index, purpose)) for index in indices
+    ]
     return torch.stack(rows)
 
 
 def draw_crop(
-    *, seed: int, epoch: int, indices: Sequence[int], view: int, size: tuple[int, int], min_area: float, flip: float
+    *,
+    seed: int,
+    epoch: int,
+    indices: Sequence[int],
+    view: int,
+    size: tuple[int, int],
+    min_area: float,
+    flip: float,
 ) -> Crop:
-    """Random resized crops of frames of ``size`` (height, width): area ``min_area``..1, aspect 3/4..4/3, mirrored.
+    """Random resized crops of frames of ``size`` (height, width): area ``min_area``..1, aspect
+    3/4..4/3, mirrored.
 
     The first of ten draws that fits is taken, else the largest central box of an allowed aspect.
     """
@@ -82,8 +101,12 @@ def draw_crop(
     return Crop(box_B4=box_B4, flip_B=u_BU[:, -1] < flip)
 
 
-def crop_clip(clip_BTHWC: UInt8[Tensor, "b t h w 3"], crop: Crop, *, size: int) -> Float32[Tensor, "b 3 t s s"]:
-    """Cut, resize to ``size`` x ``size`` and mirror each clip by its box: one bilinear resampling, colours in 0..1."""
+def crop_clip(
+    clip_BTHWC: UInt8[Tensor, "b t h w 3"], crop: Crop, *, size: int
+) -> Float32[Tensor, "b 3 t s s"]:
+    """Cut, resize to ``size`` x ``size`` and mirror each clip by its box: one bilinear resampling,
+    colours in 0..1.
+    """
     b, t, h, w, c = clip_BTHWC.shape
     planes = clip_BTHWC.permute(0, 4, 1, 2, 3).reshape(b, c * t, h, w)
     grid = _grid(crop, size, (h, w)).to(planes.device, non_blocking=True)
@@ -93,16 +116,29 @@ def crop_clip(clip_BTHWC: UInt8[Tensor, "b t h w 3"], crop: Crop, *, size: int) 
 def crop_map(
     map_BHW: UInt8[Tensor, "b mh mw"], crop: Crop, *, size: int, frame: tuple[int, int]
 ) -> Float32[Tensor, "b s s"]:
-    """Cut, resize and mirror maps of frames of size ``frame`` by the same boxes; values stay 0..255."""
+    """Cut, resize and mirror maps of frames of size ``frame`` by the same boxes; values stay
+    0..255.
+    """
     grid = _grid(crop, size, frame).to(map_BHW.device, non_blocking=True)
     return _sample(map_BHW[:, None].float(), grid)[:, 0]
 
 
 def draw_colour(
-    *, seed: int, epoch: int, indices: Sequence[int], view: int, gray: float, jitter: float, blur: float
+    *,
+    seed: int,
+    epoch: int,
+    indices: Sequence[int],
+    view: int,
+    gray: float,
+    jitter: float,
+    blur: float,
 ) -> Colour:
-    """Colour augmentation of each clip: applied with probabilities ``gray``, ``jitter`` and ``blur``."""
-    u_BU = uniforms(_COLOUR_DRAWS, seed=seed, epoch=epoch, indices=indices, purpose=f"colour/{view}")
+    """Colour augmentation of each clip: applied with probabilities ``gray``, ``jitter`` and
+    ``blur``.
+    """
+    u_BU = uniforms(
+        _COLOUR_DRAWS, seed=seed, epoch=epoch, indices=indices, purpose=f"colour/{view}"
+    )
     amount_4 = torch.tensor(_JITTER)
     centre_4 = torch.tensor((1.0, 1.0, 1.0, 0.0))
     return Colour(
@@ -115,24 +151,39 @@ def draw_colour(
 
 
 def draw_order(*, seed: int, epoch: int, step: int, view: int) -> tuple[int, ...]:
-    """The order of brightness, contrast, saturation and hue: one for the whole batch of a step, as kornia has it."""
-    return tuple(torch.randperm(4, generator=generator(seed, epoch, step, f"colour-order/{view}")).tolist())
+    """The order of brightness, contrast, saturation and hue: one for the whole batch of a step, as
+    kornia has it.
+    """
+    return tuple(
+        torch.randperm(4, generator=generator(seed, epoch, step, f"colour-order/{view}")).tolist()
+    )
 
 
-def apply_colour(clip_BCTHW: Clips, colour: Colour, *, order: Sequence[int] = (0, 1, 2, 3)) -> Clips:
+def apply_colour(
+    clip_BCTHW: Clips, colour: Colour, *, order: Sequence[int] = (0, 1, 2, 3)
+) -> Clips:
     """Grey, jitter and blur each clip as drawn, the same for all its frames; colours in 0..1.
 
-    Each operation runs on the clips that drew it only; which ones is known on the CPU, so the device never waits.
+    Each operation runs on the clips that drew it only; which ones is known on the CPU, so the
+    device never waits.
     """
     result = clip_BCTHW.clone()
-    _on_rows_(result, colour.gray_B, lambda clips, rows: _per_frame(rgb_to_grayscale, clips).expand_as(clips))
-    _on_rows_(result, colour.jitter_B, lambda clips, rows: _jitter(clips, colour.factor_B4[rows], order))
+    _on_rows_(
+        result,
+        colour.gray_B,
+        lambda clips, rows: _per_frame(rgb_to_grayscale, clips).expand_as(clips),
+    )
+    _on_rows_(
+        result, colour.jitter_B, lambda clips, rows: _jitter(clips, colour.factor_B4[rows], order)
+    )
     _on_rows_(result, colour.blur_B, lambda clips, rows: _blur(clips, colour.sigma_B[rows]))
     return result
 
 
 def blur_kernel(size: int) -> int:
-    """Side of the blur's kernel for crops of ``size`` pixels: the odd number nearest below or at a tenth, plus one."""
+    """Side of the blur's kernel for crops of ``size`` pixels: the odd number nearest below or at a
+    tenth, plus one.
+    """
     return int(0.1 * size) // 2 * 2 + 1
 
 
@@ -144,7 +195,9 @@ def _central_box(height: int, width: int) -> Float32[Tensor, "4"]:
 
 
 def _grid(crop: Crop, size: int, frame: tuple[int, int]) -> Float32[Tensor, "b s s 2"]:
-    """Where each output pixel's centre lies in its source, in grid_sample's -1..1 from edge to edge of the frame."""
+    """Where each output pixel's centre lies in its source, in grid_sample's -1..1 from edge to edge
+    of the frame.
+    """
     centre_S = (torch.arange(size, dtype=torch.float32) + 0.5) / size
     top_B1, left_B1, h_B1, w_B1 = crop.box_B4.split(1, 1)
     x_BS = (left_B1 + w_B1 * torch.where(crop.flip_B[:, None], 1 - centre_S, centre_S)) / frame[1]
@@ -154,10 +207,14 @@ def _grid(crop: Crop, size: int, frame: tuple[int, int]) -> Float32[Tensor, "b s
 
 
 def _sample(planes_BCHW: Tensor, grid_BSS2: Tensor) -> Tensor:
-    return F.grid_sample(planes_BCHW, grid_BSS2, mode="bilinear", padding_mode="border", align_corners=False)
+    return F.grid_sample(
+        planes_BCHW, grid_BSS2, mode="bilinear", padding_mode="border", align_corners=False
+    )
 
 
-def _on_rows_(clip_BCTHW: Tensor, chosen_B: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> None:
+def _on_rows_(
+    clip_BCTHW: Tensor, chosen_B: Tensor, change: Callable[[Tensor, Tensor], Tensor]
+) -> None:
     """Replace the chosen clips by what ``change(clips, their rows)`` makes of them."""
     rows = torch.nonzero(chosen_B).flatten()
     if len(rows):
@@ -166,9 +223,13 @@ def _on_rows_(clip_BCTHW: Tensor, chosen_B: Tensor, change: Callable[[Tensor, Te
 
 
 def _per_frame(operation: Callable[..., Tensor], clip_BCTHW: Tensor, *values_B: Tensor) -> Tensor:
-    """Run a kornia operation, which wants channels third from the end, on every frame with its clip's value."""
+    """Run a kornia operation, which wants channels third from the end, on every frame with its
+    clip's value.
+    """
     frames_BTCHW = clip_BCTHW.transpose(1, 2)
-    per_frame = [value.to(clip_BCTHW.device, non_blocking=True).view(-1, 1, 1, 1, 1) for value in values_B]
+    per_frame = [
+        value.to(clip_BCTHW.device, non_blocking=True).view(-1, 1, 1, 1, 1) for value in values_B
+    ]
     return operation(frames_BTCHW, *per_frame).transpose(1, 2)
 
 

@@ -1,7 +1,9 @@
-"""Clips with parts taken away or exchanged, to see what an encoder goes by: background, foreground or motion.
+"""Clips with parts taken away or exchanged, to see what an encoder goes by: background, foreground
+or motion.
 
-A clip has one mask for all its frames: the region that its foreground moves through, not where it is at one moment.
-Where it is at one moment is found by what the clip itself shows of its background (:func:`take_apart`).
+A clip has one mask for all its frames: the region that its foreground moves through, not where it
+is at one moment. Where it is at one moment is found by what the clip itself shows of its background
+(:func:`take_apart`).
 
 Shapes: T frames, H W height and width, the last 3 RGB, V videos, P variants.
 """
@@ -43,12 +45,15 @@ def draw_variants(
 ) -> UInt8[Tensor, "p t h w 3"]:
     """All :data:`VARIANTS` of a clip, in their order; ``other`` lends what is swapped.
 
-    The frame that is repeated and the order of the shuffled frames are drawn from ``generator``; no shuffled frame
-    stays in its place. Raises ``ValueError`` as :func:`take_apart` and for clips of one frame.
+    The frame that is repeated and the order of the shuffled frames are drawn from ``generator``; no
+    shuffled frame stays in its place. Raises ``ValueError`` as :func:`take_apart` and for clips of
+    one frame.
     """
     frames = len(clip_THWC)
     if frames < 2:
-        raise ValueError("a clip of 1 frame has no order of frames to change; clips of 2 or more are needed")
+        raise ValueError(
+            "a clip of 1 frame has no order of frames to change; clips of 2 or more are needed"
+        )
     cover_THW, background_THWC = take_apart(clip_THWC, mask_HW)
     other_cover_THW, other_background_THWC = take_apart(other_THWC, other_mask_HW)
     repeated = int(torch.randint(frames, (1,), generator=generator))
@@ -71,10 +76,11 @@ def take_apart(
 ) -> tuple[Bool[Tensor, "t h w"], UInt8[Tensor, "t h w 3"]]:
     """Where the foreground covers each frame, and the clip without it.
 
-    Inside the mask a pixel's background is its median over time, if at least half of the frames agree with it and the
-    clip shows such a colour outside the mask; the foreground covers the pixel in the frames that disagree. Otherwise
-    (a mover that stays, a moving camera) the background is not known: the pixel counts as covered in every frame, and
-    the mean colour outside the mask takes its place. Raises ``ValueError`` for a mask of the whole frame.
+    Inside the mask a pixel's background is its median over time, if at least half of the frames
+    agree with it and the clip shows such a colour outside the mask; the foreground covers the pixel
+    in the frames that disagree. Otherwise (a mover that stays, a moving camera) the background is
+    not known: the pixel counts as covered in every frame, and the mean colour outside the mask
+    takes its place. Raises ``ValueError`` for a mask of the whole frame.
     """
     if mask_HW.all():
         raise ValueError("a mask of the whole frame leaves no background")
@@ -86,19 +92,31 @@ def take_apart(
     return mask_HW & (differs_THW | ~known_HW), over(behind_HWC, mask_HW, clip_THWC)
 
 
-def _occurs(image_HWC: UInt8[Tensor, "h w 3"], where_HW: Bool[Tensor, "h w"]) -> Bool[Tensor, "h w"]:
-    """Whether the colour of each pixel, or one beside it in a coarse cube of colours, is seen ``where``."""
+def _occurs(
+    image_HWC: UInt8[Tensor, "h w 3"], where_HW: Bool[Tensor, "h w"]
+) -> Bool[Tensor, "h w"]:
+    """Whether the colour of each pixel, or one beside it in a coarse cube of colours, is seen
+    ``where``.
+    """
     level_HWC = image_HWC.long() * _COLOUR_LEVELS // 256
-    bin_HW = (level_HWC[..., 0] * _COLOUR_LEVELS + level_HWC[..., 1]) * _COLOUR_LEVELS + level_HWC[..., 2]
-    cube = torch.bincount(bin_HW[where_HW], minlength=_COLOUR_LEVELS**3).view(1, 1, *(_COLOUR_LEVELS,) * 3)
+    bin_HW = (level_HWC[..., 0] * _COLOUR_LEVELS + level_HWC[..., 1]) * _COLOUR_LEVELS + level_HWC[
+        ..., 2
+    ]
+    cube = torch.bincount(bin_HW[where_HW], minlength=_COLOUR_LEVELS**3).view(
+        1, 1, *(_COLOUR_LEVELS,) * 3
+    )
     near = F.max_pool3d((cube >= _SEEN_PIXELS).float(), 3, stride=1, padding=1)
     return near.flatten()[bin_HW] > 0
 
 
 def over(
-    front: UInt8[Tensor, "*t h w 3"], mask: Bool[Tensor, "*t2 h w"], back_THWC: UInt8[Tensor, "t h w 3"]
+    front: UInt8[Tensor, "*t h w 3"],
+    mask: Bool[Tensor, "*t2 h w"],
+    back_THWC: UInt8[Tensor, "t h w 3"],
 ) -> UInt8[Tensor, "t h w 3"]:
-    """``front`` where the mask is True, ``back`` elsewhere; a single picture or mask goes for every frame."""
+    """``front`` where the mask is True, ``back`` elsewhere; a single picture or mask goes for every
+    frame.
+    """
     return torch.where(mask[..., None], front, back_THWC)
 
 
@@ -115,10 +133,11 @@ def choose_partners(
     background_V: Int[Tensor, " v"] | None = None,
     names: Sequence[str] = (),
 ) -> Int64[Tensor, " v"]:
-    """For each video one that lends it what is swapped: of another class and, where given, on another background.
+    """For each video one that lends it what is swapped: of another class and, where given, on
+    another background.
 
-    All that qualify are equally likely. Raises ``ValueError`` where none does; the line names the video (by number
-    without ``names``).
+    All that qualify are equally likely. Raises ``ValueError`` where none does; the line names the
+    video (by number without ``names``).
     """
     partners: list[int] = []
     for video in range(len(label_V)):
@@ -129,7 +148,11 @@ def choose_partners(
         if not len(candidates):
             elsewhere = "" if background_V is None else " on another background"
             who = names[video] if names else video
-            raise ValueError(f"nothing can be swapped in video {who}: no video is of another class{elsewhere}")
-        draw = torch.randint(len(candidates), (1,), generator=generator(seed, 0, video, "bias/partner"))
+            raise ValueError(
+                f"nothing can be swapped in video {who}: no video is of another class{elsewhere}"
+            )
+        draw = torch.randint(
+            len(candidates), (1,), generator=generator(seed, 0, video, "bias/partner")
+        )
         partners.append(int(candidates[draw]))
     return torch.tensor(partners)

@@ -22,10 +22,12 @@ def info_nce(
     *,
     temperature: float,
 ) -> Contrast:
-    """Cross-entropy of picking each query's key among itself and the queue, by dot product over ``temperature``.
+    """Cross-entropy of picking each query's key among itself and the queue, by dot product over
+    ``temperature``.
 
-    Queries, keys and the columns of the queue are unit vectors. Gradients flow to the queries only. The loss is in
-    float32 or better whatever the precision of the products (He et al., CVPR 2020, equation 1).
+    Queries, keys and the columns of the queue are unit vectors. Gradients flow to the queries only.
+    The loss is in float32 or better whatever the precision of the products (He et al., CVPR 2020,
+    equation 1).
     """
     positive_B1 = (query_BD * key_BD.detach()).sum(1, keepdim=True)
     negative_BK = query_BD @ queue_DK.detach()
@@ -39,6 +41,8 @@ def info_nce(
 
 
 def feature_spread(feature_BD: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
-    """Standard deviation over the batch of unit features, scaled so that 1 is spread evenly and 0 is collapsed."""
+    """Standard deviation over the batch of unit features, scaled so that 1 is spread evenly and 0
+    is collapsed.
+    """
     unit_BD = F.normalize(feature_BD.detach().float(), dim=1)
     return unit_BD.std(0, correction=0).mean() * feature_BD.shape[1] ** 0.5

@@ -1,4 +1,5 @@
-"""An encoder for use elsewhere: safetensors weights, a JSON card, and a program that runs without this project.
+"""An encoder for use elsewhere: safetensors weights, a JSON card, and a program that runs without
+this project.
 
 Shapes: B batch, T frames, H W height/width, D feature dim.
 """
@@ -33,16 +34,22 @@ class FeatureProgram(nn.Module):
         return self.network.features(normalise(to_colours(clip_BTHWC)))
 
 
-def export_encoder(checkpoint: Path, folder: Path, *, frames: int = 16, crop: int = 224) -> tuple[Path, Path, Path]:
-    """Write ``encoder.safetensors``, ``encoder.json`` and ``encoder.pt2`` into ``folder``; returns their paths.
+def export_encoder(
+    checkpoint: Path, folder: Path, *, frames: int = 16, crop: int = 224
+) -> tuple[Path, Path, Path]:
+    """Write ``encoder.safetensors``, ``encoder.json`` and ``encoder.pt2`` into ``folder``; returns
+    their paths.
 
-    The weights (head included) load with :func:`fame.load`; the program takes uint8 ``[b, frames, crop, crop, 3]`` for
-    any b, gives float32 ``[b, d]`` and needs only ``torch.export.load``. Each file replaces an older one atomically.
-    Raises :class:`~fame.weights.WeightsError` where the checkpoint cannot be used.
+    The weights (head included) load with :func:`fame.load`; the program takes uint8 ``[b, frames,
+    crop, crop, 3]`` for any b, gives float32 ``[b, d]`` and needs only ``torch.export.load``. Each
+    file replaces an older one atomically. Raises :class:`~fame.weights.WeightsError` where the
+    checkpoint cannot be used.
     """
     encoder = load(checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
-    weights, card, program = (folder / f"encoder.{suffix}" for suffix in ("safetensors", "json", "pt2"))
+    weights, card, program = (
+        folder / f"encoder.{suffix}" for suffix in ("safetensors", "json", "pt2")
+    )
     _replace(weights, lambda path: _save_weights(encoder, path))
     _replace(card, lambda path: path.write_text(_card(encoder, frames=frames, crop=crop)))
     _replace(program, lambda path: _save_program(encoder, path, frames=frames, crop=crop))
@@ -50,7 +57,9 @@ def export_encoder(checkpoint: Path, folder: Path, *, frames: int = 16, crop: in
 
 
 def trace(encoder: Encoder, *, frames: int, crop: int) -> torch.export.ExportedProgram:
-    """The encoder as a program over uint8 clips of ``frames`` x ``crop`` x ``crop`` pixels and any batch size."""
+    """The encoder as a program over uint8 clips of ``frames`` x ``crop`` x ``crop`` pixels and any
+    batch size.
+    """
     # Two clips, because a batch of one would be taken for a constant.
     example = torch.zeros(2, frames, crop, crop, 3, dtype=torch.uint8, device=encoder.device)
     shapes = {"clip_BTHWC": {0: torch.export.Dim("batch")}}
@@ -65,7 +74,8 @@ def _save_weights(encoder: Encoder, path: Path) -> None:
 def _save_program(encoder: Encoder, path: Path, *, frames: int, crop: int) -> None:
     program = trace(encoder, frames=frames, crop=crop)
     with warnings.catch_warnings():
-        # torch sees no "complete" tensor in channels-last memory; on the CPU the first is the whole one.
+        # torch sees no "complete" tensor in channels-last memory; on the CPU the first is the whole
+        # one.
         warnings.filterwarnings("ignore", message="No complete tensor")
         torch.export.save(program, path)
 
@@ -75,8 +85,16 @@ def _card(encoder: Encoder, *, frames: int, crop: int) -> str:
         "format": EXPORT_FORMAT,
         "model": asdict(encoder.card),
         "feature_dim": encoder.feature_dim,
-        "program_input": {"dtype": "uint8", "shape": ["batch", frames, crop, crop, 3], "colours": "RGB"},
-        "normalisation": {"mean": MEAN, "std": STD, "of": "colours in 0..1; the program includes it"},
+        "program_input": {
+            "dtype": "uint8",
+            "shape": ["batch", frames, crop, crop, 3],
+            "colours": "RGB",
+        },
+        "normalisation": {
+            "mean": MEAN,
+            "std": STD,
+            "of": "colours in 0..1; the program includes it",
+        },
     }
     return json.dumps(card, indent=2, sort_keys=True) + "\n"
 

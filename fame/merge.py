@@ -1,7 +1,8 @@
-"""Foreground of one clip over the background of another, and who lends whom its background (paper, section 3.3).
+"""Foreground of one clip over the background of another, and who lends whom its background (paper,
+section 3.3).
 
-Sources are drawn on the CPU from an explicit generator, so that a step is a pure function of its address
-(`fame.randomness`) on any device.
+Sources are drawn on the CPU from an explicit generator, so that a step is a pure function of its
+address (`fame.randomness`) on any device.
 
 Shapes: B batch, C channels, T frames, H W height and width.
 """
@@ -15,17 +16,22 @@ from torch import Tensor
 
 @torch.no_grad()
 def merge(
-    clip_BCTHW: Float[Tensor, "b c t h w"], mask_BHW: Bool[Tensor, "b h w"], source_B: Int64[Tensor, " b"]
+    clip_BCTHW: Float[Tensor, "b c t h w"],
+    mask_BHW: Bool[Tensor, "b h w"],
+    source_B: Int64[Tensor, " b"],
 ) -> Float[Tensor, "b c t h w"]:
-    """Keep clip i where its mask is True; elsewhere show clip ``source_B[i]`` (inter-video merging).
+    """Keep clip i where its mask is True; elsewhere show clip ``source_B[i]`` (inter-video
+    merging).
 
-    Returns a new tensor. Raises ``ValueError`` for shapes that do not match, for an index outside the batch, and for a
-    batch of one clip, which has no other background to be merged with.
+    Returns a new tensor. Raises ``ValueError`` for shapes that do not match, for an index outside
+    the batch, and for a batch of one clip, which has no other background to be merged with.
     """
     _check(clip_BCTHW, mask_BHW)
     batch = len(clip_BCTHW)
     if batch == 1:
-        raise ValueError("a batch of 1 has no other clip to take a background from: merging needs at least 2")
+        raise ValueError(
+            "a batch of 1 has no other clip to take a background from: merging needs at least 2"
+        )
     if len(source_B) != batch:
         raise ValueError(f"{len(source_B)} sources for {batch} clips")
     if int(source_B.min()) < 0 or int(source_B.max()) >= batch:
@@ -42,23 +48,28 @@ def merge_with(
 ) -> Float[Tensor, "b c t h w"]:
     """Keep clip i where its mask is True; elsewhere show ``background_BCTHW[i]``.
 
-    With another clip of the same video as background this is the paper's intra-video merging. Returns a new tensor.
-    Raises ``ValueError`` for shapes or dtypes that do not match.
+    With another clip of the same video as background this is the paper's intra-video merging.
+    Returns a new tensor. Raises ``ValueError`` for shapes or dtypes that do not match.
     """
     _check(clip_BCTHW, mask_BHW)
     if background_BCTHW.shape != clip_BCTHW.shape or background_BCTHW.dtype != clip_BCTHW.dtype:
         raise ValueError(
-            f"a background of {list(background_BCTHW.shape)} {background_BCTHW.dtype} does not fit clips of"
+            f"a background of {list(background_BCTHW.shape)} {background_BCTHW.dtype} "
+            "does not fit clips of"
             f" {list(clip_BCTHW.shape)} {clip_BCTHW.dtype}"
         )
     return torch.where(mask_BHW[:, None, None], clip_BCTHW, background_BCTHW)
 
 
-def derangement(n: int, *, generator: torch.Generator, group: int | None = None) -> Int64[Tensor, " n"]:
-    """A background for each of n clips that is never its own, drawn within groups of ``group`` clips (default: all).
+def derangement(
+    n: int, *, generator: torch.Generator, group: int | None = None
+) -> Int64[Tensor, " n"]:
+    """A background for each of n clips that is never its own, drawn within groups of ``group``
+    clips (default: all).
 
-    Each group is one random cycle, so every other clip of it is equally likely, and every clip lends its background
-    once. The last group may be smaller. Raises ``ValueError`` where a group has a single clip.
+    Each group is one random cycle, so every other clip of it is equally likely, and every clip
+    lends its background once. The last group may be smaller. Raises ``ValueError`` where a group
+    has a single clip.
     """
 
     def cycle(size: int) -> Tensor:
@@ -68,8 +79,11 @@ def derangement(n: int, *, generator: torch.Generator, group: int | None = None)
     return _in_groups(n, group, cycle)
 
 
-def permutation(n: int, *, generator: torch.Generator, group: int | None = None) -> Int64[Tensor, " n"]:
-    """The reference's draw: a plain random permutation within groups; about one clip a group keeps its background.
+def permutation(
+    n: int, *, generator: torch.Generator, group: int | None = None
+) -> Int64[Tensor, " n"]:
+    """The reference's draw: a plain random permutation within groups; about one clip a group keeps
+    its background.
 
     Raises ``ValueError`` where a group has a single clip.
     """
@@ -79,10 +93,13 @@ def permutation(n: int, *, generator: torch.Generator, group: int | None = None)
 def _in_groups(n: int, group: int | None, draw: Callable[[int], Tensor]) -> Tensor:
     group = n if group is None else group
     if n < 1 or group < 1:
-        raise ValueError(f"the number of clips and the group must be at least 1, got {n} and {group}")
+        raise ValueError(
+            f"the number of clips and the group must be at least 1, got {n} and {group}"
+        )
     if n == 1 or group == 1 or n % group == 1:
         raise ValueError(
-            f"{n} clips in groups of {group} leave one clip alone, with no other clip to take a background from:"
+            f"{n} clips in groups of {group} leave one clip alone, with no other clip "
+            "to take a background from:"
             " change the batch size or the group"
         )
     return torch.cat([start + draw(min(group, n - start)) for start in range(0, n, group)])
@@ -92,6 +109,7 @@ def _check(clip_BCTHW: Tensor, mask_BHW: Tensor) -> None:
     batch, _, _, height, width = clip_BCTHW.shape
     if mask_BHW.shape != (batch, height, width):
         raise ValueError(
-            f"masks of {list(mask_BHW.shape)} do not fit clips of {list(clip_BCTHW.shape)}: they must be"
+            f"masks of {list(mask_BHW.shape)} do not fit clips of "
+            f"{list(clip_BCTHW.shape)}: they must be"
             f" {[batch, height, width]}"
         )

@@ -1,8 +1,10 @@
-"""Numbers that say how good features and classifiers are: accuracy, nearest neighbours, retrieval, intervals.
+"""Numbers that say how good features and classifiers are: accuracy, nearest neighbours, retrieval,
+intervals.
 
-Ties are decided the same way everywhere and on every device: the lower index wins. Where all pairs of two sets are
-compared, queries go in chunks so that memory stays bounded whatever the sizes.
-Shapes: N samples, V videos, K classes, Q queries, G gallery, E excluded, D feature dim, F figures, R draws.
+Ties are decided the same way everywhere and on every device: the lower index wins. Where all pairs
+of two sets are compared, queries go in chunks so that memory stays bounded whatever the sizes.
+Shapes: N samples, V videos, K classes, Q queries, G gallery, E excluded, D feature dim, F figures,
+R draws.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,10 +18,14 @@ from torch.nn import functional as F
 _CHUNK_ELEMENTS = 2**24
 
 
-def topk_accuracy(score_NK: Float[Tensor, "n k_classes"], label_N: Int[Tensor, " n"], *, k: int) -> float:
+def topk_accuracy(
+    score_NK: Float[Tensor, "n k_classes"], label_N: Int[Tensor, " n"], *, k: int
+) -> float:
     """Share of samples whose class is among the ``k`` with the highest scores."""
     _check(len(score_NK) > 0, "accuracy of no samples is undefined")
-    _check(1 <= k <= score_NK.shape[1], f"k is between 1 and the {score_NK.shape[1]} classes, got {k}")
+    _check(
+        1 <= k <= score_NK.shape[1], f"k is between 1 and the {score_NK.shape[1]} classes, got {k}"
+    )
     own_N1 = score_NK.gather(1, label_N.long()[:, None])
     index_K = torch.arange(score_NK.shape[1], device=score_NK.device)
     ahead_NK = (score_NK > own_N1) | ((score_NK == own_N1) & (index_K < label_N[:, None]))
@@ -29,10 +35,11 @@ def topk_accuracy(score_NK: Float[Tensor, "n k_classes"], label_N: Int[Tensor, "
 def average_views(
     score_NK: Float[Tensor, "n k_classes"], video_N: Int[Tensor, " n"]
 ) -> tuple[Float[Tensor, "v k_classes"], Int[Tensor, " v"]]:
-    """Mean log-softmax over the views (clips, crops) of each video, and the video numbers in ascending order.
+    """Mean log-softmax over the views (clips, crops) of each video, and the video numbers in
+    ascending order.
 
-    Logits and log-probabilities are both welcome: log-softmax leaves the latter as they are. This is the reference's
-    10-clip test.
+    Logits and log-probabilities are both welcome: log-softmax leaves the latter as they are. This
+    is the reference's 10-clip test.
     """
     video_V, position_N, count_V = torch.unique(video_N, return_inverse=True, return_counts=True)
     log_NK = F.log_softmax(score_NK.double(), dim=1)
@@ -52,8 +59,12 @@ def confusion_matrix(
     return torch.bincount(cell_N, minlength=classes**2).view(classes, classes)
 
 
-def per_class_accuracy(matrix_KK: Int[Tensor, "k_classes k_classes"]) -> Float[Tensor, " k_classes"]:
-    """Share of each class that was recognised, from a confusion matrix; NaN for a class without samples."""
+def per_class_accuracy(
+    matrix_KK: Int[Tensor, "k_classes k_classes"],
+) -> Float[Tensor, " k_classes"]:
+    """Share of each class that was recognised, from a confusion matrix; NaN for a class without
+    samples.
+    """
     return matrix_KK.diagonal().double() / matrix_KK.sum(1)
 
 
@@ -67,20 +78,25 @@ def knn_scores(
     temperature: float = 0.07,
     excluded_QE: Int[Tensor, "q e"] | None = None,
 ) -> Float[Tensor, "q classes"]:
-    """Class probabilities by the votes of the ``k`` most similar of the gallery, each worth exp(cosine / temperature).
+    """Class probabilities by the votes of the ``k`` most similar of the gallery, each worth
+    exp(cosine / temperature).
 
-    The weighted nearest-neighbour test of instance discrimination (Wu et al., CVPR 2018). ``excluded_QE`` are the
-    places in the gallery that a query does not look at, its own for instance.
+    The weighted nearest-neighbour test of instance discrimination (Wu et al., CVPR 2018).
+    ``excluded_QE`` are the places in the gallery that a query does not look at, its own for
+    instance.
     """
     room = len(gallery_GD) - (0 if excluded_QE is None else excluded_QE.shape[1])
     _check(1 <= k <= room, f"k is between 1 and the {room} samples of the gallery, got {k}")
     _check(temperature > 0, f"temperature is positive, got {temperature}")
     _check(
-        bool((label_G >= 0).all() & (label_G < classes).all()), f"labels of the gallery are not all in 0..{classes - 1}"
+        bool((label_G >= 0).all() & (label_G < classes).all()),
+        f"labels of the gallery are not all in 0..{classes - 1}",
     )
     votes: list[Tensor] = [query_QD.new_zeros(0, classes, dtype=torch.float32)]
     width = max(len(gallery_GD), k * classes)
-    for _, similarity_QG in _cosine_chunks(query_QD, gallery_GD, width=width, excluded_QE=excluded_QE):
+    for _, similarity_QG in _cosine_chunks(
+        query_QD, gallery_GD, width=width, excluded_QE=excluded_QE
+    ):
         index_Qk = nearest(similarity_QG, k=k)
         near_Qk = similarity_QG.gather(1, index_Qk)
         weight_Qk = torch.softmax(near_Qk / temperature, dim=1)
@@ -90,13 +106,23 @@ def knn_scores(
 
 
 def nearest_neighbour(
-    query_QD: Float[Tensor, "q d"], gallery_GD: Float[Tensor, "g d"], *, excluded_QE: Int[Tensor, "q e"]
+    query_QD: Float[Tensor, "q d"],
+    gallery_GD: Float[Tensor, "g d"],
+    *,
+    excluded_QE: Int[Tensor, "q e"],
 ) -> Int[Tensor, " q"]:
-    """Place in the gallery of what is most similar to each query (cosine), of all that are not excluded for it."""
+    """Place in the gallery of what is most similar to each query (cosine), of all that are not
+    excluded for it.
+    """
     room = len(gallery_GD) - excluded_QE.shape[1]
-    _check(room >= 1, f"a gallery of {len(gallery_GD)} has nothing left when {excluded_QE.shape[1]} are excluded")
+    _check(
+        room >= 1,
+        f"a gallery of {len(gallery_GD)} has nothing left when {excluded_QE.shape[1]} are excluded",
+    )
     found = [excluded_QE.new_zeros(0, dtype=torch.int64)]
-    for _, similarity_QG in _cosine_chunks(query_QD, gallery_GD, width=len(gallery_GD), excluded_QE=excluded_QE):
+    for _, similarity_QG in _cosine_chunks(
+        query_QD, gallery_GD, width=len(gallery_GD), excluded_QE=excluded_QE
+    ):
         found.append(nearest(similarity_QG, k=1)[:, 0])
     return torch.cat(found)
 
@@ -110,11 +136,15 @@ def retrieval_recall(
     ks: Sequence[int] = (1, 5, 10, 20, 50),
     centre: bool = False,
 ) -> dict[int, float]:
-    """R@k: share of queries with at least one of their class among the ``k`` most similar (cosine) of the gallery.
+    """R@k: share of queries with at least one of their class among the ``k`` most similar (cosine)
+    of the gallery.
 
     ``centre`` first subtracts from each set its own mean feature, as the reference does.
     """
-    _check(len(query_QD) > 0 and len(gallery_GD) > 0, "retrieval needs at least one query and one gallery video")
+    _check(
+        len(query_QD) > 0 and len(gallery_GD) > 0,
+        "retrieval needs at least one query and one gallery video",
+    )
     _check(all(k >= 1 for k in ks), f"recall is at k of 1 or more, got {list(ks)}")
     if centre:
         query_QD, gallery_GD = query_QD - query_QD.mean(0), gallery_GD - gallery_GD.mean(0)
@@ -126,7 +156,8 @@ def retrieval_recall(
 
 
 def nearest(similarity_QG: Float[Tensor, "q g"], *, k: int) -> Int[Tensor, "q k"]:
-    """Gallery indices of the ``k`` most similar, in ascending order of index; of equals the lower index is in.
+    """Gallery indices of the ``k`` most similar, in ascending order of index; of equals the lower
+    index is in.
 
     ``torch.topk`` decides ties as it pleases, so only its k-th value is used.
     """
@@ -137,10 +168,14 @@ def nearest(similarity_QG: Float[Tensor, "q g"], *, k: int) -> Int[Tensor, "q k"
     return chosen_QG.nonzero()[:, 1].view(len(similarity_QG), k)
 
 
-def first_match(similarity_QG: Float[Tensor, "q g"], match_QG: Bool[Tensor, "q g"]) -> Int[Tensor, " q"]:
-    """Rank (from 0) of the first match when the gallery is sorted by falling similarity; beyond any k if there is none.
+def first_match(
+    similarity_QG: Float[Tensor, "q g"], match_QG: Bool[Tensor, "q g"]
+) -> Int[Tensor, " q"]:
+    """Rank (from 0) of the first match when the gallery is sorted by falling similarity; beyond any
+    k if there is none.
 
-    Counted, not sorted: those more similar than the best match, and those as similar with a lower index.
+    Counted, not sorted: those more similar than the best match, and those as similar with a lower
+    index.
     """
     gallery = similarity_QG.shape[1]
     best_Q1 = similarity_QG.masked_fill(~match_QG, -torch.inf).amax(1, keepdim=True)
@@ -152,12 +187,17 @@ def first_match(similarity_QG: Float[Tensor, "q g"], match_QG: Bool[Tensor, "q g
 
 
 def bootstrap_interval(
-    value_VF: Float[Tensor, "v f"], *, generator: torch.Generator, draws: int = 2000, level: float = 0.95
+    value_VF: Float[Tensor, "v f"],
+    *,
+    generator: torch.Generator,
+    draws: int = 2000,
+    level: float = 0.95,
 ) -> Float[Tensor, "2 f"]:
-    """Where the mean of each figure lies were the videos drawn anew: the percentile bootstrap's low and high end.
+    """Where the mean of each figure lies were the videos drawn anew: the percentile bootstrap's low
+    and high end.
 
-    ``value_VF`` holds each video's part in each figure. Every draw takes V videos with replacement, the same ones for
-    all figures; ``level`` of the means lie between the ends.
+    ``value_VF`` holds each video's part in each figure. Every draw takes V videos with replacement,
+    the same ones for all figures; ``level`` of the means lie between the ends.
     """
     videos = len(value_VF)
     _check(videos > 0, "an interval from no videos is undefined")
@@ -177,7 +217,8 @@ def bootstrap_interval(
 def _cosine_chunks(
     query_QD: Tensor, gallery_GD: Tensor, *, width: int, excluded_QE: Tensor | None = None
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Which queries, and their cosine similarity with all of the gallery, -inf with what is excluded.
+    """Which queries, and their cosine similarity with all of the gallery, -inf with what is
+    excluded.
 
     ``width`` elements are needed per query.
     """
@@ -186,7 +227,12 @@ def _cosine_chunks(
     for start in range(0, len(query_QD), step):
         rows = slice(start, start + step)
         similarity_QG = F.normalize(query_QD[rows].float(), dim=1) @ gallery_DG
-        yield rows, similarity_QG if excluded_QE is None else similarity_QG.scatter(1, excluded_QE[rows], -torch.inf)
+        yield (
+            rows,
+            similarity_QG
+            if excluded_QE is None
+            else similarity_QG.scatter(1, excluded_QE[rows], -torch.inf),
+        )
 
 
 def _check(holds: bool, message: str) -> None:

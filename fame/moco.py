@@ -1,7 +1,7 @@
 """Momentum contrast: two encoders, a queue of keys, and the symmetric step, free of process groups.
 
-Shapes: B clips of this process, G clips of all processes, C channels, T frames, H W height/width, D feature dim,
-K queue length.
+Shapes: B clips of this process, G clips of all processes, C channels, T frames, H W height/width, D
+feature dim, K queue length.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,9 @@ Clips = Float[Tensor, "b c t h w"]
 
 @runtime_checkable
 class Collectives(Protocol):
-    """What the step needs of other processes. Rows of process r are rows r*B..(r+1)*B of the whole batch."""
+    """What the step needs of other processes. Rows of process r are rows r*B..(r+1)*B of the whole
+    batch.
+    """
 
     rank: int
     world: int
@@ -31,7 +33,9 @@ class Collectives(Protocol):
         ...
 
     def exchange(self, row_B: Tensor, wanted_G: Tensor) -> Tensor:
-        """Rows of the whole batch: this process gets its share of ``wanted_G``, which all processes agree on."""
+        """Rows of the whole batch: this process gets its share of ``wanted_G``, which all processes
+        agree on.
+        """
         ...
 
 
@@ -51,7 +55,9 @@ class SingleProcess:
 
 
 class StepResult(NamedTuple):
-    """Means over the clips of this process: loss, share of queries that found their key, and signs of collapse."""
+    """Means over the clips of this process: loss, share of queries that found their key, and signs
+    of collapse.
+    """
 
     loss: Float[Tensor, ""]
     accuracy: Float[Tensor, ""]
@@ -60,17 +66,24 @@ class StepResult(NamedTuple):
 
 
 class MoCo(nn.Module):
-    """A query encoder, its moving average, and the queue; all of it in the state dict under the reference's names.
+    """A query encoder, its moving average, and the queue; all of it in the state dict under the
+    reference's names.
 
-    ``encoder`` maps clips to [B, D]; it becomes the query encoder. The queue begins as random unit vectors drawn by
-    ``seed``.
+    ``encoder`` maps clips to [B, D]; it becomes the query encoder. The queue begins as random unit
+    vectors drawn by ``seed``.
     """
 
     queue: Tensor
     queue_ptr: Tensor
 
     def __init__(
-        self, build: Callable[[], nn.Module], *, dim: int, queue: int, temperature: float, seed: int = 0
+        self,
+        build: Callable[[], nn.Module],
+        *,
+        dim: int,
+        queue: int,
+        temperature: float,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.temperature = temperature
@@ -83,20 +96,28 @@ class MoCo(nn.Module):
 
     @torch.no_grad()
     def update_key_encoder_(self, momentum: float) -> None:
-        """Move the key encoder's parameters (not its buffers): k <- momentum * k + (1 - momentum) * q."""
+        """Move the key encoder's parameters (not its buffers): k <- momentum * k + (1 - momentum) *
+        q.
+        """
         keys: list[Tensor] = list(self.encoder_k.parameters())
         queries: list[Tensor] = list(self.encoder_q.parameters())
         # One kernel for all parameters; torch's own optimisers and moving averages use it.
         torch._foreach_lerp_(keys, queries, 1 - momentum)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 
     @torch.no_grad()
-    def keys(self, clip_BCTHW: Clips, shuffle_G: Int64[Tensor, " g"], collectives: Collectives) -> Float[Tensor, "g d"]:
-        """Unit keys of the whole batch, in the batch's order, from encoders that saw it in the order of ``shuffle_G``.
+    def keys(
+        self, clip_BCTHW: Clips, shuffle_G: Int64[Tensor, " g"], collectives: Collectives
+    ) -> Float[Tensor, "g d"]:
+        """Unit keys of the whole batch, in the batch's order, from encoders that saw it in the
+        order of ``shuffle_G``.
 
-        Shuffling keeps a query and its key from sharing batch statistics, which would give the answer away.
+        Shuffling keeps a query and its key from sharing batch statistics, which would give the
+        answer away.
         """
         shuffled = collectives.exchange(clip_BCTHW, shuffle_G)
-        key_GD = collectives.gather(F.normalize(self.encoder_k(shuffled).to(self.queue.dtype), dim=1))
+        key_GD = collectives.gather(
+            F.normalize(self.encoder_k(shuffled).to(self.queue.dtype), dim=1)
+        )
         return key_GD[torch.argsort(shuffle_G).to(key_GD.device)]
 
     @torch.no_grad()
@@ -119,13 +140,15 @@ class MoCo(nn.Module):
         accumulate: int = 1,
         collectives: Collectives | None = None,
     ) -> StepResult:
-        """One symmetric step: each view queries the other's key; gradients are added to the query encoder's.
+        """One symmetric step: each view queries the other's key; gradients are added to the query
+        encoder's.
 
-        View 1 queries the keys of view 2 and view 2 those of view 1, one forward of the key encoder per view. With
-        ``enqueue="after"`` both sets of keys enter the queue when the step is over, view 2's first. With ``"between"``
-        the keys of view 2 enter before view 2 queries, as in the reference: each of these queries then has its own
-        view's key among the negatives. The caller moves the key encoder before and the query encoder after.
-        ``accumulate`` parts give the gradients of one, where batch-norm groups do not straddle them.
+        View 1 queries the keys of view 2 and view 2 those of view 1, one forward of the key encoder
+        per view. With ``enqueue="after"`` both sets of keys enter the queue when the step is over,
+        view 2's first. With ``"between"`` the keys of view 2 enter before view 2 queries, as in the
+        reference: each of these queries then has its own view's key among the negatives. The caller
+        moves the key encoder before and the query encoder after. ``accumulate`` parts give the
+        gradients of one, where batch-norm groups do not straddle them.
         """
         peers = collectives or SingleProcess()
         mine = slice(peers.rank * len(view_1), (peers.rank + 1) * len(view_1))
@@ -160,10 +183,19 @@ class MoCo(nn.Module):
             query_BD = F.normalize(output_BD, dim=1)
             contrast = info_nce(query_BD, key_BD, queue_DK, temperature=self.temperature)
             norm = output_BD.detach().norm(dim=1).mean()
-            values.append(StepResult(contrast.loss_B.mean(), contrast.correct_B.mean(), norm, feature_spread(query_BD)))
+            values.append(
+                StepResult(
+                    contrast.loss_B.mean(),
+                    contrast.correct_B.mean(),
+                    norm,
+                    feature_spread(query_BD),
+                )
+            )
         return StepResult(*(torch.stack(value).mean() for value in zip(*values, strict=True)))
 
 
 def shuffle(size: int, *, seed: int, epoch: int, step: int, view: int) -> Int64[Tensor, " g"]:
-    """The order in which the key encoder sees the clips of a view: a pure function of its address."""
+    """The order in which the key encoder sees the clips of a view: a pure function of its
+    address.
+    """
     return torch.randperm(size, generator=generator(seed, epoch, step, f"moco/shuffle/{view}"))

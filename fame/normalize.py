@@ -1,10 +1,13 @@
-"""From pixels to what an encoder was trained on. Shapes: B batch, C channels (RGB), T frames, H W height/width."""
+"""From pixels to what an encoder was trained on. Shapes: B batch, C channels (RGB), T frames, H W
+height/width.
+"""
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-# Of Kinetics frames in 0..1, R G B: the reference's constants, used in pretraining and everywhere downstream.
+# Of Kinetics frames in 0..1, R G B: the reference's constants, used in pretraining and everywhere
+# downstream.
 MEAN = (0.43216, 0.394666, 0.37645)
 STD = (0.22803, 0.22145, 0.216989)
 
@@ -16,23 +19,30 @@ def normalise(clip_BCTHW: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b 3 t h 
 
 
 def to_colours(clip_BTHWC: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b 3 t h w"]:
-    """Frames as the clip store holds them to colours in 0..1, channels first (without a copy: channels-last memory)."""
+    """Frames as the clip store holds them to colours in 0..1, channels first (without a copy:
+    channels-last memory).
+    """
     return clip_BTHWC.permute(0, 4, 1, 2, 3).to(torch.float32) / 255
 
 
 def encoder_input(clips: Tensor) -> Float[Tensor, "b 3 t h w"]:
-    """Normalise clips of either form: uint8 frames ``[b, t, h, w, 3]`` or colours in 0..1 ``[b, 3, t, h, w]``.
+    """Normalise clips of either form: uint8 frames ``[b, t, h, w, 3]`` or colours in 0..1 ``[b, 3,
+    t, h, w]``.
 
-    ``ValueError`` on any other dtype, shape, or on colours outside 0..1 (a sign of a second normalisation).
+    ``ValueError`` on any other dtype, shape, or on colours outside 0..1 (a sign of a second
+    normalisation).
     """
     if clips.ndim == 5 and clips.dtype == torch.uint8 and clips.shape[-1] == 3:
         return normalise(to_colours(clips))
     if clips.ndim == 5 and clips.is_floating_point() and clips.shape[1] == 3:
         low, high = torch.aminmax(clips)
         if low < 0 or high > 1:
-            raise ValueError(f"float clips hold colours in 0..1, got {float(low):.3g}..{float(high):.3g}")
+            raise ValueError(
+                f"float clips hold colours in 0..1, got {float(low):.3g}..{float(high):.3g}"
+            )
         return normalise(clips)
     raise ValueError(
-        f"clips are uint8 [batch, frames, height, width, 3] or float 0..1 [batch, 3, frames, height, width], "
+        "clips are uint8 [batch, frames, height, width, 3] or float 0..1 [batch, 3, "
+        "frames, height, width], "
         f"got {clips.dtype} {list(clips.shape)}"
     )

@@ -1,6 +1,8 @@
-"""Pictures of what merging does: frame, soft map as heat, mask at beta and merged clip, one row a clip.
+"""Pictures of what merging does: frame, soft map as heat, mask at beta and merged clip, one row a
+clip.
 
-Shapes: N clips, T frames, H W height and width of the clips, h w of the maps, the last 3 RGB, P Q a whole picture.
+Shapes: N clips, T frames, H W height and width of the clips, h w of the maps, the last 3 RGB, P Q a
+whole picture.
 """
 
 from collections.abc import Sequence
@@ -30,9 +32,11 @@ def sheet(
     sources_N: Integer[np.ndarray, " n"],
     frame: int | None = None,
 ) -> UInt8[np.ndarray, "p q 3"]:
-    """One picture of all clips at one frame (default: the middle one); clip i is merged over clip ``sources_N[i]``.
+    """One picture of all clips at one frame (default: the middle one); clip i is merged over clip
+    ``sources_N[i]``.
 
-    Raises ``ValueError`` for a beta outside (0, 1], a frame or source that is not there, or no clips at all.
+    Raises ``ValueError`` for a beta outside (0, 1], a frame or source that is not there, or no
+    clips at all.
     """
     panels = _Panels(clips_NTHW3, maps_Nhw, beta, sources_N)
     return panels.draw(clips_NTHW3.shape[1] // 2 if frame is None else frame)
@@ -58,7 +62,9 @@ def write_gif(
     beta: float,
     sources_N: Integer[np.ndarray, " n"],
 ) -> None:
-    """Write the :func:`sheet` of every frame as an endless animation. Raises as it does, and ``OSError``."""
+    """Write the :func:`sheet` of every frame as an endless animation. Raises as it does, and
+    ``OSError``.
+    """
     panels = _Panels(clips_NTHW3, maps_Nhw, beta, sources_N)
     animate(path, [panels.draw(t) for t in range(clips_NTHW3.shape[1])])
 
@@ -66,18 +72,27 @@ def write_gif(
 def animate(path: Path, moments: Sequence[UInt8[np.ndarray, "p q 3"]]) -> None:
     """Write pictures of one size as an endless GIF. Raises ``OSError``."""
     pictures = [Image.fromarray(moment) for moment in moments]
-    palette = pictures[len(pictures) // 2].quantize(256)  # one palette, so that still parts do not flicker
+    palette = pictures[len(pictures) // 2].quantize(
+        256
+    )  # one palette, so that still parts do not flicker
     frames = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
-    frames[0].save(path, "GIF", save_all=True, append_images=frames[1:], duration=_FRAME_MILLISECONDS, loop=0)
+    frames[0].save(
+        path, "GIF", save_all=True, append_images=frames[1:], duration=_FRAME_MILLISECONDS, loop=0
+    )
 
 
 class _Panels:
     """What is the same for every frame of the sheet: masks and captions."""
 
-    def __init__(self, clips_NTHW3: np.ndarray, maps_Nhw: np.ndarray, beta: float, sources_N: np.ndarray) -> None:
+    def __init__(
+        self, clips_NTHW3: np.ndarray, maps_Nhw: np.ndarray, beta: float, sources_N: np.ndarray
+    ) -> None:
         clips, _, height, width, _ = clips_NTHW3.shape
         if clips == 0 or len(maps_Nhw) != clips or len(sources_N) != clips:
-            raise ValueError(f"{clips} clips, {len(maps_Nhw)} maps and {len(sources_N)} sources: there must be as many")
+            raise ValueError(
+                f"{clips} clips, {len(maps_Nhw)} maps and {len(sources_N)} sources: "
+                "there must be as many"
+            )
         if sources_N.min() < 0 or sources_N.max() >= clips:
             raise ValueError(f"sources must lie in 0..{clips - 1}, got {sources_N.tolist()}")
         self.clips_NTHW3, self.sources_N = clips_NTHW3, sources_N
@@ -91,23 +106,36 @@ class _Panels:
             raise ValueError(f"frame must lie in 0..{self.clips_NTHW3.shape[1] - 1}, got {frame}")
         now_NHW3 = self.clips_NTHW3[:, frame]
         rows = [
-            (image, heat(image, score), dim(image, mask), np.where(mask[..., None], image, now_NHW3[source]))
-            for image, score, mask, source in zip(now_NHW3, self.scores, self.masks_NHW, self.sources_N, strict=True)
+            (
+                image,
+                heat(image, score),
+                dim(image, mask),
+                np.where(mask[..., None], image, now_NHW3[source]),
+            )
+            for image, score, mask, source in zip(
+                now_NHW3, self.scores, self.masks_NHW, self.sources_N, strict=True
+            )
         ]
         return tile(rows, self.captions)
 
 
-def tile(rows: Sequence[Sequence[UInt8[np.ndarray, "h w 3"]]], captions: Sequence[str]) -> UInt8[np.ndarray, "p q 3"]:
+def tile(
+    rows: Sequence[Sequence[UInt8[np.ndarray, "h w 3"]]], captions: Sequence[str]
+) -> UInt8[np.ndarray, "p q 3"]:
     """Equal panels in rows and columns, a caption over each column; tiny panels are enlarged.
 
     Raises ``ValueError`` for a ragged grid.
     """
     if not rows or any(len(row) != len(captions) for row in rows):
-        raise ValueError(f"every row needs {len(captions)} panels, got {[len(row) for row in rows]}")
+        raise ValueError(
+            f"every row needs {len(captions)} panels, got {[len(row) for row in rows]}"
+        )
     scale = -(-_NARROW // rows[0][0].shape[1])
     height, width = (scale * side for side in rows[0][0].shape[:2])
     picture = Image.new(
-        "RGB", (_GAP + len(captions) * (width + _GAP), _CAPTION + _GAP + len(rows) * (height + _GAP)), _PAPER
+        "RGB",
+        (_GAP + len(captions) * (width + _GAP), _CAPTION + _GAP + len(rows) * (height + _GAP)),
+        _PAPER,
     )
     draw, font = ImageDraw.Draw(picture), _font(captions, width)
     for column, caption in enumerate(captions):
@@ -119,13 +147,19 @@ def tile(rows: Sequence[Sequence[UInt8[np.ndarray, "h w 3"]]], captions: Sequenc
     return np.asarray(picture)
 
 
-def enlarge(map_hw: UInt8[np.ndarray, "mh mw"], height: int, width: int) -> Float32[np.ndarray, "h w"]:
+def enlarge(
+    map_hw: UInt8[np.ndarray, "mh mw"], height: int, width: int
+) -> Float32[np.ndarray, "h w"]:
     """A stored map at the size of its clip, in 0..1."""
-    picture = Image.fromarray(map_hw.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
+    picture = Image.fromarray(map_hw.astype(np.float32)).resize(
+        (width, height), Image.Resampling.BILINEAR
+    )
     return np.asarray(picture) / np.float32(255)
 
 
-def heat(image_HW3: UInt8[np.ndarray, "h w 3"], score_HW: Float32[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+def heat(
+    image_HW3: UInt8[np.ndarray, "h w 3"], score_HW: Float32[np.ndarray, "h w"]
+) -> UInt8[np.ndarray, "h w 3"]:
     """The score as heat (black, red, yellow) over the grey image."""
     position = np.linspace(0, 1, len(_HEAT))
     channels = [np.interp(score_HW, position, _HEAT[:, c]) for c in range(3)]
@@ -134,7 +168,9 @@ def heat(image_HW3: UInt8[np.ndarray, "h w 3"], score_HW: Float32[np.ndarray, "h
     return (0.35 * grey_HW1 + 0.65 * colour_HW3).astype(np.uint8)
 
 
-def dim(image_HW3: UInt8[np.ndarray, "h w 3"], mask_HW: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+def dim(
+    image_HW3: UInt8[np.ndarray, "h w 3"], mask_HW: Bool[np.ndarray, "h w"]
+) -> UInt8[np.ndarray, "h w 3"]:
     """The image with everything outside the mask darkened to a blue grey."""
     outside_HW3 = image_HW3.mean(-1, keepdims=True) * 0.25 + np.array([10, 15, 45], np.float32)
     return np.where(mask_HW[..., None], image_HW3, outside_HW3.astype(np.uint8))

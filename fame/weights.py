@@ -1,7 +1,9 @@
-"""Encoder weights from any checkpoint: this project's, its safetensors export, the reference's released files.
+"""Encoder weights from any checkpoint: this project's, its safetensors export, the reference's
+released files.
 
-Nothing here unpickles objects: a checkpoint from a stranger is tensors and plain values, or it is refused.
-Shapes: B batch, C channels, T frames, H W height/width, D feature dim, K outputs of the head.
+Nothing here unpickles objects: a checkpoint from a stranger is tensors and plain values, or it is
+refused. Shapes: B batch, C channels, T frames, H W height/width, D feature dim, K outputs of the
+head.
 """
 
 import json
@@ -33,7 +35,9 @@ class WeightsError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What must be known to rebuild a network (plain values), and the configuration of the run that trained it."""
+    """What must be known to rebuild a network (plain values), and the configuration of the run that
+    trained it.
+    """
 
     name: str
     options: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -52,14 +56,18 @@ class Card:
 
     @staticmethod
     def of(values: object) -> "Card":
-        """Read a card from the values of a file; ``ValueError`` where something is missing or of another type."""
+        """Read a card from the values of a file; ``ValueError`` where something is missing or of
+        another type.
+        """
         if not isinstance(values, Mapping) or not isinstance(values.get("name"), str):
             raise ValueError("the description of the model has no name")
         parts = {key: values.get(key) or {} for key in ("options", "head", "config")}
         if wrong := [key for key, part in parts.items() if not isinstance(part, dict)]:
             raise ValueError(f"{wrong[0]} in the description of the model is not a mapping")
         head = parts["head"] or None
-        return Card(name=values["name"], options=parts["options"], head=head, config=parts["config"])
+        return Card(
+            name=values["name"], options=parts["options"], head=head, config=parts["config"]
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,17 +83,23 @@ class Weights:
         self._load(network, self.state, network.state_dict())
 
     def load_backbone_into_(self, network: Backbone) -> None:
-        """Copy the backbone's weights and leave ``network``'s head, if any, as it is: the start of fine-tuning."""
+        """Copy the backbone's weights and leave ``network``'s head, if any, as it is: the start of
+        fine-tuning.
+        """
         self._load(network, _without_head(self.state), _without_head(network.state_dict()))
 
     def _load(self, network: Backbone, state: State, wanted: State) -> None:
         if difference := _difference(state, wanted):
-            raise WeightsError(f"{self.path}: the weights do not fit the network {self.card.name!r}: {difference}")
+            raise WeightsError(
+                f"{self.path}: the weights do not fit the network {self.card.name!r}: {difference}"
+            )
         network.load_state_dict(state, strict=False)
 
 
 class Encoder:
-    """A frozen, pretrained encoder in evaluation mode, for people who want features. Made by :func:`load`."""
+    """A frozen, pretrained encoder in evaluation mode, for people who want features. Made by
+    :func:`load`.
+    """
 
     def __init__(self, network: Backbone, card: Card) -> None:
         self.network = network.eval().requires_grad_(False)
@@ -105,8 +119,8 @@ class Encoder:
     def features(self, clips: Tensor) -> Float[Tensor, "b d"]:
         """Global average of the last feature map, not normalised.
 
-        ``clips``: uint8 frames ``[b, t, h, w, 3]`` as a store holds them, or colours in 0..1 ``[b, 3, t, h, w]``; the
-        recipe's normalisation is applied here. ``ValueError`` on anything else.
+        ``clips``: uint8 frames ``[b, t, h, w, 3]`` as a store holds them, or colours in 0..1 ``[b,
+        3, t, h, w]``; the recipe's normalisation is applied here. ``ValueError`` on anything else.
         """
         return self.network.features(encoder_input(clips.to(self.device)))
 
@@ -117,18 +131,23 @@ class Encoder:
 
     @torch.no_grad()
     def output(self, clips: Tensor) -> Float[Tensor, "b k"]:
-        """What the head says of clips given as to :meth:`features`: log-probabilities where it is a classifier."""
+        """What the head says of clips given as to :meth:`features`: log-probabilities where it is a
+        classifier.
+        """
         return self.network(encoder_input(clips.to(self.device)))
 
     def __repr__(self) -> str:
-        return f"Encoder({self.card.name}, {self.card.options}, head={self.card.head}, feature_dim={self.feature_dim})"
+        card = self.card
+        return f"Encoder({card.name}, {card.options}, head={card.head}, feature_dim={self.feature_dim})"
 
 
 def load(path: str | Path, *, device: torch.device | str | None = None) -> Encoder:
-    """Load an encoder from a checkpoint of this project, its safetensors export, or a release of the reference.
+    """Load an encoder from a checkpoint of this project, its safetensors export, or a release of
+    the reference.
 
-    ``device`` defaults to the CPU. Raises :class:`WeightsError`, a ``ValueError``, with one line that says what is
-    wrong: no such file, damaged, holding objects that would run code, without an encoder, of an unknown network.
+    ``device`` defaults to the CPU. Raises :class:`WeightsError`, a ``ValueError``, with one line
+    that says what is wrong: no such file, damaged, holding objects that would run code, without an
+    encoder, of an unknown network.
     """
     weights = read_weights(Path(path))
     try:
@@ -140,11 +159,17 @@ def load(path: str | Path, *, device: torch.device | str | None = None) -> Encod
 
 
 def read_weights(path: Path) -> Weights:
-    """Read the encoder in ``path`` (the query encoder of a pretraining run, the classifier of a fine-tuned one)."""
+    """Read the encoder in ``path`` (the query encoder of a pretraining run, the classifier of a
+    fine-tuned one).
+    """
     if not path.is_file():
-        raise WeightsError(f"{path}: {'is a folder, not a checkpoint' if path.is_dir() else 'no such file'}")
+        raise WeightsError(
+            f"{path}: {'is a folder, not a checkpoint' if path.is_dir() else 'no such file'}"
+        )
     try:
-        card, state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+        card, state = (
+            _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+        )
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
     return Weights(path=path, card=card, state=state)
@@ -164,10 +189,14 @@ def _read_safetensors(path: Path) -> tuple[Card, State]:
 
 
 def _read_torch(path: Path) -> tuple[Card, State]:
-    """Tensors and plain values of a ``torch.save`` file: ours, or one with the reference's ``state_dict``."""
+    """Tensors and plain values of a ``torch.save`` file: ours, or one with the reference's
+    ``state_dict``.
+    """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the pickle protocol, for which there is an error if it matters
+            warnings.simplefilter(
+                "ignore"
+            )  # about the pickle protocol, for which there is an error if it matters
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(_refusal(str(error))) from None
@@ -179,16 +208,29 @@ def _read_torch(path: Path) -> tuple[Card, State]:
         return _ours(content)
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         return _reference(content["state_dict"])
-    found = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
-    raise WeightsError(f"neither {CHECKPOINT_FORMAT} nor a checkpoint with a state_dict (found: {found})")
+    found = (
+        ", ".join(map(str, list(content)[:5]))
+        if isinstance(content, dict)
+        else type(content).__name__
+    )
+    raise WeightsError(
+        f"neither {CHECKPOINT_FORMAT} nor a checkpoint with a state_dict (found: {found})"
+    )
 
 
 def _refusal(message: str) -> str:
-    """Why torch's restricted unpickler gave up: an object that would run code, or bytes that it does not know."""
+    """Why torch's restricted unpickler gave up: an object that would run code, or bytes that it
+    does not know.
+    """
     _, found, rest = message.partition("GLOBAL ")
     if found:
-        return f"refused: it holds {rest.split()[0]}, an object that could run code; save tensors and plain values only"
-    return "refused: damaged, or a pickle of more than tensors and plain values, which could run code"
+        return (
+            f"refused: it holds {rest.split()[0]}, an object that could run code; "
+            "save tensors and plain values only"
+        )
+    return (
+        "refused: damaged, or a pickle of more than tensors and plain values, which could run code"
+    )
 
 
 def _ours(content: Mapping[str, Any]) -> tuple[Card, State]:
@@ -196,7 +238,9 @@ def _ours(content: Mapping[str, Any]) -> tuple[Card, State]:
     states = states if isinstance(states, dict) else {}
     state = states.get("classifier") or states.get("encoder_q")
     if not isinstance(state, dict):
-        raise WeightsError(f"has no encoder (its state holds: {', '.join(map(str, states)) or 'nothing'})")
+        raise WeightsError(
+            f"has no encoder (its state holds: {', '.join(map(str, states)) or 'nothing'})"
+        )
     try:
         card = Card.of({**content["model"], "config": content.get("config")})
     except (KeyError, TypeError, ValueError) as error:
@@ -205,13 +249,17 @@ def _ours(content: Mapping[str, Any]) -> tuple[Card, State]:
 
 
 def _reference(states: Mapping[Any, Any]) -> tuple[Card, State]:
-    """The reference wrapped everything in ``module.``, and the query encoder of MoCo in ``module.encoder_q.``."""
+    """The reference wrapped everything in ``module.``, and the query encoder of MoCo in
+    ``module.encoder_q.``.
+    """
     names = [name for name in states if isinstance(name, str)]
     contrastive = any(name.startswith("module.encoder_q.") for name in names)
     prefix = "module.encoder_q." if contrastive else "module."
     state = {name.removeprefix(prefix): states[name] for name in names if name.startswith(prefix)}
     if not state:
-        raise WeightsError(f"has no encoder: no name begins with {prefix} (found: {', '.join(names[:3])})")
+        raise WeightsError(
+            f"has no encoder: no name begins with {prefix} (found: {', '.join(names[:3])})"
+        )
     return _recognise(_tensors(state), contrastive=contrastive), state
 
 
@@ -222,7 +270,9 @@ def _recognise(state: State, *, contrastive: bool) -> Card:
     elif "stem.0.weight" in state:
         name = "r2plus1d_18"
     else:
-        raise WeightsError(f"has no encoder known here (its weights begin: {', '.join(list(state)[:3])})")
+        raise WeightsError(
+            f"has no encoder known here (its weights begin: {', '.join(list(state)[:3])})"
+        )
     if "id_head.4.bias" in state:
         return Card(name=name, head={"kind": "projection", "dim": state["id_head.4.bias"].numel()})
     if "fc.bias" not in state:
@@ -230,12 +280,18 @@ def _recognise(state: State, *, contrastive: bool) -> Card:
     outputs = state["fc.bias"].numel()
     return Card(
         name=name,
-        head={"kind": "linear", "dim": outputs} if contrastive else {"kind": "classifier", "classes": outputs},
+        head={"kind": "linear", "dim": outputs}
+        if contrastive
+        else {"kind": "classifier", "classes": outputs},
     )
 
 
 def _tensors(state: Mapping[Any, Any]) -> State:
-    if wrong := [name for name, value in state.items() if not (isinstance(name, str) and isinstance(value, Tensor))]:
+    if wrong := [
+        name
+        for name, value in state.items()
+        if not (isinstance(name, str) and isinstance(value, Tensor))
+    ]:
         raise WeightsError(f"{wrong[0]} among the weights is not a named tensor")
     return cast(State, dict(state))
 
@@ -251,7 +307,10 @@ def _difference(state: State, wanted: State) -> str:
         for name, value in wanted.items()
         if name in state and state[name].shape != value.shape
     ][:2]
-    for verb, names in (("lacks", wanted.keys() - state.keys()), ("has the unknown", state.keys() - wanted.keys())):
+    for verb, names in (
+        ("lacks", wanted.keys() - state.keys()),
+        ("has the unknown", state.keys() - wanted.keys()),
+    ):
         if names:
             parts.append(f"it {verb} {', '.join(sorted(names)[:2])} ({len(names)} in all)")
     return "; ".join(parts)

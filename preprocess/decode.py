@@ -1,10 +1,12 @@
 """Turn a video file into evenly spaced clips: the only file that opens videos.
 
-Frames are read once, in order, with OpenCV's FFmpeg backend: every frame is grabbed, only those a window needs are
-converted, and nothing seeks, so which frames come out never depends on an index, an edit list or a key frame. Run as a
-module it is the decoder process that `preprocess.isolation` starts, so it imports NumPy and OpenCV and nothing heavier.
+Frames are read once, in order, with OpenCV's FFmpeg backend: every frame is grabbed, only those a
+window needs are converted, and nothing seeks, so which frames come out never depends on an index,
+an edit list or a key frame. Run as a module it is the decoder process that `preprocess.isolation`
+starts, so it imports NumPy and OpenCV and nothing heavier.
 
-Axes: N clips of one video, T frames of a clip, H W height and width of the stored frames, h w of the source.
+Axes: N clips of one video, T frames of a clip, H W height and width of the stored frames, h w of
+the source.
 """
 
 import ctypes
@@ -36,7 +38,9 @@ class DecodeError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """What each video gives: ``clips`` windows of ``frames`` frames, ``stride`` apart, at ``height`` x ``width``."""
+    """What each video gives: ``clips`` windows of ``frames`` frames, ``stride`` apart, at
+    ``height`` x ``width``.
+    """
 
     clips: int
     frames: int
@@ -58,7 +62,9 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True)
 class Decoded:
-    """What was read: first frame of each clip, the true frame count, and how many frames were decoded to get there."""
+    """What was read: first frame of each clip, the true frame count, and how many frames were
+    decoded to get there.
+    """
 
     start_frame: tuple[int, ...]
     frame_count: int
@@ -67,7 +73,8 @@ class Decoded:
 
 
 def window_starts(frame_count: int, sampling: Sampling) -> tuple[int, ...]:
-    """First frame of each window: evenly spaced, the first at frame 0 and the last ending on the last frame.
+    """First frame of each window: evenly spaced, the first at frame 0 and the last ending on the
+    last frame.
 
     A video shorter than one window is looped, and its windows start evenly spaced over the video.
     """
@@ -80,11 +87,16 @@ def window_starts(frame_count: int, sampling: Sampling) -> tuple[int, ...]:
 def window_frames(frame_count: int, sampling: Sampling) -> list[list[int]]:
     """Source frames of each window, [N][T]; past the end of a short video they wrap round."""
     steps = range(0, sampling.frames * sampling.stride, sampling.stride)
-    return [[(start + step) % frame_count for step in steps] for start in window_starts(frame_count, sampling)]
+    return [
+        [(start + step) % frame_count for step in steps]
+        for start in window_starts(frame_count, sampling)
+    ]
 
 
 def fit(frame_hw3: np.ndarray, sampling: Sampling) -> np.ndarray:
-    """Resize a BGR frame to RGB [H, W, 3]: ``cover`` keeps the aspect and the centre, ``squash`` the whole frame."""
+    """Resize a BGR frame to RGB [H, W, 3]: ``cover`` keeps the aspect and the centre, ``squash``
+    the whole frame.
+    """
     height, width = frame_hw3.shape[:2]
     if sampling.geometry == "cover":  # cut the overflow first: the same picture for less work
         scale = max(sampling.height / height, sampling.width / width)
@@ -105,7 +117,10 @@ def _capture(path: str) -> Generator[cv2.VideoCapture]:
         if not capture.isOpened():
             raise DecodeError("no video stream could be opened")
         capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
-        width, height = capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
+        width, height = (
+            capture.get(cv2.CAP_PROP_FRAME_WIDTH),
+            capture.get(cv2.CAP_PROP_FRAME_HEIGHT),
+        )
         if not 0 < width * height <= MAX_PIXELS:
             raise DecodeError(f"frames of {width:.0f} x {height:.0f} pixels")
         yield capture
@@ -119,8 +134,12 @@ def _declared(capture: cv2.VideoCapture) -> int:
     return int(declared) if 0 < declared < 2**31 else 0
 
 
-def _read(capture: cv2.VideoCapture, sampling: Sampling, *, frame_count: int, clips_NTHW3: np.ndarray) -> int:
-    """Fill the clips, planned for ``frame_count`` frames, while reading to the end; returns the true frame count."""
+def _read(
+    capture: cv2.VideoCapture, sampling: Sampling, *, frame_count: int, clips_NTHW3: np.ndarray
+) -> int:
+    """Fill the clips, planned for ``frame_count`` frames, while reading to the end; returns the
+    true frame count.
+    """
     slots: dict[int, list[tuple[int, int]]] = defaultdict(list)
     if frame_count > 0:
         for n, frames in enumerate(window_frames(frame_count, sampling)):
@@ -132,7 +151,12 @@ def _read(capture: cv2.VideoCapture, sampling: Sampling, *, frame_count: int, cl
         if index not in slots:
             continue
         converted, frame_hw3 = capture.retrieve()
-        if not converted or frame_hw3.dtype != np.uint8 or frame_hw3.ndim != 3 or frame_hw3.shape[2] != 3:
+        if (
+            not converted
+            or frame_hw3.dtype != np.uint8
+            or frame_hw3.ndim != 3
+            or frame_hw3.shape[2] != 3
+        ):
             raise DecodeError(f"frame {index} could not be converted to 8-bit RGB")
         frame_HW3 = fit(frame_hw3, sampling)
         for n, t in slots[index]:
@@ -141,7 +165,8 @@ def _read(capture: cv2.VideoCapture, sampling: Sampling, *, frame_count: int, cl
 
 
 def decode(path: str, sampling: Sampling, clips_NTHW3: np.ndarray) -> Decoded:
-    """Read a video into ``clips_NTHW3`` (u8, RGB, written in place). One pass; two where the header's count is wrong.
+    """Read a video into ``clips_NTHW3`` (u8, RGB, written in place). One pass; two where the
+    header's count is wrong.
 
     Raises:
         DecodeError: nothing can be opened, no frame comes out, or two passes disagree.
@@ -168,8 +193,12 @@ def decode(path: str, sampling: Sampling, clips_NTHW3: np.ndarray) -> Decoded:
 
 
 def complaint(log: str) -> str:
-    """First line that FFmpeg wrote about a video, without the addresses that differ from run to run."""
-    lines = (re.sub(r"\[([^\]@]*?) @ 0x[0-9a-f]+\]", r"\1:", line).strip() for line in log.splitlines())
+    """First line that FFmpeg wrote about a video, without the addresses that differ from run to
+    run.
+    """
+    lines = (
+        re.sub(r"\[([^\]@]*?) @ 0x[0-9a-f]+\]", r"\1:", line).strip() for line in log.splitlines()
+    )
     return next((line[:200] for line in lines if line), "")
 
 
@@ -181,9 +210,11 @@ def _answer(path: str, sampling: Sampling, clips_NTHW3: np.ndarray) -> dict[str,
 
 
 def serve(clips_fd: int, memory_limit: int, sampling: Sampling) -> None:
-    """Decoder process: read paths (JSON, one a line) from stdin, fill the shared clips, answer with a line on stdout.
+    """Decoder process: read paths (JSON, one a line) from stdin, fill the shared clips, answer with
+    a line on stdout.
 
-    It leaves Ctrl-C to its parent, dies with it, and never holds more than ``memory_limit`` bytes (0: no limit).
+    It leaves Ctrl-C to its parent, dies with it, and never holds more than ``memory_limit`` bytes
+    (0: no limit).
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
@@ -192,12 +223,18 @@ def serve(clips_fd: int, memory_limit: int, sampling: Sampling) -> None:
     if memory_limit:
         resource.setrlimit(resource.RLIMIT_DATA, (memory_limit, memory_limit))
     cv2.setNumThreads(1)
-    clips_NTHW3 = np.frombuffer(mmap.mmap(clips_fd, sampling.num_bytes), np.uint8).reshape(sampling.shape)
+    clips_NTHW3 = np.frombuffer(mmap.mmap(clips_fd, sampling.num_bytes), np.uint8).reshape(
+        sampling.shape
+    )
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)  # whatever a library prints must not end up among the answers
         print("ready", file=answers, flush=True)
         for line in sys.stdin:
-            print(json.dumps(_answer(json.loads(line), sampling, clips_NTHW3)), file=answers, flush=True)
+            print(
+                json.dumps(_answer(json.loads(line), sampling, clips_NTHW3)),
+                file=answers,
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

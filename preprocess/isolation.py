@@ -1,6 +1,8 @@
-"""Decode in a process of its own, so that a video that hangs or kills its decoder costs that video and nothing else.
+"""Decode in a process of its own, so that a video that hangs or kills its decoder costs that video
+and nothing else.
 
-Frames come back through memory shared by the two processes; only paths and small answers travel over the pipes.
+Frames come back through memory shared by the two processes; only paths and small answers travel
+over the pipes.
 """
 
 import json
@@ -24,7 +26,8 @@ from preprocess.decode import Decoded, DecodeError, Sampling, complaint
 
 DECODER = (sys.executable, "-m", "preprocess.decode")
 _START_LIMIT = 60.0  # seconds for the interpreter and OpenCV to load, on a cold network file system
-# Containers that hold their own frames. Playlists and concat scripts, which name other files to open, are left out.
+# Containers that hold their own frames. Playlists and concat scripts, which name other files to
+# open, are left out.
 _CONTAINERS = ",".join(
     (
         "3g2,3gp,asf,avi,flv,gif,h264,hevc,ivf,m4a,m4v,matroska,mj2,mjpeg,mov",
@@ -33,9 +36,11 @@ _CONTAINERS = ",".join(
 )
 _ENVIRONMENT = {
     "OPENCV_FFMPEG_CAPTURE_OPTIONS": f"format_whitelist;{_CONTAINERS}|protocol_whitelist;file",
-    "OPENCV_LOG_LEVEL": "SILENT",  # OpenCV's lines carry a clock; FFmpeg's own, which say why, do not
-    # Damaged videos make FFmpeg show memory that nothing was written to: let that be the same bytes in every process.
-    # Frames are allotted again and again: kept by the process, not given back and faulted in each time.
+    # OpenCV's lines carry a clock; FFmpeg's own, which say why, do not
+    "OPENCV_LOG_LEVEL": "SILENT",
+    # Damaged videos make FFmpeg show memory that nothing was written to: let that be the same bytes
+    # in every process. Frames are allotted again and again: kept by the process, not given back and
+    # faulted in each time.
     "GLIBC_TUNABLES": ":".join(
         f"glibc.malloc.{name}={value}"
         for name, value in {
@@ -75,7 +80,12 @@ class Decoder:
     """
 
     def __init__(
-        self, sampling: Sampling, *, time_limit: float, memory_limit: int = 0, command: Sequence[str] = DECODER
+        self,
+        sampling: Sampling,
+        *,
+        time_limit: float,
+        memory_limit: int = 0,
+        command: Sequence[str] = DECODER,
     ) -> None:
         self._sampling = sampling
         self._time_limit = time_limit
@@ -83,7 +93,9 @@ class Decoder:
         self._command = tuple(command)
         self._process: _Process | None = None
         self._log = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (closed by close)
-        self._clips_fd = os.memfd_create("clips") if hasattr(os, "memfd_create") else _unlinked_file()
+        self._clips_fd = (
+            os.memfd_create("clips") if hasattr(os, "memfd_create") else _unlinked_file()
+        )
         os.ftruncate(self._clips_fd, sampling.num_bytes)
         shared = mmap.mmap(self._clips_fd, sampling.num_bytes)
         self._clips_NTHW3 = np.frombuffer(shared, np.uint8).reshape(sampling.shape)
@@ -92,7 +104,8 @@ class Decoder:
     def decode(self, path: str) -> tuple[Decoded, np.ndarray]:
         """Clips of a video, [N, T, H, W, 3] u8 RGB: a view that the next call overwrites.
 
-        A decoder that dies is tried once more, since something else (the kernel, short of memory) may have killed it.
+        A decoder that dies is tried once more, since something else (the kernel, short of memory)
+        may have killed it.
 
         Raises:
             DecodeError: the video cannot be decoded; the message says why.
@@ -113,7 +126,10 @@ class Decoder:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -138,7 +154,11 @@ class Decoder:
         return Decoded(**answer | {"start_frame": tuple(answer["start_frame"])})
 
     def _start_process(self) -> _Process:
-        arguments = (str(self._clips_fd), str(self._memory_limit), json.dumps(asdict(self._sampling)))
+        arguments = (
+            str(self._clips_fd),
+            str(self._memory_limit),
+            json.dumps(asdict(self._sampling)),
+        )
         popen = subprocess.Popen(  # noqa: S603 (the project's own module, or what the caller names)
             (*self._command, *arguments),
             stdin=subprocess.PIPE,
@@ -154,7 +174,9 @@ class Decoder:
         except (TimeoutError, EOFError):
             self._log.seek(0)
             said = self._log.read().decode(errors="replace").strip()
-            raise DecoderStartError(f"the decoder process did not start ({self._end_process()}): {said}") from None
+            raise DecoderStartError(
+                f"the decoder process did not start ({self._end_process()}): {said}"
+            ) from None
         return process
 
     def _line(self, process: _Process, seconds: float) -> bytes:

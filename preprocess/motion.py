@@ -1,10 +1,11 @@
 """Foreground maps for the store: what moves on its own, whatever the camera does.
 
-`flow_score` estimates dense optical flow between neighbouring frames, fits the camera's motion to it so that moving
-objects do not count, and keeps what the camera does not explain. How it was arrived at, with figures: docs/method.md.
+`flow_score` estimates dense optical flow between neighbouring frames, fits the camera's motion to
+it so that moving objects do not count, and keeps what the camera does not explain. How it was
+arrived at, with figures: docs/method.md.
 
-Shapes: T frames, H W source pixels, h w map, a b the small frames that flow is computed on, P pairs of frames,
-N pixels that the camera is fitted on.
+Shapes: T frames, H W source pixels, h w map, a b the small frames that flow is computed on, P pairs
+of frames, N pixels that the camera is fitted on.
 """
 
 from collections.abc import Generator
@@ -32,9 +33,11 @@ class FlowParameters:
     Args:
         size: flow is computed on frames of about size x size pixels, at the clip's aspect.
         pairs: of neighbouring frames, evenly spread over the clip, that flow is computed for.
-        levels: of the flow's pyramid, the finest at full resolution. Fewer lose fast motion: see docs/method.md.
+        levels: of the flow's pyramid, the finest at full resolution. Fewer lose fast motion: see
+            docs/method.md.
         noise: residual, in those pixels, that a perfectly still camera may leave.
-        saturation: residual, in units of the pair's typical one, that scores one half: one wild pair must not rule.
+        saturation: residual, in units of the pair's typical one, that scores one half: one wild
+            pair must not rule.
         centre: how much less a pixel at the border counts than one in the middle, 0 to 1.
     """
 
@@ -49,7 +52,8 @@ class FlowParameters:
         """Refuse what no map can be made with."""
         if self.size < _MIN_SIDE or self.pairs < 1 or not 1 <= self.levels <= 3:
             raise ValueError(
-                f"size must be at least {_MIN_SIDE}, pairs at least 1 and levels 1..3, got {self.size},"
+                f"size must be at least {_MIN_SIDE}, pairs at least 1 and levels 1..3, "
+                f"got {self.size},"
                 f" {self.pairs} and {self.levels}"
             )
         if self.noise <= 0 or self.saturation <= 0 or not 0 <= self.centre <= 1:
@@ -62,10 +66,12 @@ class FlowParameters:
 def map_clip(
     method: Method, frames_THWC: UInt8[np.ndarray, "t h w 3"], *, height: int, width: int
 ) -> UInt8[np.ndarray, "mh mw"]:
-    """Foreground map of one clip by the method a store names, ``height`` x ``width``, on one thread.
+    """Foreground map of one clip by the method a store names, ``height`` x ``width``, on one
+    thread.
 
-    ``paper`` and ``seed`` are those of `fame.foreground`, computed at the size of the map; ``none`` is all 0. Raises
-    ``ValueError`` for an unknown method, a bad shape or dtype, or fewer than 2 frames.
+    ``paper`` and ``seed`` are those of `fame.foreground`, computed at the size of the map; ``none``
+    is all 0. Raises ``ValueError`` for an unknown method, a bad shape or dtype, or fewer than 2
+    frames.
     """
     _check(frames_THWC, height, width)
     if method == "none":
@@ -84,10 +90,12 @@ def flow_score(
     width: int,
     parameters: FlowParameters = FlowParameters(),
 ) -> UInt8[np.ndarray, "mh mw"]:
-    """Optical flow that the camera's motion does not explain, averaged over pairs of frames; 0..255 in each clip.
+    """Optical flow that the camera's motion does not explain, averaged over pairs of frames; 0..255
+    in each clip.
 
-    All 0 where nothing moves on its own. The same bytes for the same frames on one machine, whatever the number of
-    threads. Raises ``ValueError`` for a bad shape or dtype or fewer than 2 frames.
+    All 0 where nothing moves on its own. The same bytes for the same frames on one machine,
+    whatever the number of threads. Raises ``ValueError`` for a bad shape or dtype or fewer than 2
+    frames.
     """
     _check(frames_THWC, height, width)
     with _one_thread():
@@ -100,8 +108,16 @@ def flow_score(
 
 def _check(frames_THWC: np.ndarray, height: int, width: int) -> None:
     shape = frames_THWC.shape
-    if frames_THWC.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or shape[0] < 2 or 0 in shape:
-        raise ValueError(f"frames must be uint8 [T, H, W, 3] with T >= 2, got {frames_THWC.dtype} {list(shape)}")
+    if (
+        frames_THWC.dtype != np.uint8
+        or len(shape) != 4
+        or shape[3] != 3
+        or shape[0] < 2
+        or 0 in shape
+    ):
+        raise ValueError(
+            f"frames must be uint8 [T, H, W, 3] with T >= 2, got {frames_THWC.dtype} {list(shape)}"
+        )
     if height < 1 or width < 1:
         raise ValueError(f"a map has at least one pixel, got {height} x {width}")
 
@@ -120,8 +136,8 @@ def _one_thread() -> Generator[None]:
 def _flow(frames_THWC: np.ndarray, parameters: FlowParameters) -> Float32[np.ndarray, "p a b 2"]:
     """Flow of each pair on small frames."""
     engine = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
-    # The presets start at a quarter of the resolution and pick the levels from the width: at 112 pixels just one is
-    # left, at 28 pixels, and anything fast is lost.
+    # The presets start at a quarter of the resolution and pick the levels from the width: at 112
+    # pixels just one is left, at 28 pixels, and anything fast is lost.
     engine.setFinestScale(0)
     engine.setCoarsestScale(parameters.levels - 1)
     engine.setPatchSize(_PATCH)
@@ -130,10 +146,14 @@ def _flow(frames_THWC: np.ndarray, parameters: FlowParameters) -> Float32[np.nda
     engine.setVariationalRefinementIterations(3)
     last = len(frames_THWC) - 2  # the last frame that has a next one
     firsts = sorted({round(float(t)) for t in np.linspace(0, last, parameters.pairs)})
-    return np.stack([_flow_of_pair(engine, frames_THWC[t : t + 2], parameters.size) for t in firsts])
+    return np.stack(
+        [_flow_of_pair(engine, frames_THWC[t : t + 2], parameters.size) for t in firsts]
+    )
 
 
-def _flow_of_pair(engine: cv2.DISOpticalFlow, pair_2HWC: np.ndarray, size: int) -> Float32[np.ndarray, "a b 2"]:
+def _flow_of_pair(
+    engine: cv2.DISOpticalFlow, pair_2HWC: np.ndarray, size: int
+) -> Float32[np.ndarray, "a b 2"]:
     first_ab, second_ab = (_small_grey(frame_HWC, size) for frame_HWC in pair_2HWC)
     return engine.calc(first_ab, second_ab, np.zeros((*first_ab.shape, 2), np.float32))
 
@@ -142,13 +162,20 @@ def _small_grey(frame_HWC: np.ndarray, size: int) -> UInt8[np.ndarray, "a b"]:
     height, width = frame_HWC.shape[:2]
     scale = size / np.sqrt(height * width)
     shape = max(_MIN_SIDE, round(width * scale)), max(_MIN_SIDE, round(height * scale))
-    return cv2.resize(cv2.cvtColor(frame_HWC, cv2.COLOR_RGB2GRAY), shape, interpolation=cv2.INTER_AREA)
+    return cv2.resize(
+        cv2.cvtColor(frame_HWC, cv2.COLOR_RGB2GRAY), shape, interpolation=cv2.INTER_AREA
+    )
 
 
 def _unexplained(flow_Pab2: np.ndarray, parameters: FlowParameters) -> Float32[np.ndarray, "p a b"]:
-    """Length of the flow that the camera leaves over, in units of what it typically leaves in that pair."""
+    """Length of the flow that the camera leaves over, in units of what it typically leaves in that
+    pair.
+    """
     pairs, rows, columns, _ = flow_Pab2.shape
-    y_a, x_b = np.linspace(-1, 1, rows, dtype=np.float32), np.linspace(-1, 1, columns, dtype=np.float32)
+    y_a, x_b = (
+        np.linspace(-1, 1, rows, dtype=np.float32),
+        np.linspace(-1, 1, columns, dtype=np.float32),
+    )
     affine_ab3 = np.stack(np.broadcast_arrays(np.float32(1), y_a[:, None], x_b), axis=-1)
     thin = np.s_[_FIT_STEP // 2 :: _FIT_STEP, _FIT_STEP // 2 :: _FIT_STEP]
     camera_P32, typical_P = _fit_camera(
@@ -164,9 +191,11 @@ def _unexplained(flow_Pab2: np.ndarray, parameters: FlowParameters) -> Float32[n
 def _fit_camera(
     flow_PN2: np.ndarray, affine_N3: np.ndarray, *, trust_N: np.ndarray
 ) -> tuple[Float32[np.ndarray, "p 3 2"], Float32[np.ndarray, "p"]]:
-    """Affine motion of the camera for each pair, by least squares with Cauchy weights, and the median residual.
+    """Affine motion of the camera for each pair, by least squares with Cauchy weights, and the
+    median residual.
 
-    ``trust_N`` weighs the first round: people film what moves in the middle, so the border is the better start.
+    ``trust_N`` weighs the first round: people film what moves in the middle, so the border is the
+    better start.
     """
     weight_PN = np.broadcast_to(trust_N, flow_PN2.shape[:2])
     camera_P32, typical_P = _fit_weighted(flow_PN2, affine_N3, weight_PN)
@@ -189,7 +218,10 @@ def _fit_weighted(
 
 def _off_centre(rows: int, columns: int) -> Float32[np.ndarray, "a b"]:
     """0 in the middle, 1 at the border."""
-    y_a, x_b = np.linspace(-1, 1, rows, dtype=np.float32), np.linspace(-1, 1, columns, dtype=np.float32)
+    y_a, x_b = (
+        np.linspace(-1, 1, rows, dtype=np.float32),
+        np.linspace(-1, 1, columns, dtype=np.float32),
+    )
     return np.maximum(np.abs(y_a)[:, None], np.abs(x_b))
 
 
@@ -214,7 +246,10 @@ def _library_score(
     from fame.foreground import motion_score, paper_score
 
     with _one_thread():
-        small = [cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA) for frame in frames_THWC]
+        small = [
+            cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
+            for frame in frames_THWC
+        ]
     clip_BCTHW = torch.from_numpy(np.stack(small)).permute(3, 0, 1, 2)[None].float() / 255
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

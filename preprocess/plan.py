@@ -1,4 +1,6 @@
-"""What a run will do, computed before it does anything: pure functions of names, spec and a measured sample."""
+"""What a run will do, computed before it does anything: pure functions of names, spec and a
+measured sample.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +11,9 @@ from preprocess.task import ShardResult, ShardTask
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What a whole run would take, by a sample of its videos. ``seconds`` is wall time with ``workers`` free cores."""
+    """What a whole run would take, by a sample of its videos. ``seconds`` is wall time with
+    ``workers`` free cores.
+    """
 
     videos: int
     clips: int
@@ -21,7 +25,9 @@ class Estimate:
     seconds: float
 
 
-def tasks(names: Sequence[str], shards: Iterable[int], *, videos_per_shard: int) -> Iterator[ShardTask]:
+def tasks(
+    names: Sequence[str], shards: Iterable[int], *, videos_per_shard: int
+) -> Iterator[ShardTask]:
     """The tasks that make these shards of the store of these videos."""
     for shard in shards:
         first = shard * videos_per_shard

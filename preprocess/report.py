@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from fame.clipstore import StorePath, locate
 from preprocess.plan import Estimate
@@ -22,7 +29,9 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """Where a run stands. ``videos_done`` counts earlier runs too; the other numbers are of this run alone."""
+    """Where a run stands. ``videos_done`` counts earlier runs too; the other numbers are of this
+    run alone.
+    """
 
     videos: int
     videos_done: int
@@ -53,7 +62,11 @@ class Snapshot:
         return self.frames_read / self.seconds if self.seconds else 0.0
 
     def __str__(self) -> str:
-        left = (self.videos - self.videos_done) / self.videos_per_second if self.videos_made else float("nan")
+        left = (
+            (self.videos - self.videos_done) / self.videos_per_second
+            if self.videos_made
+            else float("nan")
+        )
         return (
             f"{self.videos_done}/{self.videos} videos, {self.videos_per_second:.2f} videos/s, "
             f"{self.frames_per_second:.0f} frames/s, {self.failed} failed, {_duration(left)} left"
@@ -64,8 +77,8 @@ class Snapshot:
 class Report:
     """How a run ended. ``problems`` is empty exactly when it reached what was asked for.
 
-    ``ok``, ``looped`` and ``failed`` count the videos of the whole store, earlier runs included; ``frames_read`` and
-    ``seconds`` are of this run. ``failures`` holds (video name, reason).
+    ``ok``, ``looped`` and ``failed`` count the videos of the whole store, earlier runs included;
+    ``frames_read`` and ``seconds`` are of this run. ``failures`` holds (video name, reason).
     """
 
     dataset: str
@@ -98,14 +111,23 @@ class Report:
         if self.already_finished:
             opening = f"{self.store} is finished: nothing to do"
         else:
-            opening = f"{self.store}: {self.shards_made} of {self.shards} shards made in {_duration(self.seconds)}"
-        return [opening, f"{self.ok} ok, {self.looped} looped, {self.failed} failed, {_size(self.stored_bytes)}"]
+            opening = (
+                f"{self.store}: {self.shards_made} of {self.shards} shards "
+                f"made in {_duration(self.seconds)}"
+            )
+        return [
+            opening,
+            f"{self.ok} ok, {self.looped} looped, {self.failed} failed, {_size(self.stored_bytes)}",
+        ]
 
 
 def write_report(report: Report) -> None:
-    """Write ``STORE.report.json`` and ``STORE.failures.jsonl``, beside the store because its bytes tell of no times."""
+    """Write ``STORE.report.json`` and ``STORE.failures.jsonl``, beside the store because its bytes
+    tell of no times.
+    """
     failures = "".join(
-        json.dumps({"video": name, "reason": reason}, ensure_ascii=False) + "\n" for name, reason in report.failures
+        json.dumps({"video": name, "reason": reason}, ensure_ascii=False) + "\n"
+        for name, reason in report.failures
     )
     place = locate(report.store)
     place.write_beside(FAILURES_SUFFIX, failures)
@@ -116,7 +138,9 @@ def write_report(report: Report) -> None:
 
 @contextmanager
 def show_progress(console: Console) -> Generator[Callable[[Snapshot], None]]:
-    """A bar on a terminal, a plain line every few seconds elsewhere; yields what `run.preprocess` takes as progress."""
+    """A bar on a terminal, a plain line every few seconds elsewhere; yields what `run.preprocess`
+    takes as progress.
+    """
     if not console.is_terminal:
         yield _plain_lines(console)
         return
@@ -133,7 +157,10 @@ def _plain_lines(console: Console) -> Callable[[Snapshot], None]:
 
     def show(snapshot: Snapshot) -> None:
         nonlocal last
-        if time.monotonic() - last >= _SECONDS_BETWEEN_LINES or snapshot.videos_done == snapshot.videos:
+        if (
+            time.monotonic() - last >= _SECONDS_BETWEEN_LINES
+            or snapshot.videos_done == snapshot.videos
+        ):
             last = time.monotonic()
             console.print(str(snapshot), highlight=False)
 
@@ -141,9 +168,15 @@ def _plain_lines(console: Console) -> Callable[[Snapshot], None]:
 
 
 def _planned(estimate: Estimate) -> list[str]:
-    cost = f"{_size(estimate.bytes)} and {_duration(estimate.seconds)} with {estimate.workers} free cores"
+    cost = (
+        f"{_size(estimate.bytes)} and {_duration(estimate.seconds)} "
+        f"with {estimate.workers} free cores"
+    )
     sample = f"a sample of {estimate.sampled} videos ({estimate.sampled_failed} failed)"
-    return [f"plan: {estimate.clips} clips in {estimate.shards} shards", f"about {cost}, by {sample}"]
+    return [
+        f"plan: {estimate.clips} clips in {estimate.shards} shards",
+        f"about {cost}, by {sample}",
+    ]
 
 
 def _duration(seconds: float) -> str:

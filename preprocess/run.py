@@ -1,4 +1,6 @@
-"""The offline stage from end to end: list the videos, plan the shards, make the missing ones, finalise, report."""
+"""The offline stage from end to end: list the videos, plan the shards, make the missing ones,
+finalise, report.
+"""
 
 import signal
 import tempfile
@@ -49,8 +51,8 @@ def preprocess(
         decoder: command of the decoder process, for instance with a sandbox in front.
 
     Raises:
-        ValueError: the config does not fit the files, or (StoreError) another store is there, another run holds it, or
-            it cannot be written; the message says what to do.
+        ValueError: the config does not fit the files, or (StoreError) another store is there,
+            another run holds it, or it cannot be written; the message says what to do.
     """
     listing = list_videos(config)
     spec = config.spec_for(len(listing.names))
@@ -75,7 +77,9 @@ def preprocess(
     if config.dry_run:
         return replace(report, estimate=_estimate(config, listing, work))
     with _sigterm_as_ctrl_c(), lock(work.store):
-        create(work.store, _header(config, listing, spec), names=listing.names, labels=listing.labels)
+        create(
+            work.store, _header(config, listing, spec), names=listing.names, labels=listing.labels
+        )
         if is_finished(work.store):
             report = replace(report, already_finished=True)
         else:
@@ -97,7 +101,11 @@ def _header(config: PreprocessConfig, listing: Listing, spec: StoreSpec) -> Stor
 
 
 def _make(
-    config: PreprocessConfig, listing: Listing, work: Work, report: Report, progress: Callable[[Snapshot], None]
+    config: PreprocessConfig,
+    listing: Listing,
+    work: Work,
+    report: Report,
+    progress: Callable[[Snapshot], None],
 ) -> Report:
     """Make the missing shards and, if none failed, seal the store."""
     todo, size, started = missing_shards(work.store), work.spec.videos_per_shard, time.monotonic()
@@ -123,27 +131,40 @@ def _make(
     )
 
 
-def _execute(config: PreprocessConfig, work: Work, tasks: Iterable[ShardTask]) -> Iterator[ShardResult]:
+def _execute(
+    config: PreprocessConfig, work: Work, tasks: Iterable[ShardTask]
+) -> Iterator[ShardResult]:
     if config.executor == "serial":
         return serial.execute(work, tasks)
-    from preprocess.executors import ray  # here, because the serial executor works where Ray is not installed
+    from preprocess.executors import (
+        ray,
+    )  # here, because the serial executor works where Ray is not installed
 
     return ray.execute(
-        work, tasks, workers=config.num_workers, address=config.address, memory_per_worker=config.memory_per_worker
+        work,
+        tasks,
+        workers=config.num_workers,
+        address=config.address,
+        memory_per_worker=config.memory_per_worker,
     )
 
 
 def _tallied(report: Report) -> Report:
     """Add up the records of every shard, of this run and of those before."""
     info = store_info(report.store)
-    return replace(report, **info.statuses, stored_bytes=sum(info.array_bytes.values()), failures=info.failures)
+    return replace(
+        report, **info.statuses, stored_bytes=sum(info.array_bytes.values()), failures=info.failures
+    )
 
 
 def _judged(report: Report, config: PreprocessConfig) -> Report:
     """Add the problem of too many failed videos."""
     if report.failed <= config.max_failed * report.videos:
         return report
-    problem = f"{report.failed} of {report.videos} videos failed, above the {config.max_failed:.1%} allowed"
+    problem = (
+        f"{report.failed} of {report.videos} videos failed, "
+        f"above the {config.max_failed:.1%} allowed"
+    )
     return replace(report, problems=(*report.problems, problem))
 
 
@@ -153,16 +174,25 @@ def _estimate(config: PreprocessConfig, listing: Listing, work: Work) -> plan.Es
     spec, work = work.spec, replace(work, spec=replace(work.spec, videos_per_shard=SAMPLED_VIDEOS))
     with tempfile.TemporaryDirectory() as folder, work.open_decoder() as decoder:
         work = replace(work, store=Path(folder) / "sample")
-        create(work.store, _header(config, listing, work.spec), names=sampled, labels=[-1] * len(sampled))
+        create(
+            work.store,
+            _header(config, listing, work.spec),
+            names=sampled,
+            labels=[-1] * len(sampled),
+        )
         sample = make_shard(work, ShardTask(shard=0, names=tuple(sampled)), decoder)
     if sample.error:
         raise ValueError(f"the sample could not be made: {sample.error}")
-    return plan.extrapolate(sample, videos=len(listing.names), spec=spec, workers=config.num_workers)
+    return plan.extrapolate(
+        sample, videos=len(listing.names), spec=spec, workers=config.num_workers
+    )
 
 
 @contextmanager
 def _sigterm_as_ctrl_c() -> Generator[None]:
-    """Let SIGTERM, as a scheduler sends it, unwind the run as Ctrl-C does. Signals reach the main thread only."""
+    """Let SIGTERM, as a scheduler sends it, unwind the run as Ctrl-C does. Signals reach the main
+    thread only.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

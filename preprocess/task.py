@@ -10,7 +10,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fame.clipstore import StoreError, StorePath, StoreSpec, UnreachableError, VideoClips, VideoFailure, write_shard
+from fame.clipstore import (
+    StoreError,
+    StorePath,
+    StoreSpec,
+    UnreachableError,
+    VideoClips,
+    VideoFailure,
+    write_shard,
+)
 from preprocess.decode import DecodeError, Sampling
 from preprocess.isolation import DECODER, Decoder, DecoderStartError
 from preprocess.motion import map_clip
@@ -18,7 +26,9 @@ from preprocess.motion import map_clip
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What is the same for every shard of a run. ``time_limit`` is in seconds per video, ``memory_limit`` in bytes."""
+    """What is the same for every shard of a run. ``time_limit`` is in seconds per video,
+    ``memory_limit`` in bytes.
+    """
 
     store: StorePath
     videos: Path
@@ -41,7 +51,12 @@ class Work:
 
     def open_decoder(self) -> Decoder:
         """A decoder for these videos, in a process of its own."""
-        return Decoder(self.sampling, time_limit=self.time_limit, memory_limit=self.memory_limit, command=self.decoder)
+        return Decoder(
+            self.sampling,
+            time_limit=self.time_limit,
+            memory_limit=self.memory_limit,
+            command=self.decoder,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +69,9 @@ class ShardTask:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardResult:
-    """What became of one task. ``error`` is empty unless the shard could not be made; then nothing of it was kept."""
+    """What became of one task. ``error`` is empty unless the shard could not be made; then nothing
+    of it was kept.
+    """
 
     shard: int
     videos: int
@@ -68,21 +85,26 @@ class ShardResult:
 def make_shard(work: Work, task: ShardTask, decoder: Decoder) -> ShardResult:
     """Decode, map, encode and commit one shard.
 
-    A video that cannot be decoded becomes a failure on record. An unforeseen error costs the shard and is told in the
-    result.
+    A video that cannot be decoded becomes a failure on record. An unforeseen error costs the shard
+    and is told in the result.
 
     Raises:
-        StoreError, UnreachableError: the store cannot be written: other shards would meet the same disk or server.
+        StoreError, UnreachableError: the store cannot be written: other shards would meet the same
+            disk or server.
         DecoderStartError: no video can be decoded at all.
     """
     started, frames_read = time.monotonic(), [0]
     cv2.setNumThreads(1)
     try:
-        record = write_shard(work.store, task.shard, _videos(work, task.names, decoder, frames_read))
+        record = write_shard(
+            work.store, task.shard, _videos(work, task.names, decoder, frames_read)
+        )
     except (StoreError, UnreachableError, DecoderStartError):
         raise
     except Exception:
-        return ShardResult(shard=task.shard, videos=len(task.names), error=traceback.format_exc(limit=-3))
+        return ShardResult(
+            shard=task.shard, videos=len(task.names), error=traceback.format_exc(limit=-3)
+        )
     return ShardResult(
         shard=task.shard,
         videos=len(task.names),
@@ -114,5 +136,7 @@ def _videos(
 def _foreground(spec: StoreSpec, clips_NTHW3: np.ndarray) -> np.ndarray | None:
     if spec.foreground == "none":
         return None
-    draw = functools.partial(map_clip, spec.foreground, height=spec.foreground_height, width=spec.foreground_width)
+    draw = functools.partial(
+        map_clip, spec.foreground, height=spec.foreground_height, width=spec.foreground_width
+    )
     return np.stack([draw(clip_THW3) for clip_THW3 in clips_NTHW3])

@@ -1,9 +1,11 @@
-"""A controlled world: procedural labelled videos whose class is a motion and whose background is a temptation.
+"""A controlled world: procedural labelled videos whose class is a motion and whose background is a
+temptation.
 
-Each video shows one textured object moving in one of six ways over a textured background. With probability ``rho``
-the background is the one that belongs to the class, else it is drawn at random: at ``rho=1`` a network may look at the
-background alone, at ``rho=0`` the background says nothing. Ground-truth masks and background numbers are written
-beside the videos. Every video is a pure function of (spec, index).
+Each video shows one textured object moving in one of six ways over a textured background. With
+probability ``rho`` the background is the one that belongs to the class, else it is drawn at random:
+at ``rho=1`` a network may look at the background alone, at ``rho=0`` the background says nothing.
+Ground-truth masks and background numbers are written beside the videos. Every video is a pure
+function of (spec, index).
 
 Shapes: T frames, H W height and width in pixels, C channels (RGB).
 """
@@ -21,19 +23,23 @@ from jaxtyping import Bool, Float32, UInt8
 from fame.randomness import numpy_generator
 
 MOTIONS = ("circle", "diagonal", "horizontal", "pulse", "spin", "vertical")
-_CYCLE_FRAMES = 24  # one period of every motion: a window of 16 frames at stride 2 always sees a whole one
-_MARGIN = 1.5  # the background is this much larger than the frame, so that a moving camera never sees its edge
+_CYCLE_FRAMES = (
+    24  # one period of every motion: a window of 16 frames at stride 2 always sees a whole one
+)
+# The background is this much larger than the frame, so that a moving camera never sees its edge
+_MARGIN = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorldSpec:
     """Everything that decides the videos.
 
-    ``frames`` per video at ``fps``; ``height`` and ``width`` in pixels; ``rho`` in 0..1 ties the background to the
-    class (``test_rho`` that of the test split, None: the same); ``backgrounds`` is how many there are in the training
-    split (the test split has as many of its own, never seen in training); ``camera_motion`` moves the camera smoothly;
-    ``test_share`` of the videos are for testing. An object's size is a share in ``smallest``..``largest`` of the
-    smaller side; there are ``objects`` of them to choose from (None: every video has one of its own).
+    ``frames`` per video at ``fps``; ``height`` and ``width`` in pixels; ``rho`` in 0..1 ties the
+    background to the class (``test_rho`` that of the test split, None: the same); ``backgrounds``
+    is how many there are in the training split (the test split has as many of its own, never seen
+    in training); ``camera_motion`` moves the camera smoothly; ``test_share`` of the videos are for
+    testing. An object's size is a share in ``smallest``..``largest`` of the smaller side; there are
+    ``objects`` of them to choose from (None: every video has one of its own).
     """
 
     videos: int = 96
@@ -57,18 +63,24 @@ class WorldSpec:
             if getattr(self, field) < low:
                 raise ValueError(f"{field} must be at least {low}, got {getattr(self, field)}")
         if self.backgrounds < len(MOTIONS):
-            raise ValueError(f"backgrounds must be at least {len(MOTIONS)} (one a class), got {self.backgrounds}")
+            raise ValueError(
+                f"backgrounds must be at least {len(MOTIONS)} (one a class), got {self.backgrounds}"
+            )
         for field in ("rho", "test_rho"):
             if not 0 <= (getattr(self, field) or 0) <= 1:
                 raise ValueError(f"{field} must lie in 0..1, got {getattr(self, field)}")
         if not 0.1 <= self.smallest <= self.largest <= 1:
-            raise ValueError(f"sizes of objects must rise within 0.1..1, got {self.smallest} to {self.largest}")
+            raise ValueError(
+                f"sizes of objects must rise within 0.1..1, got {self.smallest} to {self.largest}"
+            )
         if self.objects is not None and self.objects < 1:
             raise ValueError(f"objects must be at least 1, got {self.objects}")
         if not 0 < self.test_share < 1:
             raise ValueError(f"test_share must lie between 0 and 1, got {self.test_share}")
         if not 1 <= self.num_test < self.videos:
-            raise ValueError(f"test_share {self.test_share} of {self.videos} videos leaves a split empty")
+            raise ValueError(
+                f"test_share {self.test_share} of {self.videos} videos leaves a split empty"
+            )
 
     @property
     def num_test(self) -> int:
@@ -98,14 +110,18 @@ def render(spec: WorldSpec, index: int) -> WorldVideo:
     background = _choose_background(spec, motion, split, rng)
     scene_HWC = _background(spec, background)
     looks = (
-        rng if spec.objects is None else numpy_generator(spec.seed, 0, int(rng.integers(spec.objects)), "world/object")
+        rng
+        if spec.objects is None
+        else numpy_generator(spec.seed, 0, int(rng.integers(spec.objects)), "world/object")
     )
     object_HWC, alpha_HW = _object(spec, looks)
     place = _placement(spec, MOTIONS[motion], rng)
     camera = _camera(spec, rng)
     frames, masks = [], []
     for t in range(spec.frames):
-        frame_HWC, mask_HW = _compose(scene_HWC, object_HWC, alpha_HW, camera=camera(t), pose=place(t), spec=spec)
+        frame_HWC, mask_HW = _compose(
+            scene_HWC, object_HWC, alpha_HW, camera=camera(t), pose=place(t), spec=spec
+        )
         frames.append(frame_HWC)
         masks.append(mask_HW)
     return WorldVideo(
@@ -118,11 +134,14 @@ def render(spec: WorldSpec, index: int) -> WorldVideo:
     )
 
 
-def write_world(spec: WorldSpec, folder: Path, *, on_video: Callable[[int], None] = lambda done: None) -> None:
-    """Write the world into ``folder``: ``videos/<motion>/*.mp4``, ``masks/<motion>/*.npz``, lists, ``videos.csv``.
+def write_world(
+    spec: WorldSpec, folder: Path, *, on_video: Callable[[int], None] = lambda done: None
+) -> None:
+    """Write the world into ``folder``: ``videos/<motion>/*.mp4``, ``masks/<motion>/*.npz``, lists,
+    ``videos.csv``.
 
-    A mask file holds ``mask`` (packed bits of [T, H, W]) and ``shape``. ``on_video(done)`` is called after each video.
-    Raises ``OSError`` where a video cannot be written.
+    A mask file holds ``mask`` (packed bits of [T, H, W]) and ``shape``. ``on_video(done)`` is
+    called after each video. Raises ``OSError`` where a video cannot be written.
     """
     rows: list[tuple[str, str, str, int]] = []
     for index in range(spec.videos):
@@ -150,25 +169,35 @@ def read_mask(path: Path) -> Bool[np.ndarray, "t h w"]:
 
 
 def _choose_background(spec: WorldSpec, motion: int, split: str, rng: np.random.Generator) -> int:
-    """The class's own background with probability rho, else any; test backgrounds are numbered after training's."""
+    """The class's own background with probability rho, else any; test backgrounds are numbered
+    after training's.
+    """
     rho = spec.test_rho if split == "test" and spec.test_rho is not None else spec.rho
     own = rng.random() < rho
-    choices = np.arange(motion, spec.backgrounds, len(MOTIONS)) if own else np.arange(spec.backgrounds)
+    choices = (
+        np.arange(motion, spec.backgrounds, len(MOTIONS)) if own else np.arange(spec.backgrounds)
+    )
     return int(rng.choice(choices)) + (spec.backgrounds if split == "test" else 0)
 
 
-def _noise(rng: np.random.Generator, height: int, width: int, *, cells: int) -> Float32[np.ndarray, "h w 3"]:
+def _noise(
+    rng: np.random.Generator, height: int, width: int, *, cells: int
+) -> Float32[np.ndarray, "h w 3"]:
     """Smooth colour noise in 0..1: random grids at three octaves, resized and summed."""
     noise_HWC = np.zeros((height, width, 3), np.float32)
     for octave in range(3):
         grid = rng.random((cells << octave, cells << octave, 3), dtype=np.float32)
-        noise_HWC += cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC) / (1 << octave)
+        noise_HWC += cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC) / (
+            1 << octave
+        )
     low, high = noise_HWC.min(), noise_HWC.max()
     return (noise_HWC - low) / (high - low)
 
 
 def _background(spec: WorldSpec, number: int) -> Float32[np.ndarray, "bh bw 3"]:
-    """Background ``number``: coloured noise under a grating whose direction and pitch are its own, 0..255."""
+    """Background ``number``: coloured noise under a grating whose direction and pitch are its own,
+    0..255.
+    """
     rng = numpy_generator(spec.seed, 0, number, "world/background")
     height, width = math.ceil(spec.height * _MARGIN), math.ceil(spec.width * _MARGIN)
     angle, waves = rng.uniform(0, np.pi), rng.uniform(3, 9)
@@ -182,7 +211,9 @@ def _background(spec: WorldSpec, number: int) -> Float32[np.ndarray, "bh bw 3"]:
 
 
 def _object(spec: WorldSpec, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A textured shape: colours [S, S, 3] in 0..255 and soft alpha [S, S] in 0..1, centred in its square."""
+    """A textured shape: colours [S, S, 3] in 0..255 and soft alpha [S, S] in 0..1, centred in its
+    square.
+    """
     size = round(min(spec.height, spec.width) * rng.uniform(spec.smallest, spec.largest))
     y_SS, x_SS = np.mgrid[0:size, 0:size].astype(np.float32) * 2 / (size - 1) - 1
     radius_SS, angle_SS = np.hypot(x_SS, y_SS), np.arctan2(y_SS, x_SS)
@@ -231,7 +262,9 @@ def _placement(spec: WorldSpec, motion: str, rng: np.random.Generator) -> Callab
 
 
 def _camera(spec: WorldSpec, rng: np.random.Generator) -> Callable[[int], Affine]:
-    """World to image at frame t: the identity, or a smooth pan with a little roll and zoom about the centre."""
+    """World to image at frame t: the identity, or a smooth pan with a little roll and zoom about
+    the centre.
+    """
     sway = 0.5 * (_MARGIN - 1) * min(spec.height, spec.width) * 0.6
     frequency, start = rng.uniform(0.5, 1.5, 4), rng.uniform(0, 2 * np.pi, 4)
     centre = _affine(spec.width / 2, spec.height / 2)
@@ -256,9 +289,13 @@ def _compose(
     pose: Affine,
     spec: WorldSpec,
 ) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]]:
-    """One frame: the scene and the object as the camera sees them, and where the object covers the scene."""
+    """One frame: the scene and the object as the camera sees them, and where the object covers the
+    scene.
+    """
     size = (spec.width, spec.height)
-    scene_offset = _affine((spec.width - scene_HWC.shape[1]) / 2, (spec.height - scene_HWC.shape[0]) / 2)
+    scene_offset = _affine(
+        (spec.width - scene_HWC.shape[1]) / 2, (spec.height - scene_HWC.shape[0]) / 2
+    )
     object_offset = _affine(-object_HWC.shape[1] / 2, -object_HWC.shape[0] / 2)
     to_scene, to_object = (camera @ scene_offset)[:2], (camera @ pose @ object_offset)[:2]
     seen_HWC = cv2.warpAffine(scene_HWC, to_scene, size, borderMode=cv2.BORDER_REFLECT)
@@ -272,7 +309,9 @@ def _encode(path: Path, frames_THWC: UInt8[np.ndarray, "t h w 3"], *, fps: int) 
     """Write an MPEG-4 file, the one codec that every OpenCV build can write into .mp4."""
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width = frames_THWC.shape[1:3]
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), float(fps), (width, height))
+    writer = cv2.VideoWriter(
+        str(path), cv2.VideoWriter.fourcc(*"mp4v"), float(fps), (width, height)
+    )
     if not writer.isOpened():
         raise OSError(f"{path}: this OpenCV build cannot write MPEG-4 video")
     for frame_HWC in frames_THWC:

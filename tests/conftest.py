@@ -1,4 +1,6 @@
-"""Rules of the whole suite: executed shape annotations, untouched global random state, honest CUDA skips."""
+"""Rules of the whole suite: executed shape annotations, untouched global random state, honest CUDA
+skips.
+"""
 
 import importlib
 import os
@@ -14,7 +16,9 @@ from jaxtyping import install_import_hook
 
 
 def _import_beartype_with_a_generator_of_its_own() -> None:
-    """Beartype checks a random item of a container: let it not draw from the generator that the suite guards."""
+    """Beartype checks a random item of a container: let it not draw from the generator that the
+    suite guards.
+    """
     public = random.getrandbits
     random.getrandbits = random.Random(0).getrandbits
     importlib.import_module("beartype")
@@ -25,11 +29,15 @@ _import_beartype_with_a_generator_of_its_own()
 install_import_hook("fame", "beartype.beartype")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-torch.set_num_threads(1)  # the suite runs in two processes on two cores: threads would wait for each other
+torch.set_num_threads(
+    1
+)  # the suite runs in two processes on two cores: threads would wait for each other
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--update-golden", action="store_true", help="rewrite golden files from this run")
+    parser.addoption(
+        "--update-golden", action="store_true", help="rewrite golden files from this run"
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -38,8 +46,11 @@ def global_random_state_is_left_alone() -> Iterator[None]:
     before = (random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state())  # noqa: NPY002
     yield
     assert random.getstate() == before[0], "the test drew from Python's global random state"
-    assert np.array_equal(np.random.get_state()[1], before[1]), "the test drew from NumPy's global state"  # noqa: NPY002
-    assert torch.equal(torch.get_rng_state(), before[2]), "the test drew from torch's global generator"
+    now = np.random.get_state()[1]  # noqa: NPY002
+    assert np.array_equal(now, before[1]), "the test drew from NumPy's global state"
+    assert torch.equal(torch.get_rng_state(), before[2]), (
+        "the test drew from torch's global generator"
+    )
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
@@ -58,7 +69,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def _shared(folder: str) -> Path:
     path = SHARED / folder
     if not path.is_dir():
-        pytest.skip(f"{folder} not found beside the checkout: real footage is not shipped with the project")
+        pytest.skip(
+            f"{folder} not found beside the checkout: real footage is not shipped with the project"
+        )
     return path
 
 

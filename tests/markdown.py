@@ -1,4 +1,6 @@
-"""What the pages of the documentation tell people to type: their code blocks, and the ``fame`` commands in them."""
+"""What the pages of the documentation tell people to type: their code blocks, and the ``fame``
+commands in them.
+"""
 
 import re
 import shlex
@@ -14,7 +16,9 @@ _INLINE = re.compile(r"`(fame [^`\n]*)`")
 
 @dataclass(frozen=True)
 class Step:
-    """Something to do: a command line, with what it printed when the page was written, or a piece of Python."""
+    """Something to do: a command line, with what it printed when the page was written, or a piece
+    of Python.
+    """
 
     code: str
     command: bool
@@ -23,8 +27,15 @@ class Step:
 
 def pages() -> list[Path]:
     """Every page whose commands are to be believed: the log and the changelog tell of the past."""
-    found = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *(ROOT / "docs").rglob("*.md")]
-    return sorted(page for page in found if page.exists() and page.name not in ("log.md", "changelog.md"))
+    found = [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "SECURITY.md",
+        *(ROOT / "docs").rglob("*.md"),
+    ]
+    return sorted(
+        page for page in found if page.exists() and page.name not in ("log.md", "changelog.md")
+    )
 
 
 def fenced(text: str, language: str) -> list[str]:
@@ -33,7 +44,9 @@ def fenced(text: str, language: str) -> list[str]:
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The arguments of each ``fame`` that the blocks of a page call, in whatever shell line it is."""
+    """The arguments of each ``fame`` that the blocks of a page call, in whatever shell line it
+    is.
+    """
     blocks = [code for _, language, code in _FENCED.findall(text) if language in ("sh", "console")]
     blocks += _INDENTED.findall(_FENCED.sub("", text))
     for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
@@ -48,7 +61,9 @@ def mentions(text: str) -> Iterator[list[str]]:
 
 
 def steps(text: str) -> Iterator[Step]:
-    """The blocks that a reader can run from top to bottom: ``console`` with its output, and ``python``."""
+    """The blocks that a reader can run from top to bottom: ``console`` with its output, and
+    ``python``.
+    """
     for _, language, code in _FENCED.findall(text):
         if language == "python":
             yield Step(code, command=False)
@@ -59,7 +74,9 @@ def steps(text: str) -> Iterator[Step]:
 
 
 def _arguments(line: str) -> list[str] | None:
-    """What follows the word ``fame`` where it is what the line runs; none for a line that runs something else."""
+    """What follows the word ``fame`` where it is what the line runs; none for a line that runs
+    something else.
+    """
     try:
         words = shlex.split(line.strip().removeprefix("$ "), comments=True)
     except ValueError:  # prose in a block, such as an apostrophe
@@ -69,5 +86,7 @@ def _arguments(line: str) -> list[str] | None:
     runners = ("docker", "torchrun", "srun", ".venv/bin/fame", "fame")
     if not words or words[0] not in runners:
         return None
-    calls = [i for i, word in enumerate(words) if word in ("fame", "fame-gpu", "fame)", ".venv/bin/fame")]
+    calls = [
+        i for i, word in enumerate(words) if word in ("fame", "fame-gpu", "fame)", ".venv/bin/fame")
+    ]
     return words[calls[0] + 1 :] if calls else None

@@ -1,7 +1,9 @@
-"""The foreground method spelled out in NumPy, a clip and a pixel at a time where that is the plainest way.
+"""The foreground method spelled out in NumPy, a clip and a pixel at a time where that is the
+plainest way.
 
-Slow on purpose: the tests hold `fame.foreground` against it. `straightforward_*` are the same steps as whole-tensor
-torch operations, one line a step: what a reader of the paper would write first, and what the benchmark compares with.
+Slow on purpose: the tests hold `fame.foreground` against it. `straightforward_*` are the same steps
+as whole-tensor torch operations, one line a step: what a reader of the paper would write first, and
+what the benchmark compares with.
 
 Shapes: B batch, C = 3 RGB in 0..1, T frames, H W height and width.
 """
@@ -41,7 +43,11 @@ def colour(rgb: np.ndarray, hue_scale: float) -> int:
     hue, _, value = colorsys.rgb_to_hsv(*(float(c) for c in rgb))
     saturation = (rgb.max() - rgb.min()) / (rgb.max() + EPS)
     angle = hue * 2 * math.pi * hue_scale
-    coordinates = (saturation * math.cos(angle) + 1) / 2, (saturation * math.sin(angle) + 1) / 2, value
+    coordinates = (
+        (saturation * math.cos(angle) + 1) / 2,
+        (saturation * math.sin(angle) + 1) / 2,
+        value,
+    )
     x, y, v = (round(c * (LEVELS - 1) + 1) - 1 for c in coordinates)
     return (x * LEVELS + y) * LEVELS + v
 
@@ -55,7 +61,10 @@ def paper_score(clip_CTHW: np.ndarray, *, hue: str) -> np.ndarray:
     moving, still = order[len(order) - int(0.5 * len(order)) :], order[: int(0.1 * len(order))]
     foreground_K = np.bincount(colour_P[moving], minlength=LEVELS**3).astype(np.float64)
     background_K = 1.0 + np.bincount(colour_P[still], minlength=LEVELS**3)
-    foreground_K, background_K = foreground_K / foreground_K.sum(), background_K / background_K.sum()
+    foreground_K, background_K = (
+        foreground_K / foreground_K.sum(),
+        background_K / background_K.sum(),
+    )
     odds_P = foreground_K[colour_P] / (foreground_K[colour_P] + background_K[colour_P])
     return min_max(blur(odds_P.reshape(clip_CTHW.shape[2:])))
 
@@ -75,7 +84,10 @@ def straightforward_score(clip_BCTHW: torch.Tensor) -> torch.Tensor:
     one_hot = torch.zeros(2, batch, colours)
     foreground = one_hot[0].scatter_add(1, colour.gather(1, moving), torch.ones(moving.shape))
     background = one_hot[1].scatter_add(1, colour.gather(1, still), torch.ones(still.shape)) + 1
-    foreground, background = foreground / foreground.sum(1, True), background / background.sum(1, True)
+    foreground, background = (
+        foreground / foreground.sum(1, True),
+        background / background.sum(1, True),
+    )
     odds = (foreground / (foreground + background)).gather(1, colour)
     return _scaled_blur(odds.view(batch, height, width))
 
@@ -84,7 +96,11 @@ def straightforward_merge(
     clip_BCTHW: torch.Tensor, score_BHW: torch.Tensor, beta: float, source_B: torch.Tensor
 ) -> torch.Tensor:
     chosen = score_BHW.flatten(1).topk(int(beta * score_BHW[0].numel())).indices
-    mask = torch.zeros_like(score_BHW.flatten(1)).scatter(1, chosen, 1.0).view_as(score_BHW)[:, None, None]
+    mask = (
+        torch.zeros_like(score_BHW.flatten(1))
+        .scatter(1, chosen, 1.0)
+        .view_as(score_BHW)[:, None, None]
+    )
     return clip_BCTHW * mask + clip_BCTHW[source_B] * (1 - mask)
 
 

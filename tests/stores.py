@@ -1,4 +1,6 @@
-"""Tiny clip stores for tests: a textured square moves over a still texture, made and written in milliseconds."""
+"""Tiny clip stores for tests: a textured square moves over a still texture, made and written in
+milliseconds.
+"""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -31,16 +33,25 @@ CLASSES = ("left", "right")
 
 
 def make_store(
-    path: Path, *, videos: int = 20, spec: StoreSpec = SPEC, failed: Collection[int] = (), seed: int = 0
+    path: Path,
+    *,
+    videos: int = 20,
+    spec: StoreSpec = SPEC,
+    failed: Collection[int] = (),
+    seed: int = 0,
 ) -> Path:
-    """Write a finished store of ``videos`` videos of two classes, some of them failed, and return its path."""
+    """Write a finished store of ``videos`` videos of two classes, some of them failed, and return
+    its path.
+    """
     header = StoreHeader(dataset="tiny", split="train", class_names=CLASSES, spec=spec)
     names = [f"{CLASSES[video % 2]}/{video:03d}" for video in range(videos)]
     create(path, header, names=names, labels=[video % 2 for video in range(videos)])
     for shard, first in enumerate(range(0, videos, spec.videos_per_shard)):
         members = range(first, min(first + spec.videos_per_shard, videos))
         write_shard(
-            path, shard, [VideoFailure("broken") if v in failed else tiny_video(spec, v, seed) for v in members]
+            path,
+            shard,
+            [VideoFailure("broken") if v in failed else tiny_video(spec, v, seed) for v in members],
         )
     finalise(path)
     return path
@@ -51,7 +62,8 @@ def tiny_video(spec: StoreSpec, video: int, seed: int = 0) -> VideoClips:
     rng = numpy_generator(seed, 0, video, "tests/video")
     count, size = spec.clips_per_video, spec.height // 3
     scene_HWC = np.kron(
-        rng.integers(0, 256, (6, 8, 3), dtype=np.uint8), np.ones((spec.height // 6, spec.width // 8, 1), np.uint8)
+        rng.integers(0, 256, (6, 8, 3), dtype=np.uint8),
+        np.ones((spec.height // 6, spec.width // 8, 1), np.uint8),
     )
     square = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
     clips = np.broadcast_to(scene_HWC, (count, spec.frames, *scene_HWC.shape)).copy()
@@ -65,6 +77,8 @@ def tiny_video(spec: StoreSpec, video: int, seed: int = 0) -> VideoClips:
     step = (spec.height // spec.foreground_height, spec.width // spec.foreground_width)
     return VideoClips(
         clips=clips,
-        foreground=None if spec.foreground == "none" else np.ascontiguousarray(maps[:, :: step[0], :: step[1]]),
+        foreground=None
+        if spec.foreground == "none"
+        else np.ascontiguousarray(maps[:, :: step[0], :: step[1]]),
         start_frame=np.arange(count, dtype=np.int32),
     )

@@ -18,7 +18,9 @@ SHAPE = Path(__file__).with_name("cli_shape.txt")
 
 
 def shape(command: Any, path: str = "fame") -> list[str]:
-    """One line per command: its path, arguments in capitals, options; groups before what they hold."""
+    """One line per command: its path, arguments in capitals, options; groups before what they
+    hold.
+    """
     parameters = [p for p in command.params if p.name != "help"]
     arguments = [p.name.upper() for p in parameters if p.param_type_name == "argument"]
     options = sorted(max(p.opts, key=len) for p in parameters if p.param_type_name == "option")
@@ -56,7 +58,8 @@ def test_help_imports_nothing_heavy() -> None:
         "import sys, runpy; sys.argv = ['fame', '--help']\n"
         "try: import cli; cli.app()\n"
         "except SystemExit: pass\n"
-        "print(sorted({'torch', 'ray', 'zarr', 'cv2', 'numpy', 'kornia', 'matplotlib'} & set(sys.modules)))"
+        "print(sorted({'torch', 'ray', 'zarr', 'cv2', 'numpy', 'kornia', "
+        "'matplotlib'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "preprocess" in done.stdout
@@ -101,7 +104,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_info_says_what_a_store_holds(store: Path) -> None:
     result = run("store", "info", str(store), "--failures")
     assert result.exit_code == 0
-    for told in ("6: 5 ok, 0 looped, 1 failed", "18 of 8 frames", "jpeg quality 90", "right/003: broken", "finished"):
+    for told in (
+        "6: 5 ok, 0 looped, 1 failed",
+        "18 of 8 frames",
+        "jpeg quality 90",
+        "right/003: broken",
+        "finished",
+    ):
         assert told in result.stdout
 
 
@@ -109,7 +118,11 @@ def test_verify_finds_a_flipped_bit_and_repair_drops_the_shard(store: Path, tmp_
     copy = tmp_path / "copy.zarr"
     shutil.copytree(store, copy)
     assert run("store", "verify", str(copy)).exit_code == 0
-    shard = next(path for path in sorted((copy / "clips").rglob("*")) if path.is_file() and path.suffix != ".json")
+    shard = next(
+        path
+        for path in sorted((copy / "clips").rglob("*"))
+        if path.is_file() and path.suffix != ".json"
+    )
     data = bytearray(shard.read_bytes())
     data[100] ^= 1
     shard.write_bytes(data)
@@ -131,7 +144,9 @@ def test_preview_draws_clips(store: Path, tmp_path: Path, suffix: str, kind: str
 
 
 def test_preview_says_when_there_are_too_few_clips(store: Path, tmp_path: Path) -> None:
-    result = run("store", "preview", str(store), "--clips", "6", "--out", str(tmp_path / "sheet.png"))
+    result = run(
+        "store", "preview", str(store), "--clips", "6", "--out", str(tmp_path / "sheet.png")
+    )
     assert result.exit_code == 2
     assert "5 of its videos" in result.stderr
 

@@ -1,4 +1,5 @@
-"""What the page on clusters shows is well-formed: scripts pass shellcheck, manifests parse, their commands exist.
+"""What the page on clusters shows is well-formed: scripts pass shellcheck, manifests parse, their
+commands exist.
 
 Nothing here has a SLURM or a Kubernetes to run on.
 """
@@ -46,4 +47,6 @@ def test_pods_mount_what_they_declare(job: dict[str, Any]) -> None:
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         pod = group["template"]["spec"]
         declared = {volume["name"] for volume in pod["volumes"]}
-        assert {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]} == declared
+        assert {
+            mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]
+        } == declared

@@ -1,7 +1,8 @@
-"""Every command in the documentation is one that the command line takes, and what a page shows as run is run here.
+"""Every command in the documentation is one that the command line takes, and what a page shows as
+run is run here.
 
-The steps of a page run where a short ``fame demo`` has been, with options that keep them short. What they print is held
-against the page: its lines come in this order, numbers apart.
+The steps of a page run where a short ``fame demo`` has been, with options that keep them short.
+What they print is held against the page: its lines come in this order, numbers apart.
 """
 
 import os
@@ -43,7 +44,9 @@ def test_every_command_of_the_page_is_taken(page: str) -> None:
     for words in commands(PAGES[page]):
         command, arguments = descend(words)
         if hasattr(command, "commands"):
-            assert set(arguments) <= {"-h", "--help", "--version"}, f"no such command: fame {shlex.join(words)}"
+            assert set(arguments) <= {"-h", "--help", "--version"}, (
+                f"no such command: fame {shlex.join(words)}"
+            )
             continue
         try:
             if not {"-h", "--help"} & set(arguments):
@@ -54,13 +57,17 @@ def test_every_command_of_the_page_is_taken(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_that_is_mentioned_exists(page: str) -> None:
-    """A mention may be a part of a command, name one of several in braces, or leave the rest to dots and capitals."""
+    """A mention may be a part of a command, name one of several in braces, or leave the rest to
+    dots and capitals.
+    """
     for words in mentions(PAGES[page]):
         command, rest = descend(words)
         group = getattr(command, "commands", {})
         if group and rest and not rest[0].startswith("-"):
             named = rest[0].strip("{}").split(",")
-            assert rest[0] == "..." or rest[0].isupper() or set(named) <= set(group), f"fame {shlex.join(words)}"
+            assert rest[0] == "..." or rest[0].isupper() or set(named) <= set(group), (
+                f"fame {shlex.join(words)}"
+            )
         options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
         if not group:
             asked = {word for word in rest if word.startswith("--")}
@@ -69,7 +76,9 @@ def test_every_command_that_is_mentioned_exists(page: str) -> None:
 
 @pytest.fixture(scope="module")
 def demonstration(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder where a short ``fame demo`` was run, with the files of its steps as the command line makes them."""
+    """A folder where a short ``fame demo`` was run, with the files of its steps as the command line
+    makes them.
+    """
     place = tmp_path_factory.mktemp("docs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
@@ -113,11 +122,15 @@ def call(command: str) -> str:
 
 
 def check_output(step: Step, printed: str) -> None:
-    """Each line of the page is a line that was printed, in the same order; `...` stands for any number of lines."""
+    """Each line of the page is a line that was printed, in the same order; `...` stands for any
+    number of lines.
+    """
     lines = iter([without_numbers(line) for line in printed.splitlines()])
     for line in step.output:
         wanted = without_numbers(line)
-        assert wanted in ("", "...") or wanted in lines, f"$ {step.code}\ndid not print: {line}\nbut:\n{printed}"
+        assert wanted in ("", "...") or wanted in lines, (
+            f"$ {step.code}\ndid not print: {line}\nbut:\n{printed}"
+        )
 
 
 def without_numbers(line: str) -> str:

@@ -1,4 +1,6 @@
-"""The notebook runs from its first cell to its last, with less training, and is committed as it was run."""
+"""The notebook runs from its first cell to its last, with less training, and is committed as it was
+run.
+"""
 
 import json
 import os
@@ -9,7 +11,8 @@ from pathlib import Path
 from tests.markdown import ROOT
 
 NOTEBOOK = ROOT / "docs" / "notebooks" / "fame_in_ten_minutes.ipynb"
-# A process of its own: the libraries of notebooks warn of things that are not this suite's business.
+# A process of its own: the libraries of notebooks warn of things that are not this suite's
+# business.
 EXECUTE = """
 import sys, nbclient, nbformat
 notebook = nbformat.read(sys.argv[1], as_version=4)
@@ -29,14 +32,20 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     copy.write_text(text.replace("epochs=60", "epochs=2").replace("videos=192", "videos=24"))
     settings = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", EXECUTE, copy], cwd=tmp_path, env=os.environ | settings, capture_output=True, text=True
+        [sys.executable, "-c", EXECUTE, copy],
+        cwd=tmp_path,
+        env=os.environ | settings,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert all(cell["execution_count"] for cell in code_cells(copy))
 
 
 def test_it_is_committed_as_it_was_run_and_small() -> None:
-    assert [cell["execution_count"] for cell in code_cells(NOTEBOOK)] == list(range(1, len(code_cells(NOTEBOOK)) + 1))
+    assert [cell["execution_count"] for cell in code_cells(NOTEBOOK)] == list(
+        range(1, len(code_cells(NOTEBOOK)) + 1)
+    )
     assert NOTEBOOK.stat().st_size < 500_000
     for cell in code_cells(NOTEBOOK):
         assert all(output["output_type"] != "error" for output in cell["outputs"])

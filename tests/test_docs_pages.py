@@ -1,4 +1,6 @@
-"""What pages say about the files of the project: links, targets of make, versions, reasons, the tree."""
+"""What pages say about the files of the project: links, targets of make, versions, reasons, the
+tree.
+"""
 
 import re
 import tomllib
@@ -14,11 +16,17 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OUTSIDE = ("http:", "https:", "mailto:", "#")
 
 
-@pytest.mark.parametrize("page", [*pages(), ROOT / "CHANGELOG.md"], ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page", [*pages(), ROOT / "CHANGELOG.md"], ids=lambda page: str(page.relative_to(ROOT))
+)
 def test_links_lead_to_files(page: Path) -> None:
-    """The site's own build checks those between its pages, and their anchors; this checks the files around it too."""
+    """The site's own build checks those between its pages, and their anchors; this checks the files
+    around it too.
+    """
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
-        assert target.startswith(OUTSIDE) or (page.parent / target.partition("#")[0]).exists(), target
+        assert target.startswith(OUTSIDE) or (page.parent / target.partition("#")[0]).exists(), (
+            target
+        )
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
@@ -37,14 +45,21 @@ def test_pinned_versions_install_on_the_oldest_python_that_is_promised() -> None
     """Packages leave old patch releases behind first: Debian 12 has Python 3.11.2."""
     oldest = PROJECT["requires-python"].removeprefix(">=") + ".0"
     pins = re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
-    wants = {found.name.lower(): found.metadata["Requires-Python"] or "" for found in metadata.distributions()}
-    assert {pin: want for pin in pins if oldest not in SpecifierSet(want := wants.get(pin.lower(), ""))} == {}
+    wants = {
+        found.name.lower(): found.metadata["Requires-Python"] or ""
+        for found in metadata.distributions()
+    }
+    assert {
+        pin: want for pin in pins if oldest not in SpecifierSet(want := wants.get(pin.lower(), ""))
+    } == {}
 
 
 def test_changelog_and_citation_know_the_version() -> None:
     version = PROJECT["version"]
     assert re.search(
-        rf"^## \[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
+        rf"^## \[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d$",
+        (ROOT / "CHANGELOG.md").read_text(),
+        re.MULTILINE,
     )
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
 
@@ -54,7 +69,9 @@ def test_every_dependency_has_its_reason() -> None:
     extras = [name for names in PROJECT["optional-dependencies"].values() for name in names]
     for requirement in PROJECT["dependencies"] + extras:
         name = re.match(r"[\w-]+", requirement)[0]
-        assert name == PROJECT["name"] or re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", reasons), name
+        assert name == PROJECT["name"] or re.search(
+            rf"(?<![\w-]){re.escape(name)}(?![\w-])", reasons
+        ), name
 
 
 def test_every_file_of_the_tree_is_there() -> None:
@@ -65,7 +82,10 @@ def test_every_file_of_the_tree_is_there() -> None:
             assert (folder / name).exists(), name
 
 
-EVIDENCE = [f"evidence_{name}" for name in ("still", "camera", "longer", "backgrounds", "ablations", "masks")]
+EVIDENCE = [
+    f"evidence_{name}"
+    for name in ("still", "camera", "longer", "backgrounds", "ablations", "masks")
+]
 
 
 @pytest.mark.parametrize("name", [*EVIDENCE, "footage", "footage_bias"])

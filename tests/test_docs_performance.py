@@ -1,4 +1,6 @@
-"""The figures on the page about performance are those of the committed results; ``--update-golden`` rewrites them."""
+"""The figures on the page about performance are those of the committed results; ``--update-golden``
+rewrites them.
+"""
 
 import json
 import re
@@ -14,7 +16,9 @@ PAGE = ROOT / "docs" / "performance.md"
 
 def _worst_mask(results: Any) -> float:
     parity = results["foreground"]["parity"].values()
-    return min(value for measured in parity for name, value in measured.items() if name.startswith("mask"))
+    return min(
+        value for measured in parity for name, value in measured.items() if name.startswith("mask")
+    )
 
 
 FIGURES: dict[str, tuple[str, Callable[[Any], float]]] = {
@@ -26,12 +30,18 @@ FIGURES: dict[str, tuple[str, Callable[[Any], float]]] = {
         ".1f",
         lambda of: of["store"]["ratios"]["store jpeg / fastest on the fly (target 8)"],
     ),
-    "read clips of an lz4 store": (".2f", lambda of: of["store"]["ratios"]["store lz4 / bare lz4 (target 0.80)"]),
+    "read clips of an lz4 store": (
+        ".2f",
+        lambda of: of["store"]["ratios"]["store lz4 / bare lz4 (target 0.80)"],
+    ),
     "the same through zarr-python, jpeg": (
         ".2f",
         lambda of: of["store"]["ratios"]["zarr-python jpeg / bare jpeg"],
     ),
-    "the same through zarr-python, lz4": (".2f", lambda of: of["store"]["ratios"]["zarr-python lz4 / bare lz4"]),
+    "the same through zarr-python, lz4": (
+        ".2f",
+        lambda of: of["store"]["ratios"]["zarr-python lz4 / bare lz4"],
+    ),
     "frames per core / bare loop, videos of 128": (
         ".2f",
         lambda of: of["offline_stage"]["speed"]["128 px, 1-6 s"]["ratio_cpu"],
@@ -40,17 +50,32 @@ FIGURES: dict[str, tuple[str, Callable[[Any], float]]] = {
         ".2f",
         lambda of: of["offline_stage"]["speed"]["UCF101, 320x240"]["ratio_cpu"],
     ),
-    "frames per core / bare loop, 180": (".2f", lambda of: of["offline_stage"]["speed"]["180 to 1080 px"]["ratio_cpu"]),
-    "Ray with two workers": (".2f", lambda of: of["offline_stage"]["parallel"]["ratio_wall_of_best"]),
+    "frames per core / bare loop, 180": (
+        ".2f",
+        lambda of: of["offline_stage"]["speed"]["180 to 1080 px"]["ratio_cpu"],
+    ),
+    "Ray with two workers": (
+        ".2f",
+        lambda of: of["offline_stage"]["parallel"]["ratio_wall_of_best"],
+    ),
     "memory for an hour": (".2f", lambda of: of["offline_stage"]["memory"]["ratio_hour"]),
-    "memory after 1,000 videos": (".2f", lambda of: of["offline_stage"]["memory"]["ratio_1000_videos"]),
-    "straightforward score": (".2f", lambda of: of["foreground"]["CPU ms, 8x3x16x224x224, one thread"]["ratio"]),
+    "memory after 1,000 videos": (
+        ".2f",
+        lambda of: of["offline_stage"]["memory"]["ratio_1000_videos"],
+    ),
+    "straightforward score": (
+        ".2f",
+        lambda of: of["foreground"]["CPU ms, 8x3x16x224x224, one thread"]["ratio"],
+    ),
     "memory beside the batch": (".2f", lambda of: of["foreground"]["memory"]["extra / clip"]),
     "share of the mask": (".4f", _worst_mask),
     "plain training step": (".2f", lambda of: of["train_cpu"]["step_seconds"]["ratio"]),
     "loader's memory": (
         ".2f",
-        lambda of: of["train_cpu"]["loader"]["mib_at_the_end"] / of["train_cpu"]["loader"]["mib_after_a_tenth"],
+        lambda of: (
+            of["train_cpu"]["loader"]["mib_at_the_end"]
+            / of["train_cpu"]["loader"]["mib_after_a_tenth"]
+        ),
     ),
     "features from a store / the encoder alone, I3D": (
         ".2f",
@@ -64,7 +89,10 @@ FIGURES: dict[str, tuple[str, Callable[[Any], float]]] = {
 
 
 def test_the_figures_are_those_of_the_results(request: pytest.FixtureRequest) -> None:
-    results = {path.stem: json.loads(path.read_text()) for path in (ROOT / "benchmarks" / "results").glob("*.json")}
+    results = {
+        path.stem: json.loads(path.read_text())
+        for path in (ROOT / "benchmarks" / "results").glob("*.json")
+    }
     text = PAGE.read_text()
     for row, (form, figure) in FIGURES.items():
         written = re.compile(rf"^(\| {re.escape(row)}[^|]*\| )([\d.]+)", re.MULTILINE)
@@ -79,5 +107,7 @@ def test_the_figures_are_those_of_the_results(request: pytest.FixtureRequest) ->
 
 
 def test_every_figure_is_checked() -> None:
-    rows = [line for line in PAGE.read_text().splitlines() if re.match(r"\| [^|]+\| [\d.]+ \|", line)]
+    rows = [
+        line for line in PAGE.read_text().splitlines() if re.match(r"\| [^|]+\| [\d.]+ \|", line)
+    ]
     assert len(rows) == len(FIGURES)

@@ -18,7 +18,9 @@ def test_training_and_its_commands_import_without_ray() -> None:
 
 
 def test_nothing_of_ray_is_loaded_by_training() -> None:
-    assert run("import sys, train.pretrain, train.evaluate; print('ray' in sys.modules)") == "False\n"
+    assert (
+        run("import sys, train.pretrain, train.evaluate; print('ray' in sys.modules)") == "False\n"
+    )
 
 
 def test_importing_the_package_loads_no_torch() -> None:

@@ -1,4 +1,6 @@
-"""Stores in an object store: the same bytes, the same promises, against an S3 server in this process."""
+"""Stores in an object store: the same bytes, the same promises, against an S3 server in this
+process.
+"""
 
 import hashlib
 import multiprocessing
@@ -43,8 +45,21 @@ from tests.preprocess.videos import write_video
 from tests.stores import make_store
 
 BUCKET = "clips"
-RECIPE = ["--frames", "4", "--clips", "3", "--height", "24", "--width", "32", "--foreground", "none"]
-pytestmark = pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning:botocore")
+RECIPE = [
+    "--frames",
+    "4",
+    "--clips",
+    "3",
+    "--height",
+    "24",
+    "--width",
+    "32",
+    "--foreground",
+    "none",
+]
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:datetime.datetime.utcnow:DeprecationWarning:botocore"
+)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +78,9 @@ def endpoint() -> Iterator[str]:
             patch.setenv(f"AWS_{name}", value)
         _forkserver._stop()  # workers are forked from it, with the environment that it began with
         S3FileSystem(skip_instance_cache=True).call_s3(
-            "create_bucket", Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"}
+            "create_bucket",
+            Bucket=BUCKET,
+            CreateBucketConfiguration={"LocationConstraint": "eu-west-1"},
         )
         yield address
     _forkserver._stop()
@@ -101,7 +118,7 @@ def mend(address: str) -> None:
     small.finalise(address)
 
 
-# The place ------------------------------------------------------------------------------------------------------------
+# The place ----------------------------------------------------------------------------------------
 
 
 def test_folders_and_buckets_keep_the_same_promises(address: str, tmp_path: Path):
@@ -136,7 +153,15 @@ def test_folders_and_buckets_keep_the_same_promises(address: str, tmp_path: Path
             place.read("a/b", limit=4)
         place.write_beside(".note", "é")
         assert place.has_beside(".note") and not place.has_beside(".other")
-        seen.append((sorted(place.list_keys()), place.read("a/b"), place.sha256("large"), count, bytes(view)))
+        seen.append(
+            (
+                sorted(place.list_keys()),
+                place.read("a/b"),
+                place.sha256("large"),
+                count,
+                bytes(view),
+            )
+        )
     assert seen[0] == seen[1]
     assert seen[0][:2] == (["a/b", "large"], b"other")
 
@@ -151,7 +176,10 @@ def test_parts_of_an_upload_join(address: str, monkeypatch: pytest.MonkeyPatch):
     assert uploads(address) == 1 and place.size("large") is None
     draft.commit()
     assert place.read("large") == data and uploads(address) == 0
-    for end in (lambda draft: draft.discard(), lambda draft: place.sweep()):  # given up, and left by a kill
+    for end in (
+        lambda draft: draft.discard(),
+        lambda draft: place.sweep(),
+    ):  # given up, and left by a kill
         draft = place.draft("large")
         draft.write(data)
         assert uploads(address) == 1
@@ -174,16 +202,22 @@ def test_a_path_that_lost_a_slash_is_refused():
     assert absolute("s3://bucket/x/") == "s3://bucket/x"
 
 
-# The store ------------------------------------------------------------------------------------------------------------
+# The store ----------------------------------------------------------------------------------------
 
 
 def test_a_store_is_the_same_bytes_in_a_bucket_as_in_a_folder(address: str, local: Path):
     small.make(address)
     assert contents(address) == small.contents(local)
     mend(address)
-    assert contents(address) == small.contents(local), "beginning a finished store again changes nothing"
+    assert contents(address) == small.contents(local), (
+        "beginning a finished store again changes nothing"
+    )
     here, there = store_info(local), store_info(address)
-    assert (there.statuses, there.classes, there.array_bytes) == (here.statuses, here.classes, here.array_bytes)
+    assert (there.statuses, there.classes, there.array_bytes) == (
+        here.statuses,
+        here.classes,
+        here.array_bytes,
+    )
     assert there.path == address and there.finished
 
 
@@ -230,7 +264,9 @@ def test_flipped_bits_are_found_and_mended(address: str, local: Path):
     assert not verify(address).ok
 
 
-def test_a_server_that_lets_nobody_look_tells_of_no_damage(address: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_server_that_lets_nobody_look_tells_of_no_damage(
+    address: str, monkeypatch: pytest.MonkeyPatch
+):
     store = ClipStore.open(small.make(address))
     monkeypatch.setattr("moto.settings.INITIAL_NO_AUTH_ACTION_COUNT", 0)
     for look in (lambda: store.clip(0), lambda: verify(address), lambda: missing_shards(address)):
@@ -276,7 +312,7 @@ def test_a_loader_with_workers_gives_what_a_local_store_gives(address: str, loca
         assert torch.equal(clip, other_clip) and torch.equal(video, other_video)
 
 
-# The lease ------------------------------------------------------------------------------------------------------------
+# The lease ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -292,8 +328,14 @@ def lock_object(address: str) -> tuple[object_store.Bucket, str]:
 
 def test_two_runs_exclude_each_other(address: str, quick: None):
     with lock(address):
-        taken = pytest.raises(StoreError, match=r"another run is writing this store \(.* process \d+\)")
-        with pytest.warns(UserWarning, match="a run began to write this store"), taken, lock(address):
+        taken = pytest.raises(
+            StoreError, match=r"another run is writing this store \(.* process \d+\)"
+        )
+        with (
+            pytest.warns(UserWarning, match="a run began to write this store"),
+            taken,
+            lock(address),
+        ):
             pass
         with lock(address + "2"):
             pass
@@ -312,7 +354,9 @@ def test_the_lease_of_a_dead_run_is_taken_over_by_one(address: str, quick: None)
         taken = bucket.tag(name)
         assert taken and taken[0] != tag and str(os.getpid()) in taken[1]
     assert bucket.tag(name) is None
-    assert bucket.put_if(name, b"again", owner="x", tag=tag) is None, "what is gone is not written over"
+    assert bucket.put_if(name, b"again", owner="x", tag=tag) is None, (
+        "what is gone is not written over"
+    )
 
 
 def test_a_lease_that_was_lost_is_not_released(address: str, quick: None):
@@ -328,11 +372,17 @@ def test_a_lease_that_was_lost_is_not_released(address: str, quick: None):
     assert found and found[1] == "they"
 
 
-def test_a_server_without_conditions_is_told_of(address: str, quick: None, monkeypatch: pytest.MonkeyPatch):
+def test_a_server_without_conditions_is_told_of(
+    address: str, quick: None, monkeypatch: pytest.MonkeyPatch
+):
     put_if = object_store.Bucket.put_if
 
-    def put_always(self: object_store.Bucket, name: str, data: bytes, *, owner: str, tag: str | None) -> str | None:
-        while (done := put_if(self, name, data, owner=owner, tag=(self.tag(name) or (None,))[0])) is None:
+    def put_always(
+        self: object_store.Bucket, name: str, data: bytes, *, owner: str, tag: str | None
+    ) -> str | None:
+        while (
+            done := put_if(self, name, data, owner=owner, tag=(self.tag(name) or (None,))[0])
+        ) is None:
             pass
         return done
 
@@ -341,7 +391,7 @@ def test_a_server_without_conditions_is_told_of(address: str, quick: None, monke
         pass
 
 
-# The commands ---------------------------------------------------------------------------------------------------------
+# The commands -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -374,7 +424,18 @@ def output(process: "subprocess.Popen[str]", code: int = 0) -> str:
 
 
 def preprocess(videos: Path, store: object, *options: object) -> "subprocess.Popen[str]":
-    return fame("preprocess", "folder", "--videos", videos, "--store", store, "--max-failed", 1, *RECIPE, *options)
+    return fame(
+        "preprocess",
+        "folder",
+        "--videos",
+        videos,
+        "--store",
+        store,
+        "--max-failed",
+        1,
+        *RECIPE,
+        *options,
+    )
 
 
 @pytest.mark.slow
@@ -399,7 +460,9 @@ def test_every_executor_makes_the_store_of_a_folder_and_a_killed_run_resumes(
     assert "of 8 shards made" in told and "8 of 8 shards" not in told
     assert contents(address) == expected
     assert place.has_beside(".report.json") and place.has_beside(".failures.jsonl")
-    assert "is finished: nothing to do" in output(preprocess(videos, address, "--executor", "serial"))
+    assert "is finished: nothing to do" in output(
+        preprocess(videos, address, "--executor", "serial")
+    )
 
 
 def call(*arguments: object, code: int = 0) -> str:
@@ -415,9 +478,25 @@ def test_the_commands_read_stores_in_buckets(address: str, tmp_path: Path):
     assert f"{address}, finished" in call("store", "info", address)
     assert "every checksum holds" in call("store", "verify", address, "--workers", 2)
     assert "p.png" in call("store", "preview", address, "--out", tmp_path / "p.png")
-    size = ["--recipe", "small-cpu", "--crop", 32, "--batch", 8, "--epochs", 1, "--workers", 2, "--width", 0.0625]
+    size = [
+        "--recipe",
+        "small-cpu",
+        "--crop",
+        32,
+        "--batch",
+        8,
+        "--epochs",
+        1,
+        "--workers",
+        2,
+        "--width",
+        0.0625,
+    ]
     assert "finished at step 2 of 2" in call("pretrain", address, "--run", tmp_path / "run", *size)
-    checkpoint, both = tmp_path / "run/checkpoints/last.pt", ["--train-store", address, "--test-store", address]
+    checkpoint, both = (
+        tmp_path / "run/checkpoints/last.pt",
+        ["--train-store", address, "--test-store", address],
+    )
     assert f"knn on {address}" in call("evaluate", "knn", checkpoint, *both, "--root", tmp_path)
 
 
@@ -442,7 +521,9 @@ def test_what_is_wrong_is_one_line(address: str, videos: Path, monkeypatch: pyte
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         assert "Unable to locate credentials" in wrong("store", "info", address)
     with monkeypatch.context() as patch:
-        patch.setattr("moto.settings.INITIAL_NO_AUTH_ACTION_COUNT", 0)  # now the server asks who we are
+        patch.setattr(
+            "moto.settings.INITIAL_NO_AUTH_ACTION_COUNT", 0
+        )  # now the server asks who we are
         assert "cannot read (Forbidden)" in wrong("store", "info", address)
         assert "Access Key Id" in wrong(*store, address)
     object_store._client_of.cache_clear()

@@ -1,7 +1,8 @@
-"""Where encoders look: activation maps over frames, the share of them on the foreground, the weights over time.
+"""Where encoders look: activation maps over frames, the share of them on the foreground, the
+weights over time.
 
-Figures 1 and 3 of the paper, for several checkpoints side by side. Shapes: N clips, T frames, H W of stored frames,
-S crop size, D feature dim, h w size of a stored map.
+Figures 1 and 3 of the paper, for several checkpoints side by side. Shapes: N clips, T frames, H W
+of stored frames, S crop size, D feature dim, h w size of a stored map.
 """
 
 import dataclasses
@@ -36,10 +37,12 @@ _COLUMNS = 8  # frames in the sheet
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationConfig:
-    """What is looked at: the middle clips of ``clips`` videos spread over the store, ``rows`` of them in the pictures.
+    """What is looked at: the middle clips of ``clips`` videos spread over the store, ``rows`` of
+    them in the pictures.
 
-    The foreground of a clip is the top ``beta`` of its stored map (of its frame differences in a store without maps).
-    ``crop`` in pixels (None: what the encoders were trained on, as far as the frames reach).
+    The foreground of a clip is the top ``beta`` of its stored map (of its frame differences in a
+    store without maps). ``crop`` in pixels (None: what the encoders were trained on, as far as the
+    frames reach).
     """
 
     store: StorePath
@@ -62,7 +65,9 @@ class ActivationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Attention:
-    """How much of a checkpoint's activation falls on the foreground; None where a clip activates nothing."""
+    """How much of a checkpoint's activation falls on the foreground; None where a clip activates
+    nothing.
+    """
 
     checkpoint: str
     share_N: tuple[float | None, ...]
@@ -84,16 +89,22 @@ class Shown:
 
 
 def activate(checkpoints: Sequence[Path], config: ActivationConfig) -> list[Attention]:
-    """Write ``activation.png``, ``.gif``, ``.mp4`` and ``.json`` and ``kernels.png`` into ``config.out``.
+    """Write ``activation.png``, ``.gif``, ``.mp4`` and ``.json`` and ``kernels.png`` into
+    ``config.out``.
 
-    Raises ``ValueError`` for a store without a valid clip, a crop larger than its frames, checkpoints without an
-    encoder or of different networks.
+    Raises ``ValueError`` for a store without a valid clip, a crop larger than its frames,
+    checkpoints without an encoder or of different networks.
     """
     store, device = ClipStore.open(config.store), choose_device(config.device)
     encoders = [load(path, device=device) for path in checkpoints]
     if len(kinds := sorted({encoder.card.name for encoder in encoders})) > 1:
-        raise ValueError(f"the checkpoints are of different networks, {' and '.join(kinds)}: look at one at a time")
-    shown = choose_clips(store, config, crop=min(crop_for(encoder, store, config.crop) for encoder in encoders))
+        raise ValueError(
+            f"the checkpoints are of different networks, {' and '.join(kinds)}: look "
+            "at one at a time"
+        )
+    shown = choose_clips(
+        store, config, crop=min(crop_for(encoder, store, config.crop) for encoder in encoders)
+    )
     rows = min(config.rows, len(shown.index_N))
     pictured = np.linspace(0, len(shown.index_N) - 1, rows).round().astype(int).tolist()
     found: list[Attention] = []
@@ -105,7 +116,10 @@ def activate(checkpoints: Sequence[Path], config: ActivationConfig) -> list[Atte
     config.out.mkdir(parents=True, exist_ok=True)
     _write_figures(store, config, shown, found)
     _draw(config.out, shown.clip_NTSS3[pictured].numpy(), maps)
-    kernels = {name: temporal_kernels(encoder.network) for name, encoder in zip(maps, encoders, strict=True)}
+    kernels = {
+        name: temporal_kernels(encoder.network)
+        for name, encoder in zip(maps, encoders, strict=True)
+    }
     plot_kernels(kernels, config.out / "kernels.png")
     return found
 
@@ -113,22 +127,30 @@ def activate(checkpoints: Sequence[Path], config: ActivationConfig) -> list[Atte
 def choose_clips(store: ClipStore, config: ActivationConfig, *, crop: int) -> Shown:
     """The middle valid clip of ``config.clips`` videos, evenly spread over the store."""
     if crop > (smaller := min(store.spec.height, store.spec.width)):
-        raise ValueError(f"crop {crop} is larger than the frames of {store.path}; choose {smaller} or less")
+        raise ValueError(
+            f"crop {crop} is larger than the frames of {store.path}; choose {smaller} or less"
+        )
     videos = np.unique(store.video_N[store.valid_N])
     if not len(videos):
         raise ValueError(f"{store.path}: no clip of any video is valid")
     places = np.linspace(0, len(videos) - 1, min(config.clips, len(videos))).round().astype(int)
     index_N = tuple(middle_clip(store, int(video)) for video in videos[places])
-    clip_NTSS3 = torch.from_numpy(np.stack([centre_crop(store.clip(index), crop) for index in index_N]))
+    clip_NTSS3 = torch.from_numpy(
+        np.stack([centre_crop(store.clip(index), crop) for index in index_N])
+    )
     if store.spec.foreground == "none":
         score_NSS = torch.cat([motion_score(to_colours(clip)) for clip in clip_NTSS3.split(1)])
     else:
         map_Nhw = torch.from_numpy(np.stack([store.foreground(index) for index in index_N]))
         score_NSS = centre_map(map_Nhw, crop=crop, frame=(store.spec.height, store.spec.width))
-    return Shown(index_N=index_N, clip_NTSS3=clip_NTSS3, mask_NSS=top_fraction(score_NSS, config.beta))
+    return Shown(
+        index_N=index_N, clip_NTSS3=clip_NTSS3, mask_NSS=top_fraction(score_NSS, config.beta)
+    )
 
 
-def centre_map(map_Nhw: UInt8[Tensor, "n mh mw"], *, crop: int, frame: tuple[int, int]) -> Float[Tensor, "n s s"]:
+def centre_map(
+    map_Nhw: UInt8[Tensor, "n mh mw"], *, crop: int, frame: tuple[int, int]
+) -> Float[Tensor, "n s s"]:
     """Stored maps cut to the centre crop of their frames."""
     top, left = (frame[0] - crop) // 2, (frame[1] - crop) // 2
     box_N4 = torch.tensor([[top, left, crop, crop]], dtype=torch.float32).expand(len(map_Nhw), 4)
@@ -137,10 +159,16 @@ def centre_map(map_Nhw: UInt8[Tensor, "n mh mw"], *, crop: int, frame: tuple[int
 
 
 def temporal_kernels(network: Backbone) -> dict[str, Float[np.ndarray, " weights"]]:
-    """Weights of the convolutions over more than one frame, by stage, at most 20,000 evenly spaced ones of each."""
+    """Weights of the convolutions over more than one frame, by stage, at most 20,000 evenly spaced
+    ones of each.
+    """
     found: dict[str, np.ndarray] = {}
     for stage, module in network.named_children():
-        layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv3d) and layer.kernel_size[0] > 1]
+        layers = [
+            layer
+            for layer in module.modules()
+            if isinstance(layer, nn.Conv3d) and layer.kernel_size[0] > 1
+        ]
         if layers:
             weights = torch.cat([layer.weight.detach().flatten() for layer in layers]).cpu().numpy()
             found[stage] = weights[:: max(1, len(weights) // _SEEN_WEIGHTS)][:_SEEN_WEIGHTS]
@@ -148,26 +176,35 @@ def temporal_kernels(network: Backbone) -> dict[str, Float[np.ndarray, " weights
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """What tells the paths apart: without the first and last folders that all have in common; numbered where equal."""
+    """What tells the paths apart: without the first and last folders that all have in common;
+    numbered where equal.
+    """
     parts = [list(path.with_suffix("").parts) for path in paths]
     for end in (-1, 0):
         while min(map(len, parts)) > 1 and len({part[end] for part in parts}) == 1:
             for part in parts:
                 part.pop(end)
     names = ["/".join(part) for part in parts] if len(paths) > 1 else [paths[0].stem]
-    return [name if names.count(name) == 1 else f"{number + 1}: {name}" for number, name in enumerate(names)]
+    return [
+        name if names.count(name) == 1 else f"{number + 1}: {name}"
+        for number, name in enumerate(names)
+    ]
 
 
 def _look(
     encoder: Encoder, shown: Shown, pictured: Sequence[int], *, batch: int
 ) -> tuple[tuple[float | None, ...], Float[Tensor, "r t s s"]]:
-    """Share of each clip's activation on its foreground, and the activation of the pictured clips, 0..1."""
+    """Share of each clip's activation on its foreground, and the activation of the pictured clips,
+    0..1.
+    """
     shares: list[float] = []
     pictures: dict[int, Tensor] = {}
     for first in range(0, len(shown.index_N), batch):
         rows = slice(first, first + batch)
         clip = shown.clip_NTSS3[rows]
-        energy = activation_energy(encoder.feature_map(clip), size=(clip.shape[1], clip.shape[2], clip.shape[3])).cpu()
+        energy = activation_energy(
+            encoder.feature_map(clip), size=(clip.shape[1], clip.shape[2], clip.shape[3])
+        ).cpu()
         shares += foreground_share(energy, shown.mask_NSS[rows]).tolist()
         for row in set(pictured) & set(range(first, first + len(clip))):
             pictures[row] = unit_range(energy[row - first : row - first + 1])[0]
@@ -175,9 +212,15 @@ def _look(
     return share_N, torch.stack([pictures[row] for row in pictured])
 
 
-def _write_figures(store: ClipStore, config: ActivationConfig, shown: Shown, found: Sequence[Attention]) -> None:
+def _write_figures(
+    store: ClipStore, config: ActivationConfig, shown: Shown, found: Sequence[Attention]
+) -> None:
     videos = [store.names[store.video_N[index]] for index in shown.index_N]
-    maps = "frame differences" if store.spec.foreground == "none" else f"stored maps ({store.spec.foreground})"
+    maps = (
+        "frame differences"
+        if store.spec.foreground == "none"
+        else f"stored maps ({store.spec.foreground})"
+    )
     results: list[dict[str, Any]] = [
         {
             "checkpoint": attention.checkpoint,
@@ -186,10 +229,14 @@ def _write_figures(store: ClipStore, config: ActivationConfig, shown: Shown, fou
         }
         for attention in found
     ]
-    settings = {key: str(v) if isinstance(v, Path) else v for key, v in dataclasses.asdict(config).items()}
+    settings = {
+        key: str(v) if isinstance(v, Path) else v for key, v in dataclasses.asdict(config).items()
+    }
     content = {
         "settings": settings,
-        "foreground": f"top {config.beta:g} of {maps}: the share that a uniform activation would have",
+        "foreground": (
+            f"top {config.beta:g} of {maps}: the share that a uniform activation would have"
+        ),
         "results": results,
     }
     write_json(config.out / "activation.json", content)
@@ -203,8 +250,12 @@ def _draw(out: Path, clip_RTSS3: np.ndarray, maps: dict[str, np.ndarray]) -> Non
     for number, clip_TSS3 in enumerate(clip_RTSS3):
         rows.append([_label("frames", side), *(clip_TSS3[t] for t in times)])
         for name, energy_RTSS in maps.items():
-            rows.append([_label(name, side), *(heat(clip_TSS3[t], energy_RTSS[number, t]) for t in times)])
-    Image.fromarray(tile(rows, ["", *(f"frame {t + 1}" for t in times)])).save(out / "activation.png", "PNG")
+            rows.append(
+                [_label(name, side), *(heat(clip_TSS3[t], energy_RTSS[number, t]) for t in times)]
+            )
+    Image.fromarray(tile(rows, ["", *(f"frame {t + 1}" for t in times)])).save(
+        out / "activation.png", "PNG"
+    )
     moments = list(_moments(clip_RTSS3, maps))
     animate(out / "activation.gif", moments)
     write_video(out / "activation.mp4", moments)
@@ -213,7 +264,10 @@ def _draw(out: Path, clip_RTSS3: np.ndarray, maps: dict[str, np.ndarray]) -> Non
 def _moments(clip_RTSS3: np.ndarray, maps: dict[str, np.ndarray]) -> Iterator[np.ndarray]:
     for t in range(clip_RTSS3.shape[1]):
         rows = [
-            [clip_TSS3[t], *(heat(clip_TSS3[t], energy_RTSS[number, t]) for energy_RTSS in maps.values())]
+            [
+                clip_TSS3[t],
+                *(heat(clip_TSS3[t], energy_RTSS[number, t]) for energy_RTSS in maps.values()),
+            ]
             for number, clip_TSS3 in enumerate(clip_RTSS3)
         ]
         yield tile(rows, ["frames", *maps])
@@ -223,6 +277,10 @@ def _label(text: str, side: int) -> UInt8[np.ndarray, "s s 3"]:
     """A white panel with a name, broken into lines at its slashes."""
     panel = Image.new("RGB", (side, side), (255, 255, 255))
     lines = text.replace("/", "/\n")
-    font = ImageFont.load_default(max(8, min(16, int(1.6 * side / max(map(len, lines.splitlines()))))))
-    ImageDraw.Draw(panel).multiline_text((4, side / 2), lines, fill=(20, 20, 20), font=font, anchor="lm")
+    font = ImageFont.load_default(
+        max(8, min(16, int(1.6 * side / max(map(len, lines.splitlines())))))
+    )
+    ImageDraw.Draw(panel).multiline_text(
+        (4, side / 2), lines, fill=(20, 20, 20), font=font, anchor="lm"
+    )
     return np.asarray(panel)

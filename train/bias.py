@@ -1,7 +1,9 @@
-"""How much an encoder leans on the background: it is shown clips whose parts are exchanged (``docs/guide/bias.md``).
+"""How much an encoder leans on the background: it is shown clips whose parts are exchanged
+(``docs/guide/bias.md``).
 
-Every figure is a mean over test videos of a part that each video has in it, so that one bootstrap over videos gives
-all the intervals. A video is what its clips are on average. A report is a function of checkpoint, stores and seed.
+Every figure is a mean over test videos of a part that each video has in it, so that one bootstrap
+over videos gives all the intervals. A video is what its clips are on average. A report is a
+function of checkpoint, stores and seed.
 
 Shapes: V test videos, P variants, D what is said of each, K classes, F figures.
 """
@@ -43,8 +45,9 @@ from train.testing import check_classifier, is_classifier
 class BiasConfig(EncodingConfig):
     """What is shown.
 
-    ``beta`` is the share of a crop within which the foreground lies; ``backgrounds`` a CSV file that tells the true
-    background of each test video; ``weight_decay`` of the linear probe (None: chosen on held-out training videos).
+    ``beta`` is the share of a crop within which the foreground lies; ``backgrounds`` a CSV file
+    that tells the true background of each test video; ``weight_decay`` of the linear probe (None:
+    chosen on held-out training videos).
     """
 
     test_store: StorePath
@@ -58,12 +61,17 @@ class BiasConfig(EncodingConfig):
         """Refuse values that cannot be."""
         super().__post_init__()
         if not 0 < self.beta < 1:
-            raise ValueError(f"beta, the share of a crop that is foreground, lies between 0 and 1, got {self.beta}")
+            raise ValueError(
+                "beta, the share of a crop that is foreground, lies between 0 and 1, "
+                f"got {self.beta}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A mean over videos with its 95 % interval, in percent (cosines as they are), and what guessing would give."""
+    """A mean over videos with its 95 % interval, in percent (cosines as they are), and what
+    guessing would give.
+    """
 
     value: float
     low: float
@@ -73,7 +81,9 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class BiasReport:
-    """The figures of one checkpoint, ``measure/variant`` each, and the measures left out, with what they lack."""
+    """The figures of one checkpoint, ``measure/variant`` each, and the measures left out, with what
+    they lack.
+    """
 
     checkpoint: str
     crop: int
@@ -94,7 +104,11 @@ class Scene:
     def variants(self, config: BiasConfig, *, crop: int) -> VariantClips:
         """The test clips as an encoder of this crop sees them."""
         return VariantClips(
-            self.test, crop=crop, beta=config.beta, seed=config.seed, background_by_video=self.background_by_video
+            self.test,
+            crop=crop,
+            beta=config.beta,
+            seed=config.seed,
+            background_by_video=self.background_by_video,
         )
 
 
@@ -104,11 +118,15 @@ def encoder_report(checkpoint: Path, config: BiasConfig) -> dict[str, Any]:
     return dataclasses.asdict(report)
 
 
-def bias(checkpoints: Sequence[Path], config: BiasConfig, *, watch: Watch = unwatched) -> list[BiasReport]:
-    """Report on every checkpoint, shown the same clips; an untrained network first with ``config.random_init``.
+def bias(
+    checkpoints: Sequence[Path], config: BiasConfig, *, watch: Watch = unwatched
+) -> list[BiasReport]:
+    """Report on every checkpoint, shown the same clips; an untrained network first with
+    ``config.random_init``.
 
-    Raises ``ValueError`` before anything is shown for stores that cannot be used (no labels, no maps, one class, other
-    classes than the training store or a classifier has) and for checkpoints without an encoder.
+    Raises ``ValueError`` before anything is shown for stores that cannot be used (no labels, no
+    maps, one class, other classes than the training store or a classifier has) and for checkpoints
+    without an encoder.
     """
     scene, device = open_scene(config), choose_device(config.device)
     for path in checkpoints:
@@ -129,7 +147,9 @@ def open_scene(config: BiasConfig) -> Scene:
     return Scene(test=test, train=train, background_by_video=backgrounds)
 
 
-def report_on(encoder: Encoder, name: str, scene: Scene, config: BiasConfig, *, watch: Watch = unwatched) -> BiasReport:
+def report_on(
+    encoder: Encoder, name: str, scene: Scene, config: BiasConfig, *, watch: Watch = unwatched
+) -> BiasReport:
     """Everything that can be measured of one encoder."""
     crop = crop_for(encoder, scene.test, config.crop)
     clips = scene.variants(config, crop=crop)
@@ -140,14 +160,18 @@ def report_on(encoder: Encoder, name: str, scene: Scene, config: BiasConfig, *, 
         partner_V=clips.partner_V,
         classes=len(scene.test.header.class_names),
     )
-    train = None if scene.train is None else store_features(encoder, name, scene.train, config, watch)
+    train = (
+        None if scene.train is None else store_features(encoder, name, scene.train, config, watch)
+    )
     parts, left_out = knn_parts(seen, train), dict[str, str]()
     if train is None:
         left_out["linear"] = "a training store (--train-store)"
     else:
         parts |= linear_parts(seen, train, weight_decay=config.weight_decay, seed=config.seed)
     if is_classifier(encoder):
-        said_VPK = _show(encoder.output, encoder, clips, config, watch, f"classifier of {name} on {shown}")
+        said_VPK = _show(
+            encoder.output, encoder, clips, config, watch, f"classifier of {name} on {shown}"
+        )
         parts |= classifier_parts(said_VPK, seen.label_V)
     parts |= merged_parts(seen)
     if scene.background_by_video is None:
@@ -171,7 +195,8 @@ def with_intervals(parts: Parts, *, seed: int) -> dict[str, Figure]:
     interval_2F = bootstrap_interval(part_VF, generator=generator(seed, 0, 0, "bias/bootstrap"))
     rows = zip(parts.items(), part_VF.mean(0).tolist(), interval_2F.T.tolist(), strict=True)
     return {
-        name: Figure(value=value, low=low, high=high, chance=chance) for (name, (_, chance)), value, (low, high) in rows
+        name: Figure(value=value, low=low, high=high, chance=chance)
+        for (name, (_, chance)), value, (low, high) in rows
     }
 
 
@@ -187,14 +212,21 @@ def _show(
     batch = max(1, config.batch // len(VARIANTS))
     with watch(what, len(clips)) as on_clips:
         said_VPD, _ = mean_over_clips(
-            encode, clips, batch=batch, workers=config.workers, device=encoder.device, on_clips=on_clips
+            encode,
+            clips,
+            batch=batch,
+            workers=config.workers,
+            device=encoder.device,
+            on_clips=on_clips,
         )
     return said_VPD
 
 
 def write_reports(path: Path, reports: Sequence[BiasReport], config: BiasConfig) -> None:
     """Write the figures, and what they were measured with, as JSON."""
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(config).items()}
+    settings = {
+        key: str(value) if isinstance(value, Path) else value for key, value in vars(config).items()
+    }
     stores = [store for store in (config.test_store, config.train_store) if store is not None]
     digests = {str(store): ClipStore.open(store).digest for store in stores}
     results = [dataclasses.asdict(report) for report in reports]

@@ -20,15 +20,18 @@ from train.features import SquareClips, centre_crop, check_labelled
 
 
 class VariantClips(SquareClips):
-    """All variants of each clip that has a foreground, as centre crops: (clip_PTSS3 uint8, video number).
+    """All variants of each clip that has a foreground, as centre crops: (clip_PTSS3 uint8, video
+    number).
 
-    The foreground lies within the top ``beta`` of a clip's stored map, where that is above 0. Clips whose map is 0 all
-    over cannot be taken apart: they are left out and counted (``without_foreground``). Each video borrows from one
-    partner of another class, clip for clip; which, and every order of frames, is decided by ``seed``.
+    The foreground lies within the top ``beta`` of a clip's stored map, where that is above 0. Clips
+    whose map is 0 all over cannot be taken apart: they are left out and counted
+    (``without_foreground``). Each video borrows from one partner of another class, clip for clip;
+    which, and every order of frames, is decided by ``seed``.
 
-    ``video_V`` are the videos that have such clips, ``label_V`` their classes, ``partner_V`` their partners as places
-    in ``video_V``. Where ``background_by_video`` is given, a partner has another background too. Raises ``ValueError``
-    for a store without labels or maps, or with too few videos or classes.
+    ``video_V`` are the videos that have such clips, ``label_V`` their classes, ``partner_V`` their
+    partners as places in ``video_V``. Where ``background_by_video`` is given, a partner has another
+    background too. Raises ``ValueError`` for a store without labels or maps, or with too few videos
+    or classes.
     """
 
     def __init__(
@@ -49,7 +52,10 @@ class VariantClips(SquareClips):
         self.video_V = torch.from_numpy(np.unique(store.video_N[moving]).astype(np.int64))
         self.label_V = torch.from_numpy(store.labels_V[self.video_V.numpy()].astype(np.int64))
         if len(self.video_V) < 3:
-            raise ValueError(f"{store.path}: only {len(self.video_V)} of its videos show a foreground; 3 are needed")
+            raise ValueError(
+                f"{store.path}: only {len(self.video_V)} of its videos show a "
+                "foreground; 3 are needed"
+            )
         self.partner_V = choose_partners(
             self.label_V,
             seed=seed,
@@ -59,17 +65,25 @@ class VariantClips(SquareClips):
         self._clips_of: dict[int, list[int]] = {}
         for index in moving:
             self._clips_of.setdefault(int(store.video_N[index]), []).append(index)
-        self._partner_of = dict(zip(self.video_V.tolist(), self.video_V[self.partner_V].tolist(), strict=True))
+        self._partner_of = dict(
+            zip(self.video_V.tolist(), self.video_V[self.partner_V].tolist(), strict=True)
+        )
 
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
-        """Decode a clip and the one of its partner; raises :class:`~fame.clipstore.CorruptChunk` as its base does."""
+        """Decode a clip and the one of its partner; raises :class:`~fame.clipstore.CorruptChunk` as
+        its base does.
+        """
         index = int(self._clips[position])
         video = int(self._store.video_N[index])
         others = self._clips_of[self._partner_of[video]]
         other = others[self._clips_of[video].index(index) % len(others)]
         drawn = generator(self._seed, 0, index, "bias/frames")
         clip_PTSS3 = draw_variants(
-            self._square(index), self._mask(index), self._square(other), self._mask(other), generator=drawn
+            self._square(index),
+            self._mask(index),
+            self._square(other),
+            self._mask(other),
+            generator=drawn,
         )
         return clip_PTSS3, video
 
@@ -78,7 +92,9 @@ class VariantClips(SquareClips):
 
     def _map(self, index: int) -> Tensor:
         map_1hw = torch.from_numpy(self._store.foreground(index))[None]
-        return centre_map(map_1hw, crop=self._crop, frame=(self._store.spec.height, self._store.spec.width))
+        return centre_map(
+            map_1hw, crop=self._crop, frame=(self._store.spec.height, self._store.spec.width)
+        )
 
     def _mask(self, index: int) -> Bool[Tensor, "s s"]:
         score_1SS = self._map(index)
@@ -86,22 +102,30 @@ class VariantClips(SquareClips):
 
 
 def check_separable(store: ClipStore) -> None:
-    """``ValueError`` unless clips can be taken apart and swapped: labels of two classes or more, and maps."""
+    """``ValueError`` unless clips can be taken apart and swapped: labels of two classes or more,
+    and maps.
+    """
     check_labelled(store)
     if store.spec.foreground == "none":
         raise ValueError(
-            f"{store.path}: was made without foreground maps, which tell a clip's foreground from its background;"
+            f"{store.path}: was made without foreground maps, which tell a clip's "
+            "foreground from its background;"
             " preprocess it with --foreground flow"
         )
     if len(present := np.unique(store.labels_V)) < 2:
         only = store.header.class_names[present[0]]
-        raise ValueError(f"{store.path}: every video is of class {only!r}; what is swapped comes from another class")
+        raise ValueError(
+            f"{store.path}: every video is of class {only!r}; what is swapped comes "
+            "from another class"
+        )
 
 
 def read_backgrounds(path: Path, store: ClipStore) -> Int[Tensor, " videos"]:
-    """The background of each video of the store, numbered, from a CSV file with columns ``video`` and ``background``.
+    """The background of each video of the store, numbered, from a CSV file with columns ``video``
+    and ``background``.
 
-    Videos of other splits may be listed too; any text names a background. ``ValueError`` names what is missing.
+    Videos of other splits may be listed too; any text names a background. ``ValueError`` names what
+    is missing.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
@@ -111,6 +135,9 @@ def read_backgrounds(path: Path, store: ClipStore) -> Int[Tensor, " videos"]:
             raise ValueError(f"{path}: has no column {' and no column '.join(sorted(missing))}")
         by_name = {row["video"]: row["background"] for row in reader}
     if unknown := [name for name in store.names if not by_name.get(name)]:
-        raise ValueError(f"{path}: gives no background for {unknown[0]} ({len(unknown)} videos of {store.path} in all)")
+        raise ValueError(
+            f"{path}: gives no background for {unknown[0]} ({len(unknown)} videos of "
+            f"{store.path} in all)"
+        )
     _, number_V = np.unique([by_name[name] for name in store.names], return_inverse=True)
     return torch.from_numpy(number_V.astype(np.int64))

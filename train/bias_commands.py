@@ -16,35 +16,64 @@ if TYPE_CHECKING:
 def bias(
     checkpoints: Annotated[
         list[Path] | None,
-        typer.Argument(help="Checkpoints to compare (default: ROOT/runs/pretrain/checkpoints/last.pt)."),
+        typer.Argument(
+            help="Checkpoints to compare (default: ROOT/runs/pretrain/checkpoints/last.pt)."
+        ),
     ] = None,
     root: Root = Path("data"),
     store: Annotated[
         str | None,
-        typer.Option(metavar="STORE", help="Labelled test store with maps (default: ROOT/stores/ucf101-test1.zarr)."),
+        typer.Option(
+            metavar="STORE",
+            help="Labelled test store with maps (default: ROOT/stores/ucf101-test1.zarr).",
+        ),
     ] = None,
     train_store: Annotated[
         str | None,
-        typer.Option(metavar="STORE", help="Labelled training store; without it no probe, and test videos vote."),
+        typer.Option(
+            metavar="STORE",
+            help="Labelled training store; without it no probe, and test videos vote.",
+        ),
     ] = None,
     backgrounds: Annotated[
-        Path | None, typer.Option(help="CSV with columns video and background: the true one of each test video.")
+        Path | None,
+        typer.Option(
+            help="CSV with columns video and background: the true one of each test video."
+        ),
     ] = None,
-    beta: Annotated[float, typer.Option(help="Share of a clip within which its foreground lies, 0..1.")] = 0.5,
-    seed: Annotated[int, typer.Option(help="Chooses who lends what to whom, and orders of frames.")] = 0,
+    beta: Annotated[
+        float, typer.Option(help="Share of a clip within which its foreground lies, 0..1.")
+    ] = 0.5,
+    seed: Annotated[
+        int, typer.Option(help="Chooses who lends what to whom, and orders of frames.")
+    ] = 0,
     weight_decay: Annotated[
-        float | None, typer.Option(help="Of the linear probe (default: chosen on held-out training videos).")
+        float | None,
+        typer.Option(help="Of the linear probe (default: chosen on held-out training videos)."),
     ] = None,
-    crop: Annotated[int | None, typer.Option(help="Centre crop, pixels (default: what was trained on).")] = None,
+    crop: Annotated[
+        int | None, typer.Option(help="Centre crop, pixels (default: what was trained on).")
+    ] = None,
     batch: Annotated[int, typer.Option(help="Clips encoded at a time.")] = 16,
-    workers: Annotated[int, typer.Option(help="Processes that decode clips; 0 decodes in the main process.")] = 0,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to encode.")] = "auto",
+    workers: Annotated[
+        int, typer.Option(help="Processes that decode clips; 0 decodes in the main process.")
+    ] = 0,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="Where to encode.")
+    ] = "auto",
     random_init: Annotated[
-        bool, typer.Option("--random-init", help="Add the network before any training: the floor to beat.")
+        bool,
+        typer.Option(
+            "--random-init", help="Add the network before any training: the floor to beat."
+        ),
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder of the report (default: ROOT/runs/bias).")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the report (default: ROOT/runs/bias).")
+    ] = None,
 ) -> None:
-    """Measure how much encoders and classifiers lean on the background: parts of clips exchanged, frames reordered."""
+    """Measure how much encoders and classifiers lean on the background: parts of clips exchanged,
+    frames reordered.
+    """
     from train import bias as report
     from train.activate import short_names
     from train.bias_picture import draw_bars, draw_clips
@@ -75,13 +104,17 @@ def bias(
     title = f"{Path(config.test_store).name}, {reports[0].videos} videos"
     _print(f"{title}; means and their 95 % intervals", reports, columns)
     draw_bars(folder / "bias.png", reports, columns, title=f"{title}; bars with 95 % intervals")
-    draw_clips(folder / "variants.png", report.open_scene(config).variants(config, crop=reports[0].crop))
+    draw_clips(
+        folder / "variants.png", report.open_scene(config).variants(config, crop=reports[0].crop)
+    )
     for name in ("bias.png", "variants.png", "bias.json"):
         print(folder / name)
 
 
 def _print(title: str, reports: "Sequence[BiasReport]", columns: list[str]) -> None:
-    """One table: a row for each figure, a column for each checkpoint; below it, what is missing and why."""
+    """One table: a row for each figure, a column for each checkpoint; below it, what is missing and
+    why.
+    """
     from rich.table import Column, Table
 
     from train.bias_picture import MEASURES, chance_of, figure_name, panels
@@ -92,7 +125,9 @@ def _print(title: str, reports: "Sequence[BiasReport]", columns: list[str]) -> N
             chance = chance_of(reports, figure)
             cells = [_cell(report.figures.get(figure)) for report in reports]
             first = MEASURES[measure] if number == 0 else ""
-            table.add_row(first, figure_name(figure), "" if chance is None else f"{chance:.1f}", *cells)
+            table.add_row(
+                first, figure_name(figure), "" if chance is None else f"{chance:.1f}", *cells
+            )
         table.add_section()
     output().print(table)
     for measure, lack in reports[0].left_out.items():

@@ -1,4 +1,5 @@
-"""The measures of the bias report: from what an encoder makes of each variant to the part of each video in a figure.
+"""The measures of the bias report: from what an encoder makes of each variant to the part of each
+video in a figure.
 
 Shapes: V test videos, G training videos, E excluded, P variants, D feature dim, K classes.
 """
@@ -17,13 +18,16 @@ from train.linear import choose_weight_decay, fit_probe
 
 NEIGHBOURS = 20  # that vote, as in `fame evaluate knn`
 
-# Of each figure: the part of every video in it, and its value under guessing (None where guessing means nothing).
+# Of each figure: the part of every video in it, and its value under guessing (None where guessing
+# means nothing).
 Parts = dict[str, tuple[Float[Tensor, " v"], float | None]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What an encoder makes of every variant of every test video; ``partner_V`` lent what is swapped."""
+    """What an encoder makes of every variant of every test video; ``partner_V`` lent what is
+    swapped.
+    """
 
     feature_VPD: Float[Tensor, "v p d"]
     label_V: Int[Tensor, " v"]
@@ -36,10 +40,11 @@ class Seen:
 
 
 def knn_parts(seen: Seen, train: VideoFeatures | None) -> Parts:
-    """Is the class of each variant told by its nearest neighbours among the original training videos?
+    """Is the class of each variant told by its nearest neighbours among the original training
+    videos?
 
-    Without training videos they are the other original test videos, less the partner: a query never meets a video
-    whose pixels it shows.
+    Without training videos they are the other original test videos, less the partner: a query never
+    meets a video whose pixels it shows.
     """
     if train is None:
         gallery_GD, label_G = seen.of("original"), seen.label_V
@@ -62,13 +67,21 @@ def knn_parts(seen: Seen, train: VideoFeatures | None) -> Parts:
     return {f"knn/{variant}": (_percent(told(variant)), 100 / seen.classes) for variant in VARIANTS}
 
 
-def linear_parts(seen: Seen, train: VideoFeatures, *, weight_decay: float | None, seed: int) -> Parts:
+def linear_parts(
+    seen: Seen, train: VideoFeatures, *, weight_decay: float | None, seed: int
+) -> Parts:
     """Is the class of each variant told by a linear probe of the original training videos?"""
     if weight_decay is None:
         weight_decay = choose_weight_decay(
-            train.feature_VD, train.label_V, num_classes=seen.classes, seed=seed, names=train.class_names
+            train.feature_VD,
+            train.label_V,
+            num_classes=seen.classes,
+            seed=seed,
+            names=train.class_names,
         )
-    probe = fit_probe(train.feature_VD, train.label_V, num_classes=seen.classes, weight_decay=weight_decay)
+    probe = fit_probe(
+        train.feature_VD, train.label_V, num_classes=seen.classes, weight_decay=weight_decay
+    )
     return {
         f"linear/{variant}": (
             _percent(probe.scores(seen.of(variant)).argmax(1) == seen.label_V),
@@ -79,9 +92,11 @@ def linear_parts(seen: Seen, train: VideoFeatures, *, weight_decay: float | None
 
 
 def cosine_parts(seen: Seen) -> Parts:
-    """How like itself a video remains with another background and with another foreground, and which changes it less.
+    """How like itself a video remains with another background and with another foreground, and
+    which changes it less.
 
-    The background wins where a video is more like itself with another foreground than with another background.
+    The background wins where a video is more like itself with another foreground than with another
+    background.
     """
     original_VD = seen.of("original")
     like_own_V, like_place_V = (
@@ -96,10 +111,14 @@ def cosine_parts(seen: Seen) -> Parts:
 
 
 def merged_parts(seen: Seen) -> Parts:
-    """Whom is a foreground on a lent background taken for, among all original videos but its own?"""
+    """Whom is a foreground on a lent background taken for, among all original videos but its
+    own?
+    """
     lender_V, others = seen.partner_V, len(seen.label_V) - 1
     own_V1 = torch.arange(len(lender_V))[:, None]
-    near_V = nearest_neighbour(seen.of("background swapped"), seen.of("original"), excluded_QE=own_V1)
+    near_V = nearest_neighbour(
+        seen.of("background swapped"), seen.of("original"), excluded_QE=own_V1
+    )
     near_label_V, size_V = seen.label_V[near_V], _count_same(seen.label_V).double()
     return {
         "merged/lender": (_percent(near_V == lender_V), 100 / others),
@@ -107,7 +126,10 @@ def merged_parts(seen: Seen) -> Parts:
             _percent(near_label_V == seen.label_V[lender_V]),
             100 * float(size_V[lender_V].mean()) / others,
         ),
-        "merged/own class": (_percent(near_label_V == seen.label_V), 100 * float(size_V.mean() - 1) / others),
+        "merged/own class": (
+            _percent(near_label_V == seen.label_V),
+            100 * float(size_V.mean() - 1) / others,
+        ),
     }
 
 
@@ -125,8 +147,14 @@ def neighbour_parts(seen: Seen, background_V: Int[Tensor, " v"]) -> Parts:
 
     return {
         "neighbour/background": (_percent(place_V), guess(same_place_V - 1)),
-        "neighbour/background not class": (_percent(place_V & ~class_V), guess(same_place_V - same_both_V)),
-        "neighbour/class not background": (_percent(class_V & ~place_V), guess(same_class_V - same_both_V)),
+        "neighbour/background not class": (
+            _percent(place_V & ~class_V),
+            guess(same_place_V - same_both_V),
+        ),
+        "neighbour/class not background": (
+            _percent(class_V & ~place_V),
+            guess(same_class_V - same_both_V),
+        ),
     }
 
 
@@ -140,7 +168,10 @@ def classifier_parts(log_VPK: Float[Tensor, "v p k"], label_V: Int[Tensor, " v"]
     by_variant = dict(zip(VARIANTS, right_VP.unbind(1), strict=True))
     contrasted_V = by_variant["background swapped"] & ~by_variant["frame repeated"]
     return {
-        **{f"classifier/{variant}": (_percent(right_V), 100 * guess) for variant, right_V in by_variant.items()},
+        **{
+            f"classifier/{variant}": (_percent(right_V), 100 * guess)
+            for variant, right_V in by_variant.items()
+        },
         "classifier/contrasted": (_percent(contrasted_V), 100 * guess * (1 - guess)),
     }
 

@@ -1,4 +1,5 @@
-"""The bias report for the eye: what its figures are called, bars with intervals, and the clips that were shown.
+"""The bias report for the eye: what its figures are called, bars with intervals, and the clips that
+were shown.
 
 Shapes: P variants, T frames, S crop size.
 """
@@ -41,7 +42,8 @@ NAMES = {
     "background not class": "same background, other class ↓",
     "class not background": "same class, other background ↑",
 }
-# Okabe and Ito's colours, told apart by colour-blind readers; the hatching tells them apart in grey.
+# Okabe and Ito's colours, told apart by colour-blind readers; the hatching tells them apart in
+# grey.
 _LOOKS = (
     ("#BBBBBB", ""),
     ("#0072B2", ""),
@@ -71,8 +73,12 @@ def figure_name(figure: str) -> str:
     return NAMES.get(name, name)
 
 
-def draw_bars(path: Path, reports: Sequence[BiasReport], columns: Sequence[str], *, title: str) -> None:
-    """Draw every figure of every report as a bar with its interval, as a PNG; ``columns`` names the reports."""
+def draw_bars(
+    path: Path, reports: Sequence[BiasReport], columns: Sequence[str], *, title: str
+) -> None:
+    """Draw every figure of every report as a bar with its interval, as a PNG; ``columns`` names the
+    reports.
+    """
     shown = panels(reports)
     wide = [measure for measure in shown if measure in ("knn", "linear", "classifier")]
     narrow = [measure for measure in shown if measure not in wide]
@@ -86,27 +92,62 @@ def draw_bars(path: Path, reports: Sequence[BiasReport], columns: Sequence[str],
         axes.set_title(MEASURES[measure], fontsize=9.5, loc="left")
         _bars(axes, reports, columns, shown[measure])
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=9, frameon=False)
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=min(4, len(labels)),
+        fontsize=9,
+        frameon=False,
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 
 
-def _bars(axes: Axes, reports: Sequence[BiasReport], columns: Sequence[str], shown: Sequence[str]) -> None:
+def _bars(
+    axes: Axes, reports: Sequence[BiasReport], columns: Sequence[str], shown: Sequence[str]
+) -> None:
     breadth = 0.8 / len(reports)
     for number, (report, column) in enumerate(zip(reports, columns, strict=True)):
         colour, hatch = _LOOKS[number % len(_LOOKS)]
         offset = (number - (len(reports) - 1) / 2) * breadth
-        there = [(place + offset, report.figures[name]) for place, name in enumerate(shown) if name in report.figures]
+        there = [
+            (place + offset, report.figures[name])
+            for place, name in enumerate(shown)
+            if name in report.figures
+        ]
         places, values = [place for place, _ in there], [figure.value for _, figure in there]
         reach = [[f.value - f.low for _, f in there], [f.high - f.value for _, f in there]]
         axes.bar(
-            places, values, 0.92 * breadth, color=colour, hatch=hatch, edgecolor="0.15", linewidth=0.6, label=column
+            places,
+            values,
+            0.92 * breadth,
+            color=colour,
+            hatch=hatch,
+            edgecolor="0.15",
+            linewidth=0.6,
+            label=column,
         )
-        axes.errorbar(places, values, np.clip(reach, 0, None), fmt="none", ecolor="0.1", elinewidth=1, capsize=2)
+        axes.errorbar(
+            places,
+            values,
+            np.clip(reach, 0, None),
+            fmt="none",
+            ecolor="0.1",
+            elinewidth=1,
+            capsize=2,
+        )
     for place, name in enumerate(shown):
         if (chance := chance_of(reports, name)) is not None:
             label = "guessing" if place == 0 else None
-            axes.plot([place - 0.45, place + 0.45], [chance, chance], "--", color="black", linewidth=1.3, label=label)
+            axes.plot(
+                [place - 0.45, place + 0.45],
+                [chance, chance],
+                "--",
+                color="black",
+                linewidth=1.3,
+                label=label,
+            )
     axes.set_xticks(range(len(shown)), [_lines(figure_name(name)) for name in shown], fontsize=8)
     axes.set_xlim(-0.55, len(shown) - 0.45)
     axes.spines[["top", "right"]].set_visible(False)
@@ -115,14 +156,19 @@ def _bars(axes: Axes, reports: Sequence[BiasReport], columns: Sequence[str], sho
 
 
 def draw_clips(path: Path, clips: VariantClips, *, videos: int = 4) -> None:
-    """Draw what is shown of a few videos, two moments of each, one column for each variant, as a PNG."""
+    """Draw what is shown of a few videos, two moments of each, one column for each variant, as a
+    PNG.
+    """
     rows: list[list[np.ndarray]] = []
     for position in np.linspace(0, len(clips) - 1, min(videos, len(clips))).round().astype(int):
         clip_PTSS3 = clips[int(position)][0].numpy()
         frames, side = clip_PTSS3.shape[1:3]
         scale = -(-_SHEET_PANEL // side)
         moments_PSS3 = (clip_PTSS3[:, frames // 4], clip_PTSS3[:, 3 * frames // 4])
-        rows += [[image.repeat(scale, 0).repeat(scale, 1) for image in moment_PSS3] for moment_PSS3 in moments_PSS3]
+        rows += [
+            [image.repeat(scale, 0).repeat(scale, 1) for image in moment_PSS3]
+            for moment_PSS3 in moments_PSS3
+        ]
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(tile(rows, VARIANTS)).save(path, "PNG")
 

@@ -18,7 +18,9 @@ class CheckpointError(ValueError):
 
 
 def save(path: Path, contents: dict[str, Any]) -> None:
-    """Write ``contents`` (tensors, plain values) so that ``path`` holds the old or the new file, whatever happens."""
+    """Write ``contents`` (tensors, plain values) so that ``path`` holds the old or the new file,
+    whatever happens.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
@@ -40,11 +42,17 @@ def load(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path}: refused, it holds more than tensors and plain values") from error
+        raise CheckpointError(
+            f"{path}: refused, it holds more than tensors and plain values"
+        ) from error
     except (RuntimeError, EOFError, BadZipFile, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: truncated or damaged, it cannot be read as a checkpoint") from error
+        raise CheckpointError(
+            f"{path}: truncated or damaged, it cannot be read as a checkpoint"
+        ) from error
     if not isinstance(contents, dict) or contents.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: not a checkpoint of format {FORMAT!r}; runs resume only from their own")
+        raise CheckpointError(
+            f"{path}: not a checkpoint of format {FORMAT!r}; runs resume only from their own"
+        )
     missing = [key for key in _KEYS if key not in contents]
     if missing:
         raise CheckpointError(f"{path}: the checkpoint lacks {', '.join(missing)}")

@@ -1,7 +1,9 @@
-"""What a run is: frozen values, checked when they are made, that say everything a training run depends on.
+"""What a run is: frozen values, checked when they are made, that say everything a training run
+depends on.
 
-A config is plain data: :meth:`TrainingConfig.to_dict` is written beside every run and inside every checkpoint, and
-:func:`from_dict` reads it back. A field that does not exist is an error that names the nearest one that does.
+A config is plain data: :meth:`TrainingConfig.to_dict` is written beside every run and inside every
+checkpoint, and :func:`from_dict` reads it back. A field that does not exist is an error that names
+the nearest one that does.
 """
 
 import dataclasses
@@ -21,12 +23,14 @@ def _number(default: Any, *, low: float, high: float | None = None, above: bool 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """What pretraining and fine-tuning have in common: network, optimiser, precision, loading, bookkeeping.
+    """What pretraining and fine-tuning have in common: network, optimiser, precision, loading,
+    bookkeeping.
 
-    ``batch`` is the total over all processes; ``accumulate`` splits each process's share into that many parts, run one
-    after the other. ``width`` scales the channels of I3D. ``bn_group`` is the number of clips whose statistics a batch
-    norm uses (None: all clips that a process sees at once). ``lr_update`` says whether the learning rate moves every
-    step or every epoch. ``checkpoint_every`` counts epochs, ``log_every`` steps; ``save_seconds`` is the longest time
+    ``batch`` is the total over all processes; ``accumulate`` splits each process's share into that
+    many parts, run one after the other. ``width`` scales the channels of I3D. ``bn_group`` is the
+    number of clips whose statistics a batch norm uses (None: all clips that a process sees at
+    once). ``lr_update`` says whether the learning rate moves every step or every epoch.
+    ``checkpoint_every`` counts epochs, ``log_every`` steps; ``save_seconds`` is the longest time
     that a killed run can lose.
     """
 
@@ -69,7 +73,10 @@ class TrainingConfig:
         if self.batch % self.accumulate:
             raise ValueError(f"accumulate must divide batch {self.batch}, got {self.accumulate}")
         if self.schedule == "steps" and not self.milestones:
-            raise ValueError("schedule 'steps' needs milestones (epochs at which the rate falls tenfold), got none")
+            raise ValueError(
+                "schedule 'steps' needs milestones (epochs at which the rate falls "
+                "tenfold), got none"
+            )
 
     @property
     def encoder_options(self) -> dict[str, Any]:
@@ -78,10 +85,15 @@ class TrainingConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values: what JSON and a weights-only checkpoint can hold."""
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(self).items()}
+        return {
+            key: list(v) if isinstance(v, tuple) else v
+            for key, v in dataclasses.asdict(self).items()
+        }
 
     def override(self, settings: Iterable[str]) -> Self:
-        """This config with ``key=value`` settings applied, values parsed by the field's type (``none`` for None)."""
+        """This config with ``key=value`` settings applied, values parsed by the field's type
+        (``none`` for None).
+        """
         hints = get_type_hints(type(self))
         changes: dict[str, Any] = {}
         for setting in settings:
@@ -95,17 +107,20 @@ class TrainingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(TrainingConfig):
-    """A run of momentum contrast with foreground-background merging; the defaults are the reference's on K400.
+    """A run of momentum contrast with foreground-background merging; the defaults are the
+    reference's on K400.
 
-    Clips: random resized ``crop`` of an area of ``min_area``..1, flip, then grey, jitter and blur with these
-    probabilities. Merging: the top ``beta`` of the ``mask`` of a clip stays, the rest comes from another video
-    (``background="inter"``), from the other clip of the same video (``"intra"``), or nothing is merged (``"none"``);
-    ``views`` says whether one or both views are merged, ``merge_group`` how many clips exchange backgrounds (None:
-    all that a process sees), ``sources`` whether a clip may draw its own (``"permutation"``, as in the reference),
-    ``hue`` which colours ``mask="online"`` sees. Contrast: ``queue`` keys of ``dim`` numbers, ``temperature``, a key
-    encoder moving by ``ema`` (``ema_schedule="cosine"`` raises it to 1); the keys of view 2 enter the queue
-    ``"between"`` the two directions as in the reference, or ``"after"`` both. Every ``knn_every`` epochs (0: never) the
-    features are scored on a labelled store by ``knn_k`` neighbours.
+    Clips: random resized ``crop`` of an area of ``min_area``..1, flip, then grey, jitter and blur
+    with these probabilities. Merging: the top ``beta`` of the ``mask`` of a clip stays, the rest
+    comes from another video (``background="inter"``), from the other clip of the same video
+    (``"intra"``), or nothing is merged (``"none"``); ``views`` says whether one or both views are
+    merged, ``merge_group`` how many clips exchange backgrounds (None: all that a process sees),
+    ``sources`` whether a clip may draw its own (``"permutation"``, as in the reference), ``hue``
+    which colours ``mask="online"`` sees. Contrast: ``queue`` keys of ``dim`` numbers,
+    ``temperature``, a key encoder moving by ``ema`` (``ema_schedule="cosine"`` raises it to 1); the
+    keys of view 2 enter the queue ``"between"`` the two directions as in the reference, or
+    ``"after"`` both. Every ``knn_every`` epochs (0: never) the features are scored on a labelled
+    store by ``knn_k`` neighbours.
     """
 
     crop: int = _number(224, low=8)
@@ -147,13 +162,16 @@ class PretrainConfig(TrainingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig(TrainingConfig):
-    """A run of supervised fine-tuning; the defaults are the reference's on UCF101 (published there: 88.6 from K400).
+    """A run of supervised fine-tuning; the defaults are the reference's on UCF101 (published there:
+    88.6 from K400).
 
-    One random clip of every video an epoch: random resized ``crop`` of an area of ``min_area``..1 and flip, then grey,
-    jitter and blur with these probabilities (the reference blurs in pretraining only). ``dropout`` comes before the
-    classifier. ``select`` says whose weights are the result: those of the ``"last"`` epoch; the best on a part of the
-    training videos (``val_share`` of each class, never trained on), ``"validation"``; or the best on the test videos
-    themselves, ``"test"``, as the reference reports. The latter two look every ``select_every`` epochs.
+    One random clip of every video an epoch: random resized ``crop`` of an area of ``min_area``..1
+    and flip, then grey, jitter and blur with these probabilities (the reference blurs in
+    pretraining only). ``dropout`` comes before the classifier. ``select`` says whose weights are
+    the result: those of the ``"last"`` epoch; the best on a part of the training videos
+    (``val_share`` of each class, never trained on), ``"validation"``; or the best on the test
+    videos themselves, ``"test"``, as the reference reports. The latter two look every
+    ``select_every`` epochs.
     """
 
     epochs: int = _number(150, low=1)
@@ -176,7 +194,9 @@ class FinetuneConfig(TrainingConfig):
 
 
 def from_dict(kind: type[C], data: Mapping[str, Any]) -> C:
-    """Read a config of ``kind``; raises ``ValueError`` for an unknown field or a value that is not allowed."""
+    """Read a config of ``kind``; raises ``ValueError`` for an unknown field or a value that is not
+    allowed.
+    """
     hints = get_type_hints(kind)
     for key in data:
         _known(kind, key)
@@ -201,7 +221,9 @@ def _check(entry: dataclasses.Field[Any], hint: Any, value: Any) -> None:
     hint = _without_none(hint)
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
-            raise ValueError(f"{entry.name} must be one of {', '.join(get_args(hint))}, got {value!r}")
+            raise ValueError(
+                f"{entry.name} must be one of {', '.join(get_args(hint))}, got {value!r}"
+            )
         return
     if get_origin(hint) is tuple:
         if not isinstance(value, tuple) or not all(type(v) is int and v > 0 for v in value):
@@ -216,11 +238,14 @@ def _check(entry: dataclasses.Field[Any], hint: Any, value: Any) -> None:
 
 def _check_range(entry: dataclasses.Field[Any], value: float) -> None:
     low, high, above = (entry.metadata[key] for key in ("low", "high", "above"))
-    inside = (value > low if above else value >= low) and (value <= high if high is not None else value < float("inf"))
+    inside = (value > low if above else value >= low) and (
+        value <= high if high is not None else value < float("inf")
+    )
     if not inside:
         bound = f"above {low}" if above else f"at least {low}"
         raise ValueError(
-            f"{entry.name} must be {bound}{f' and at most {high}' if high is not None else ''}, got {value!r}"
+            f"{entry.name} must be "
+            f"{bound}{f' and at most {high}' if high is not None else ''}, got {value!r}"
         )
 
 
@@ -245,5 +270,9 @@ def _parse(key: str, hint: Any, text: str) -> Any:
             return tuple(int(part) for part in text.split(",") if part)
         return kind(text)
     except (ValueError, KeyError):
-        name = getattr(kind, "__name__", "numbers separated by commas") if get_origin(kind) is None else "a,b,c"
+        name = (
+            getattr(kind, "__name__", "numbers separated by commas")
+            if get_origin(kind) is None
+            else "a,b,c"
+        )
         raise ValueError(f"{key} takes a value of type {name}, got {text!r}") from None

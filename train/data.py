@@ -1,10 +1,13 @@
-"""Streaming pairs of clips from clip stores: what is trained on when is a pure function of (seed, step).
+"""Streaming pairs of clips from clip stores: what is trained on when is a pure function of (seed,
+step).
 
-Workers only read and decode. A batch sampler hands them addresses (epoch, position in the epoch's order); its whole
-state is the number of the next step, so resuming costs nothing and is exact. The rows of a step are the same for any
-number of workers and processes: process r of W takes the r-th of W equal runs of rows.
+Workers only read and decode. A batch sampler hands them addresses (epoch, position in the epoch's
+order); its whole state is the number of the next step, so resuming costs nothing and is exact. The
+rows of a step are the same for any number of workers and processes: process r of W takes the r-th
+of W equal runs of rows.
 
-Shapes: B batch, T frames, H W height/width, h w size of a foreground map, S samples (videos with a valid clip).
+Shapes: B batch, T frames, H W height/width, h w size of a foreground map, S samples (videos with a
+valid clip).
 """
 
 import multiprocessing
@@ -29,8 +32,8 @@ PART = 8  # most pairs that one worker decodes at a time: it bounds what prefetc
 class Pairs(NamedTuple):
     """Two clips of each of B videos, as stored; ``score`` is empty where no maps are read.
 
-    ``sample`` addresses the draws of augmentation. ``skipped`` counts videos that could not be read and whose place the
-    next video of the order took; ``error`` says what stopped a worker.
+    ``sample`` addresses the draws of augmentation. ``skipped`` counts videos that could not be read
+    and whose place the next video of the order took; ``error`` says what stopped a worker.
     """
 
     clip_B2THWC: Tensor
@@ -43,14 +46,16 @@ class Pairs(NamedTuple):
 class PairDataset(Dataset[Pairs]):
     """The videos of one or several stores that have a valid clip, as pairs of clips by address.
 
-    A video's two clips are distinct and drawn anew each epoch. Where a video has a single valid clip slot the pair is
-    that clip twice, as in the reference: the two crops still differ. Raises ``ValueError`` for stores that do not fit
-    each other or have nothing to train on.
+    A video's two clips are distinct and drawn anew each epoch. Where a video has a single valid
+    clip slot the pair is that clip twice, as in the reference: the two crops still differ. Raises
+    ``ValueError`` for stores that do not fit each other or have nothing to train on.
     """
 
     views = 2  # clips of each video
 
-    def __init__(self, stores: Sequence[ClipStore], *, seed: int, maps: bool, on_corrupt: str = "stop") -> None:
+    def __init__(
+        self, stores: Sequence[ClipStore], *, seed: int, maps: bool, on_corrupt: str = "stop"
+    ) -> None:
         _check_stores(stores, maps=maps)
         self.stores, self.seed, self.maps, self.on_corrupt = list(stores), seed, maps, on_corrupt
         videos: list[tuple[int, int]] = []
@@ -71,14 +76,18 @@ class PairDataset(Dataset[Pairs]):
     def __getitems__(self, addresses: Sequence[Address]) -> Pairs:
         """Decode a part of a batch into memory allotted once."""
         spec, count = self.stores[0].spec, len(addresses)
-        clips = torch.empty((count, self.views, spec.frames, spec.height, spec.width, 3), dtype=torch.uint8)
+        clips = torch.empty(
+            (count, self.views, spec.frames, spec.height, spec.width, 3), dtype=torch.uint8
+        )
         map_shape = (spec.foreground_height, spec.foreground_width) if self.maps else (0, 0)
         maps = torch.empty((count, self.views, *map_shape), dtype=torch.uint8)
         samples = torch.empty(count, dtype=torch.int64)
         skipped = 0
         try:
             for row, (epoch, position) in enumerate(addresses):
-                sample, missed = self._read_readable(epoch, position, clips[row].numpy(), maps[row].numpy())
+                sample, missed = self._read_readable(
+                    epoch, position, clips[row].numpy(), maps[row].numpy()
+                )
                 samples[row] = sample
                 skipped += missed
         except CorruptChunk as error:
@@ -96,11 +105,17 @@ class PairDataset(Dataset[Pairs]):
         valid = [index for index in store.clips_of(int(video)) if store.valid_N[index]]
         if len(valid) == 1:
             return valid[0], valid[0]
-        first, second = numpy_generator(self.seed, epoch, sample, "clips").choice(valid, 2, replace=False)
+        first, second = numpy_generator(self.seed, epoch, sample, "clips").choice(
+            valid, 2, replace=False
+        )
         return int(first), int(second)
 
-    def _read_readable(self, epoch: int, position: int, clips: np.ndarray, maps: np.ndarray) -> tuple[int, int]:
-        """Read the sample at ``position``; under ``on_corrupt="skip"`` the next that can be read. (sample, skipped)."""
+    def _read_readable(
+        self, epoch: int, position: int, clips: np.ndarray, maps: np.ndarray
+    ) -> tuple[int, int]:
+        """Read the sample at ``position``; under ``on_corrupt="skip"`` the next that can be read.
+        (sample, skipped).
+        """
         order = self.order(epoch)
         for missed in range(len(order)):
             sample = int(order[(position + missed) % len(order)])
@@ -122,10 +137,20 @@ class PairDataset(Dataset[Pairs]):
 
 
 class StepSampler(Sampler[list[Address]]):
-    """Addresses of this process's rows, in parts, from step ``start`` to step ``stop`` across epochs."""
+    """Addresses of this process's rows, in parts, from step ``start`` to step ``stop`` across
+    epochs.
+    """
 
     def __init__(
-        self, *, samples: int, batch: int, start: int, stop: int, part: int, rank: int = 0, world: int = 1
+        self,
+        *,
+        samples: int,
+        batch: int,
+        start: int,
+        stop: int,
+        part: int,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self.steps_per_epoch = steps_per_epoch(samples=samples, batch=batch)
         self.batch, self.start, self.stop, self.part = batch, start, stop, part
@@ -143,9 +168,13 @@ class StepSampler(Sampler[list[Address]]):
 
 
 def steps_per_epoch(*, samples: int, batch: int) -> int:
-    """Whole batches in an epoch; the rest of the order sits this epoch out. ``ValueError`` where there is none."""
+    """Whole batches in an epoch; the rest of the order sits this epoch out. ``ValueError`` where
+    there is none.
+    """
     if batch > samples:
-        raise ValueError(f"batch {batch} is larger than the data: {samples} videos; set batch={samples} or less")
+        raise ValueError(
+            f"batch {batch} is larger than the data: {samples} videos; set batch={samples} or less"
+        )
     return samples // batch
 
 
@@ -164,22 +193,32 @@ def stream(
     rank: int = 0,
     world: int = 1,
 ) -> Iterator[Pairs]:
-    """The batches of this process for steps ``start``..``stop``, on ``device``. Raises what stopped a worker."""
+    """The batches of this process for steps ``start``..``stop``, on ``device``. Raises what stopped
+    a worker.
+    """
     share = config.batch // world
     part = part_size(share)
     sampler = StepSampler(
-        samples=len(dataset), batch=config.batch, start=start, stop=stop, part=part, rank=rank, world=world
+        samples=len(dataset),
+        batch=config.batch,
+        start=start,
+        stop=stop,
+        part=part,
+        rank=rank,
+        world=world,
     )
     parts = iter(_loader(dataset, sampler, config, pin=device.type == "cuda"))
     for _ in range(start, stop):
         yield _join([_to(next(parts), device) for _ in range(share // part)])
 
 
-def _loader(dataset: PairDataset, sampler: StepSampler, config: TrainingConfig, *, pin: bool) -> DataLoader[Pairs]:
+def _loader(
+    dataset: PairDataset, sampler: StepSampler, config: TrainingConfig, *, pin: bool
+) -> DataLoader[Pairs]:
     workers: dict[str, Any] = {}
     if config.workers:
-        # Forked children of a process with threads (OpenMP, CUDA) may deadlock. The server that forks instead has none,
-        # and has done the imports.
+        # Forked children of a process with threads (OpenMP, CUDA) may deadlock. The server that
+        # forks instead has none, and has done the imports.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
         workers = {"multiprocessing_context": context, "prefetch_factor": config.prefetch}
@@ -190,7 +229,9 @@ def _loader(dataset: PairDataset, sampler: StepSampler, config: TrainingConfig, 
         collate_fn=_as_it_is,
         pin_memory=pin,
         worker_init_fn=_start_worker,
-        generator=torch.Generator().manual_seed(config.seed),  # else every loader draws from the global generator
+        generator=torch.Generator().manual_seed(
+            config.seed
+        ),  # else every loader draws from the global generator
         **workers,
     )
 
@@ -200,7 +241,9 @@ def _as_it_is(pairs: Any) -> Pairs:
 
 
 def _start_worker(number: int) -> None:
-    """Leave signals to the main process, which still wants the batches on their way, and use one core."""
+    """Leave signals to the main process, which still wants the batches on their way, and use one
+    core.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
@@ -232,12 +275,22 @@ def _order(seed: int, epoch: int, samples: int) -> np.ndarray:
 def _check_stores(stores: Sequence[ClipStore], *, maps: bool) -> None:
     if not stores:
         raise ValueError("no store was given to train on")
-    shape = ("frames", "height", "width", *(("foreground_height", "foreground_width") if maps else ()))
+    shape = (
+        "frames",
+        "height",
+        "width",
+        *(("foreground_height", "foreground_width") if maps else ()),
+    )
     first = stores[0]
     for store in stores:
         if maps and store.spec.foreground == "none":
-            raise ValueError(f"{store.path}: the store has no foreground maps; use mask=online, or make it with maps")
+            raise ValueError(
+                f"{store.path}: the store has no foreground maps; use mask=online, or "
+                "make it with maps"
+            )
         for name in shape:
             mine, other = getattr(first.spec, name), getattr(store.spec, name)
             if mine != other:
-                raise ValueError(f"{store.path}: {name} is {other}, but {mine} in {first.path}: they do not mix")
+                raise ValueError(
+                    f"{store.path}: {name} is {other}, but {mine} in {first.path}: they do not mix"
+                )

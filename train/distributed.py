@@ -1,8 +1,9 @@
-"""What training asks of other processes, through torch.distributed: started by torchrun or Ray, absent otherwise.
+"""What training asks of other processes, through torch.distributed: started by torchrun or Ray,
+absent otherwise.
 
-Gradients are averaged in one reduction after the backward: I3D has 51 MB of them, a few milliseconds on any
-interconnect meant for training, and nothing hooks into autograd, so accumulation, compilation and checkpointing need no
-exceptions.
+Gradients are averaged in one reduction after the backward: I3D has 51 MB of them, a few
+milliseconds on any interconnect meant for training, and nothing hooks into autograd, so
+accumulation, compilation and checkpointing need no exceptions.
 
 Shapes: B rows of this process, G rows of all processes.
 """
@@ -47,7 +48,9 @@ class Group(Alone):
         return rows
 
     def exchange(self, row_B: Tensor, wanted_G: Tensor) -> Tensor:
-        """Send each process the rows it wants and no others: rank d wants the d-th share of ``wanted_G``."""
+        """Send each process the rows it wants and no others: rank d wants the d-th share of
+        ``wanted_G``.
+        """
         size = len(row_B)
         owner_G = wanted_G // size
         wanted_by = wanted_G.view(self.world, size)
@@ -65,7 +68,9 @@ class Group(Alone):
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         dist.all_reduce(flat)
         flat /= self.world
-        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        for tensor, part in zip(
+            tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True
+        ):
             tensor.copy_(part.view_as(tensor))
 
     def any(self, flag: bool) -> bool:
@@ -80,7 +85,9 @@ class Group(Alone):
 
 
 def choose_device(wanted: str) -> torch.device:
-    """``auto`` is this process's GPU where there is one. ``ValueError`` for a device that is not there."""
+    """``auto`` is this process's GPU where there is one. ``ValueError`` for a device that is not
+    there.
+    """
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is cuda, but torch sees no CUDA device; set device=cpu")
     if wanted == "cpu" or not torch.cuda.is_available():
@@ -90,7 +97,9 @@ def choose_device(wanted: str) -> torch.device:
 
 @contextmanager
 def process_group(device: torch.device) -> Generator[Alone]:
-    """Join the group that torchrun's variables (RANK, WORLD_SIZE ...) or a launcher announce; alone without either."""
+    """Join the group that torchrun's variables (RANK, WORLD_SIZE ...) or a launcher announce; alone
+    without either.
+    """
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if dist.is_initialized():  # a launcher did it and will undo it
@@ -112,11 +121,15 @@ def share_of(batch: int, *, world: int, groups: dict[str, int | None], accumulat
         raise ValueError(f"batch {batch} cannot be dealt to {world} processes: choose a multiple")
     share = batch // world
     if share % accumulate:
-        raise ValueError(f"accumulate {accumulate} does not divide a process's share of {share} clips")
+        raise ValueError(
+            f"accumulate {accumulate} does not divide a process's share of {share} clips"
+        )
     for name, group in groups.items():
         whole = share // accumulate if name == "bn_group" else share
         if group is not None and whole % group:
-            raise ValueError(f"{name} {group} does not divide the {whole} clips that a process sees at once")
+            raise ValueError(
+                f"{name} {group} does not divide the {whole} clips that a process sees at once"
+            )
     return share
 
 

@@ -1,7 +1,8 @@
-"""What a frozen encoder knows about a labelled dataset: nearest neighbours, retrieval and a linear probe.
+"""What a frozen encoder knows about a labelled dataset: nearest neighbours, retrieval and a linear
+probe.
 
-A measure takes the features of a training and of a test store and returns figures in percent. :func:`evaluate` runs
-one measure for several checkpoints, so that they stand in one table.
+A measure takes the features of a training and of a test store and returns figures in percent.
+:func:`evaluate` runs one measure for several checkpoints, so that they stand in one table.
 
 Shapes: V videos, D feature dim.
 """
@@ -16,7 +17,13 @@ from typing import Any
 import torch
 
 from fame.clipstore import ClipStore, StorePath
-from fame.metrics import confusion_matrix, knn_scores, per_class_accuracy, retrieval_recall, topk_accuracy
+from fame.metrics import (
+    confusion_matrix,
+    knn_scores,
+    per_class_accuracy,
+    retrieval_recall,
+    topk_accuracy,
+)
 from fame.weights import Encoder, load
 from train.distributed import choose_device
 from train.features import (
@@ -41,9 +48,10 @@ Measure = Callable[[VideoFeatures, VideoFeatures], Figures]
 class EncodingConfig:
     """How videos are encoded.
 
-    ``crop`` in pixels (None: what the encoder was trained on, else the smaller side of the frames); ``batch`` clips at
-    a time; ``workers`` processes decode; features are kept under ``cache``; ``random_init`` adds the same network
-    before any training, the floor that pretraining has to beat.
+    ``crop`` in pixels (None: what the encoder was trained on, else the smaller side of the frames);
+    ``batch`` clips at a time; ``workers`` processes decode; features are kept under ``cache``;
+    ``random_init`` adds the same network before any training, the floor that pretraining has to
+    beat.
     """
 
     cache: Path
@@ -72,7 +80,9 @@ class EvaluationConfig(EncodingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The figures of one encoder, in percent. ``checkpoint`` is its path, or says that it was never trained."""
+    """The figures of one encoder, in percent. ``checkpoint`` is its path, or says that it was never
+    trained.
+    """
 
     checkpoint: str
     figures: Figures
@@ -87,8 +97,9 @@ def evaluate(
 ) -> list[Evaluation]:
     """Run one measure for every checkpoint on the same two stores.
 
-    ``watch(what, clips)`` opens a context whose value is told how many clips were encoded. Raises ``ValueError`` for
-    stores that do not compare (no labels, other classes, no valid clip) and for checkpoints without an encoder.
+    ``watch(what, clips)`` opens a context whose value is told how many clips were encoded. Raises
+    ``ValueError`` for stores that do not compare (no labels, other classes, no valid clip) and for
+    checkpoints without an encoder.
     """
     train, test = ClipStore.open(config.train_store), ClipStore.open(config.test_store)
     check_comparable(train, test)
@@ -103,7 +114,8 @@ def evaluate(
 def named_encoders(
     checkpoints: Sequence[Path], *, device: torch.device, random_init: bool
 ) -> Iterator[tuple[str, Encoder]]:
-    """The encoder of each checkpoint under its path; with ``random_init`` each new network before any training first.
+    """The encoder of each checkpoint under its path; with ``random_init`` each new network before
+    any training first.
 
     The untrained network has no head. Raises ``ValueError`` for a checkpoint without an encoder.
     """
@@ -118,8 +130,12 @@ def named_encoders(
         yield str(path), encoder
 
 
-def knn(train: VideoFeatures, test: VideoFeatures, *, k: int = 20, temperature: float = 0.07) -> Figures:
-    """Accuracy of the votes of the ``k`` nearest training videos; fewer vote where there are fewer."""
+def knn(
+    train: VideoFeatures, test: VideoFeatures, *, k: int = 20, temperature: float = 0.07
+) -> Figures:
+    """Accuracy of the votes of the ``k`` nearest training videos; fewer vote where there are
+    fewer.
+    """
     classes = len(train.class_names)
     score_VC = knn_scores(
         test.feature_VD,
@@ -132,14 +148,20 @@ def knn(train: VideoFeatures, test: VideoFeatures, *, k: int = 20, temperature: 
     return _accuracies(score_VC, test)
 
 
-def linear(train: VideoFeatures, test: VideoFeatures, *, weight_decay: float | None = None, seed: int = 0) -> Figures:
-    """Accuracy of a logistic regression; its weight decay is chosen on held-out training videos unless given."""
+def linear(
+    train: VideoFeatures, test: VideoFeatures, *, weight_decay: float | None = None, seed: int = 0
+) -> Figures:
+    """Accuracy of a logistic regression; its weight decay is chosen on held-out training videos
+    unless given.
+    """
     classes = len(train.class_names)
     if weight_decay is None:
         weight_decay = choose_weight_decay(
             train.feature_VD, train.label_V, num_classes=classes, seed=seed, names=train.class_names
         )
-    probe = fit_probe(train.feature_VD, train.label_V, num_classes=classes, weight_decay=weight_decay)
+    probe = fit_probe(
+        train.feature_VD, train.label_V, num_classes=classes, weight_decay=weight_decay
+    )
     return {**_accuracies(probe.scores(test.feature_VD), test), "weight decay": weight_decay}
 
 
@@ -148,27 +170,40 @@ def retrieval(train: VideoFeatures, test: VideoFeatures, *, centre: bool = False
 
     ``centre`` first subtracts from each set its own mean, as the reference does.
     """
-    recalls = retrieval_recall(test.feature_VD, test.label_V, train.feature_VD, train.label_V, ks=RANKS, centre=centre)
+    recalls = retrieval_recall(
+        test.feature_VD, test.label_V, train.feature_VD, train.label_V, ks=RANKS, centre=centre
+    )
     return {f"R@{rank}": 100 * recall for rank, recall in recalls.items()}
 
 
 def check_comparable(train: ClipStore, test: ClipStore) -> None:
-    """Raise ``ValueError`` unless both stores are labelled with the same classes in the same order."""
+    """Raise ``ValueError`` unless both stores are labelled with the same classes in the same
+    order.
+    """
     for store in (train, test):
         check_labelled(store)
-    check_same_classes(str(train.path), train.header.class_names, str(test.path), test.header.class_names)
+    check_same_classes(
+        str(train.path), train.header.class_names, str(test.path), test.header.class_names
+    )
 
 
 def store_features(
     encoder: Encoder, name: str, store: ClipStore, config: EncodingConfig, watch: Watch
 ) -> VideoFeatures:
-    """The features of a store, from the cache where they are there; ``name`` is what a person sees being encoded."""
+    """The features of a store, from the cache where they are there; ``name`` is what a person sees
+    being encoded.
+    """
     crop = crop_for(encoder, store, config.crop)
 
     def encode() -> VideoFeatures:
         with watch(f"{name} on {Path(store.path).name}", int(store.valid_N.sum())) as on_clips:
             return extract_features(
-                encoder, store, crop=crop, batch=config.batch, workers=config.workers, on_clips=on_clips
+                encoder,
+                store,
+                crop=crop,
+                batch=config.batch,
+                workers=config.workers,
+                on_clips=on_clips,
             )
 
     return cached_features(encoder, store, crop=crop, cache=config.cache, extract=encode)
@@ -184,6 +219,8 @@ def write_evaluations(path: Path, rows: Sequence[Evaluation], **settings: Any) -
 def _accuracies(score_VC: torch.Tensor, test: VideoFeatures) -> Figures:
     """Top-1, top-5 (where there are more than 5 classes) and the mean over classes, in percent."""
     classes = score_VC.shape[1]
-    tops = {f"top-{k}": 100 * topk_accuracy(score_VC, test.label_V, k=k) for k in (1, 5) if k < classes}
+    tops = {
+        f"top-{k}": 100 * topk_accuracy(score_VC, test.label_V, k=k) for k in (1, 5) if k < classes
+    }
     matrix_CC = confusion_matrix(score_VC.argmax(1), test.label_V, classes=classes)
     return {**tops, "mean class": 100 * float(per_class_accuracy(matrix_CC).nanmean())}

@@ -1,7 +1,7 @@
 """Features of every video of a clip store under a frozen encoder, computed once and cached.
 
-Shapes: V videos, N clips, B batch, P crops of a clip, T frames, H W height/width, S crop size, C channels,
-D feature dim.
+Shapes: V videos, N clips, B batch, P crops of a clip, T frames, H W height/width, S crop size, C
+channels, D feature dim.
 """
 
 import hashlib
@@ -50,19 +50,25 @@ class VideoFeatures:
 
 
 class SquareClips(Dataset[tuple[Tensor, int]]):
-    """The valid clips of a store in order, cut to squares of ``crop`` pixels: (clip_PTSS3 uint8, video number).
+    """The valid clips of a store in order, cut to squares of ``crop`` pixels: (clip_PTSS3 uint8,
+    video number).
 
-    ``crops`` as of :func:`square_crops`; ``videos`` leaves out all others. ``ValueError`` where nothing is left, or
-    the frames are smaller than the crop.
+    ``crops`` as of :func:`square_crops`; ``videos`` leaves out all others. ``ValueError`` where
+    nothing is left, or the frames are smaller than the crop.
     """
 
-    def __init__(self, store: ClipStore, *, crop: int, crops: int = 1, videos: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, store: ClipStore, *, crop: int, crops: int = 1, videos: Sequence[int] | None = None
+    ) -> None:
         if crop > min(store.spec.height, store.spec.width):
             raise ValueError(
-                f"crop {crop} is larger than the {store.spec.height}x{store.spec.width} frames of {store.path}"
+                f"crop {crop} is larger than the "
+                f"{store.spec.height}x{store.spec.width} frames of {store.path}"
             )
         self._store, self._crop, self._crops = store, crop, crops
-        wanted_N = store.valid_N if videos is None else store.valid_N & np.isin(store.video_N, videos)
+        wanted_N = (
+            store.valid_N if videos is None else store.valid_N & np.isin(store.video_N, videos)
+        )
         self._clips = np.flatnonzero(wanted_N)
         if not len(self._clips):
             raise ValueError(f"{store.path}: no clip of any video is valid")
@@ -72,20 +78,28 @@ class SquareClips(Dataset[tuple[Tensor, int]]):
         return len(self._clips)
 
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
-        """Decode one clip; raises :class:`~fame.clipstore.CorruptChunk` where its bytes are damaged."""
+        """Decode one clip; raises :class:`~fame.clipstore.CorruptChunk` where its bytes are
+        damaged.
+        """
         index = int(self._clips[position])
         squares_PTSS3 = square_crops(self._store.clip(index), self._crop, count=self._crops)
         return torch.from_numpy(squares_PTSS3), int(self._store.video_N[index])
 
-    def batches(self, size: int, *, workers: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        """All clips in batches on ``device``: (clip_BPTSS3, video_B on the CPU), decoded by ``workers`` processes."""
+    def batches(
+        self, size: int, *, workers: int, device: torch.device
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """All clips in batches on ``device``: (clip_BPTSS3, video_B on the CPU), decoded by
+        ``workers`` processes.
+        """
         loader = DataLoader(
             self,
             batch_size=size,
             num_workers=workers,
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # else the loader draws from the global one
-            multiprocessing_context="forkserver" if workers else None,  # a process with threads must not fork
+            multiprocessing_context="forkserver"
+            if workers
+            else None,  # a process with threads must not fork
         )
         for clip_BPTSS3, video_B in loader:
             yield clip_BPTSS3.to(device, non_blocking=True), video_B
@@ -97,19 +111,26 @@ def check_labelled(store: ClipStore) -> None:
         raise ValueError(f"{store.path}: {missing} of its videos have no label")
 
 
-def check_same_classes(ours: str, our_names: Sequence[str], theirs: str, their_names: Sequence[str]) -> None:
-    """``ValueError`` that names the first difference, unless two things know the same classes in the same order."""
+def check_same_classes(
+    ours: str, our_names: Sequence[str], theirs: str, their_names: Sequence[str]
+) -> None:
+    """``ValueError`` that names the first difference, unless two things know the same classes in
+    the same order.
+    """
     for number, (our, their) in enumerate(zip(our_names, their_names, strict=False)):
         if our != their:
             raise ValueError(
-                f"class {number} is {our!r} in {ours} but {their!r} in {theirs}: make both from one class list"
+                f"class {number} is {our!r} in {ours} but {their!r} in {theirs}: make "
+                "both from one class list"
             )
     if len(our_names) != len(their_names):
         raise ValueError(f"{ours} has {len(our_names)} classes but {theirs} has {len(their_names)}")
 
 
 def crop_for(encoder: Encoder, store: ClipStore, asked: int | None) -> int:
-    """The crop asked for, else the one that the encoder was trained on as far as the frames reach."""
+    """The crop asked for, else the one that the encoder was trained on as far as the frames
+    reach.
+    """
     smaller = min(store.spec.height, store.spec.width)
     return asked or min(encoder.card.config.get("crop", smaller), smaller)
 
@@ -120,8 +141,12 @@ def middle_clip(store: ClipStore, video: int) -> int:
     return valid[len(valid) // 2]
 
 
-def square_crops(clip_THWC: UInt8[np.ndarray, "t h w 3"], crop: int, *, count: int) -> UInt8[np.ndarray, "p t s s 3"]:
-    """``count`` squares of ``crop`` pixels, evenly spaced along the longer side (1: the centre): a contiguous copy."""
+def square_crops(
+    clip_THWC: UInt8[np.ndarray, "t h w 3"], crop: int, *, count: int
+) -> UInt8[np.ndarray, "p t s s 3"]:
+    """``count`` squares of ``crop`` pixels, evenly spaced along the longer side (1: the centre): a
+    contiguous copy.
+    """
     spare_H, spare_W = clip_THWC.shape[1] - crop, clip_THWC.shape[2] - crop
     across = [place / (count - 1) if count > 1 else 0.5 for place in range(count)]
     places = [(spare_H // 2, int(spare_W * share)) for share in across]
@@ -144,7 +169,8 @@ def extract_features(
     workers: int = 0,
     on_clips: Callable[[int], None] = lambda count: None,
 ) -> VideoFeatures:
-    """Encode all valid clips of ``store`` and average them per video (10-clip features of the paper's retrieval).
+    """Encode all valid clips of ``store`` and average them per video (10-clip features of the
+    paper's retrieval).
 
     ``on_clips(count)`` is called after each batch. The encoder runs where its weights are.
     """
@@ -174,25 +200,38 @@ def mean_over_clips(
     device: torch.device,
     on_clips: Callable[[int], None] = lambda count: None,
 ) -> tuple[Float[Tensor, "v p d"], Int[Tensor, " v"]]:
-    """What ``encode`` says of each square, averaged over the clips of a video, and the videos' numbers (ascending)."""
+    """What ``encode`` says of each square, averaged over the clips of a video, and the videos'
+    numbers (ascending).
+    """
     sums: dict[int, Tensor] = {}
     counts: Counter[int] = Counter()
     for clip_BPTSS3, video_B in clips.batches(batch, workers=workers, device=device):
-        said_BPD = encode(clip_BPTSS3.flatten(0, 1)).double().cpu().unflatten(0, clip_BPTSS3.shape[:2])
+        said_BPD = (
+            encode(clip_BPTSS3.flatten(0, 1)).double().cpu().unflatten(0, clip_BPTSS3.shape[:2])
+        )
         for video, said_PD in zip(video_B.tolist(), said_BPD, strict=True):
             sums[video] = sums[video] + said_PD if video in sums else said_PD
             counts[video] += 1
         on_clips(len(video_B))
     videos = sorted(sums)
-    return torch.stack([sums[video] / counts[video] for video in videos]).float(), torch.tensor(videos)
+    return torch.stack([sums[video] / counts[video] for video in videos]).float(), torch.tensor(
+        videos
+    )
 
 
 def cached_features(
-    encoder: Encoder, store: ClipStore, *, crop: int, cache: Path, extract: Callable[[], VideoFeatures]
+    encoder: Encoder,
+    store: ClipStore,
+    *,
+    crop: int,
+    cache: Path,
+    extract: Callable[[], VideoFeatures],
 ) -> VideoFeatures:
-    """Features from ``cache`` if these weights met this store before, else ``extract()``, kept for the next time.
+    """Features from ``cache`` if these weights met this store before, else ``extract()``, kept for
+    the next time.
 
-    The key covers the network's weights, the store's content and the crop; a damaged cache file is made again.
+    The key covers the network's weights, the store's content and the crop; a damaged cache file is
+    made again.
     """
     path = cache / f"{_key(encoder, store, crop)}.safetensors"
     try:

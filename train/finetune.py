@@ -1,6 +1,8 @@
-"""Fine-tuning: a pretrained encoder (or an untrained one) and a classifier, trained together on labelled videos.
+"""Fine-tuning: a pretrained encoder (or an untrained one) and a classifier, trained together on
+labelled videos.
 
-Shapes: B clips of this process, C channels, T frames, S crop size, D feature dim, K classes, V videos.
+Shapes: B clips of this process, C channels, T frames, S crop size, D feature dim, K classes, V
+videos.
 """
 
 import dataclasses
@@ -37,7 +39,9 @@ SELECTED = "selected.pt"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FinetuneResult:
-    """How the run ended and, where it finished and this is the first process, the test's figures in percent."""
+    """How the run ended and, where it finished and this is the first process, the test's figures in
+    percent.
+    """
 
     run: RunResult
     selection: str
@@ -55,13 +59,15 @@ def finetune(
     crops: int = 1,
     watch: Watch = unwatched,
 ) -> FinetuneResult:
-    """Train into ``run_dir`` (see :func:`train.loop.train` for how it stops and resumes), then test.
+    """Train into ``run_dir`` (see :func:`train.loop.train` for how it stops and resumes), then
+    test.
 
-    The test shows every clip of a test video, ``crops`` squares of each; ``report.json`` and ``confusion.png`` in the
-    run folder hold what came out. With ``config.select`` other than ``"last"`` the selected weights are in
-    ``checkpoints/selected.pt``. Without ``weights`` everything is trained from scratch; with them ``config`` names
-    their network (:func:`configured` sees to it). Raises ``ValueError`` (one clear line) for stores, configs and
-    checkpoints that do not fit.
+    The test shows every clip of a test video, ``crops`` squares of each; ``report.json`` and
+    ``confusion.png`` in the run folder hold what came out. With ``config.select`` other than
+    ``"last"`` the selected weights are in ``checkpoints/selected.pt``. Without ``weights``
+    everything is trained from scratch; with them ``config`` names their network (:func:`configured`
+    sees to it). Raises ``ValueError`` (one clear line) for stores, configs and checkpoints that do
+    not fit.
     """
     device = choose_device(config.device)
     with process_group(device) as peers:
@@ -83,20 +89,28 @@ def finetune(
         if peers.rank == 0:
             origin = str(weights.path) if weights else "none"
             _report(task, run_dir, scores, selection=selection, pretrained=origin, crops=crops)
-        return FinetuneResult(run=run, selection=selection, figures=scores.figures if peers.rank == 0 else None)
+        return FinetuneResult(
+            run=run, selection=selection, figures=scores.figures if peers.rank == 0 else None
+        )
 
 
-def configured(weights: Weights | None, given: Mapping[str, Any], settings: Sequence[str]) -> FinetuneConfig:
-    """The reference recipe with what was ``given`` and the ``key=value`` settings, for the network of ``weights``.
+def configured(
+    weights: Weights | None, given: Mapping[str, Any], settings: Sequence[str]
+) -> FinetuneConfig:
+    """The reference recipe with what was ``given`` and the ``key=value`` settings, for the network
+    of ``weights``.
 
-    The crop is what the weights were trained on and the milestones move with the epochs, unless named. ``ValueError``
-    for a network named beside weights, which have one.
+    The crop is what the weights were trained on and the milestones move with the epochs, unless
+    named. ``ValueError`` for a network named beside weights, which have one.
     """
     named = {*given, *(setting.partition("=")[0] for setting in settings)}
     start: dict[str, Any] = {}
     if weights:
         if clash := sorted(named & {"encoder", "width"}):
-            raise ValueError(f"{clash[0]} is for training from scratch (--pretrained none): {weights.path} has its own")
+            raise ValueError(
+                f"{clash[0]} is for training from scratch (--pretrained none): "
+                f"{weights.path} has its own"
+            )
         card = weights.card
         start = {"encoder": card.name, "width": float(card.options.get("width", 1.0))}
         start |= {key: card.config[key] for key in ("crop",) if key in card.config}
@@ -104,12 +118,16 @@ def configured(weights: Weights | None, given: Mapping[str, Any], settings: Sequ
     if "milestones" in named:
         return config
     recipe = FinetuneConfig()
-    moved = {max(1, round(milestone * config.epochs / recipe.epochs)) for milestone in recipe.milestones}
+    moved = {
+        max(1, round(milestone * config.epochs / recipe.epochs)) for milestone in recipe.milestones
+    }
     return dataclasses.replace(config, milestones=tuple(sorted(moved)))
 
 
 class FinetuneTask:
-    """One training step, its data and its state; :class:`train.loop.Task` says what each member is for."""
+    """One training step, its data and its state; :class:`train.loop.Task` says what each member is
+    for.
+    """
 
     def __init__(
         self,
@@ -126,8 +144,12 @@ class FinetuneTask:
             _check_crop(config, store)
         self.config, self.device, self.peers = config, device, peers or Alone()
         self.train_store, self.test_store = train_store, test_store
-        self.held_V = held_out_videos(train_store, config) if config.select == "validation" else None
-        self.dataset = LabelledClips(train_store, seed=config.seed, on_corrupt=config.on_corrupt, without=self.held_V)
+        self.held_V = (
+            held_out_videos(train_store, config) if config.select == "validation" else None
+        )
+        self.dataset = LabelledClips(
+            train_store, seed=config.seed, on_corrupt=config.on_corrupt, without=self.held_V
+        )
         self.steps_per_epoch = steps_per_epoch(samples=len(self.dataset), batch=config.batch)
         self.clips_per_step = config.batch
         groups = {"bn_group": config.bn_group}
@@ -144,14 +166,24 @@ class FinetuneTask:
         }
         set_precision(config)
         self.network = build_classifier(config, head, weights).to(device)
-        self._features = torch.compile(self.network.features) if config.compile else self.network.features
+        self._features = (
+            torch.compile(self.network.features) if config.compile else self.network.features
+        )
         self.optimizer = make_optimizer(config, list(self.network.parameters()))
         self.best: dict[str, Any] | None = None
 
     def batches(self, start: int, stop: int) -> Iterator[Pairs]:
         """One clip of each video, decoded by workers."""
         rank, world = self.peers.rank, self.peers.world
-        return stream(self.dataset, self.config, start=start, stop=stop, device=self.device, rank=rank, world=world)
+        return stream(
+            self.dataset,
+            self.config,
+            start=start,
+            stop=stop,
+            device=self.device,
+            rank=rank,
+            world=world,
+        )
 
     def step(self, step: int, batch: Pairs) -> Mapping[str, Tensor | float]:
         """One step of cross-entropy."""
@@ -178,30 +210,44 @@ class FinetuneTask:
         return {"loss": loss, "accuracy": right, "lr": lr, "skipped": float(batch.skipped)}
 
     def end_epoch(self, epoch: int) -> EpochEnd:
-        """Where weights are selected: judge them every k epochs and after the last, and keep the best."""
+        """Where weights are selected: judge them every k epochs and after the last, and keep the
+        best.
+        """
         config, done = self.config, epoch + 1
         if config.select == "last" or (done % config.select_every and done != config.epochs):
             return EpochEnd()
         scores = self._judge()
         accuracy = topk_accuracy(scores.score_VK, scores.label_V, k=1)
         if self.best is None or accuracy > self.best["accuracy"]:
-            weights = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
+            weights = {
+                name: value.detach().cpu().clone()
+                for name, value in self.network.state_dict().items()
+            }
             self.best = {"epoch": done, "accuracy": accuracy, "classifier": weights}
         return EpochEnd(figures={f"{config.select}_accuracy": accuracy})
 
     def select_(self) -> str:
-        """Take up the weights that are the result of the run; how they were chosen, in words for the report."""
+        """Take up the weights that are the result of the run; how they were chosen, in words for
+        the report.
+        """
         epochs = self.config.epochs
         if self.best is None:
-            return f"the weights after the last epoch, {epochs}: no test video had a part in choosing them"
+            return (
+                f"the weights after the last epoch, {epochs}: "
+                "no test video had a part in choosing them"
+            )
         self.network.load_state_dict(self.best["classifier"])
         epoch, accuracy = self.best["epoch"], 100 * self.best["accuracy"]
         if self.config.select == "validation":
             assert self.held_V is not None
             held = f"{int(self.held_V.sum())} training videos held out for that ({accuracy:.2f} %)"
-            return f"the weights after epoch {epoch} of {epochs}, the best on {held}: no test video had a part in it"
+            return (
+                f"the weights after epoch {epoch} of {epochs}, the best on {held}: "
+                "no test video had a part in it"
+            )
         return (
-            f"the weights after epoch {epoch} of {epochs}, THE BEST ON THE TEST VIDEOS THEMSELVES, as the reference "
+            f"the weights after epoch {epoch} of {epochs}, THE BEST ON THE TEST VIDEOS "
+            "THEMSELVES, as the reference "
             "chooses: the figures are optimistic, compare them only with figures chosen so"
         )
 
@@ -215,7 +261,9 @@ class FinetuneTask:
         return self._classify(self.test_store, crops=crops, on_clips=on_clips)
 
     def state(self) -> dict[str, Any]:
-        """Network, optimiser and the best weights so far. Nothing about randomness: every draw has an address."""
+        """Network, optimiser and the best weights so far. Nothing about randomness: every draw has
+        an address.
+        """
         return {
             "classifier": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -229,17 +277,25 @@ class FinetuneTask:
         self.best = state["best"]
 
     def _kept(self, samples: list[int], epoch: int) -> Tensor:
-        """Dropout as a factor [B, D]: every sample has draws of its own, whatever its batch, part or process."""
+        """Dropout as a factor [B, D]: every sample has draws of its own, whatever its batch, part
+        or process.
+        """
         p = self.config.dropout
         draw_BD = uniforms(
-            self.network.feature_dim, seed=self.config.seed, epoch=epoch, indices=samples, purpose="dropout"
+            self.network.feature_dim,
+            seed=self.config.seed,
+            epoch=epoch,
+            indices=samples,
+            purpose="dropout",
         )
         return ((draw_BD >= p).float() / (1 - p)).to(self.device, non_blocking=True)
 
     def _loss(self, view: Tensor, keep_BD: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropy, and the share of clips that were recognised."""
         head = self.network.get_submodule("fc").eval()  # dropout was drawn above, by address
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
+        ):
             log_BK = head(self._features(view) * keep_BD)
         return F.nll_loss(log_BK.float(), label_B), (log_BK.argmax(1) == label_B).float().mean()
 
@@ -251,23 +307,40 @@ class FinetuneTask:
     def _classify(self, store: ClipStore, **options: Any) -> Scores:
         config = self.config
         self._share_statistics()
-        return classify(self.network, store, crop=config.crop, workers=config.workers, peers=self.peers, **options)
+        return classify(
+            self.network,
+            store,
+            crop=config.crop,
+            workers=config.workers,
+            peers=self.peers,
+            **options,
+        )
 
     def _share_statistics(self) -> None:
-        """Give every process the running statistics of the first, which are those that are saved."""
+        """Give every process the running statistics of the first, which are those that are
+        saved.
+        """
         if self.peers.world == 1:
             return
         own = [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
-        first = [buffer.clone() if self.peers.rank == 0 else torch.zeros_like(buffer) for buffer in own]
+        first = [
+            buffer.clone() if self.peers.rank == 0 else torch.zeros_like(buffer) for buffer in own
+        ]
         self.peers.average_(first)
         if self.peers.rank:
             for mine, theirs in zip(own, first, strict=True):
                 mine.copy_(theirs * self.peers.world)
 
 
-def build_classifier(config: FinetuneConfig, head: dict[str, Any], weights: Weights | None) -> Backbone:
-    """The network of a config with a new classifier, on the CPU; the backbone's ``weights`` are copied if given."""
-    network = build_encoder(config.encoder, head=head, options=config.encoder_options, seed=config.seed)
+def build_classifier(
+    config: FinetuneConfig, head: dict[str, Any], weights: Weights | None
+) -> Backbone:
+    """The network of a config with a new classifier, on the CPU; the backbone's ``weights`` are
+    copied if given.
+    """
+    network = build_encoder(
+        config.encoder, head=head, options=config.encoder_options, seed=config.seed
+    )
     if weights:
         weights.load_backbone_into_(network)
     set_norm_group(network, config.bn_group)
@@ -275,8 +348,12 @@ def build_classifier(config: FinetuneConfig, head: dict[str, Any], weights: Weig
     return network
 
 
-def _report(task: FinetuneTask, folder: Path, scores: Scores, *, selection: str, **about: Any) -> None:
-    """Write what came out, and the selected weights where they are not those of the last checkpoint."""
+def _report(
+    task: FinetuneTask, folder: Path, scores: Scores, *, selection: str, **about: Any
+) -> None:
+    """Write what came out, and the selected weights where they are not those of the last
+    checkpoint.
+    """
     if task.best is not None:
         contents = {
             "model": task.model,
@@ -293,4 +370,7 @@ def _report(task: FinetuneTask, folder: Path, scores: Scores, *, selection: str,
 def _check_crop(config: FinetuneConfig, store: ClipStore) -> None:
     smaller = min(store.spec.height, store.spec.width)
     if config.crop > smaller:
-        raise ValueError(f"crop {config.crop} is larger than the frames of {store.path}; set crop={smaller} or less")
+        raise ValueError(
+            f"crop {config.crop} is larger than the frames of {store.path}; set "
+            f"crop={smaller} or less"
+        )

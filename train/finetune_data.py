@@ -1,7 +1,8 @@
-"""What fine-tuning trains on: one random clip of every labelled video, cropped and coloured on its device.
+"""What fine-tuning trains on: one random clip of every labelled video, cropped and coloured on its
+device.
 
-Shapes: B clips of this process, C channels, T frames, H W height/width, S crop size, V videos of a store,
-s samples (videos trained on).
+Shapes: B clips of this process, C channels, T frames, H W height/width, S crop size, V videos of a
+store, s samples (videos trained on).
 """
 
 import numpy as np
@@ -20,13 +21,19 @@ from train.linear import hold_out
 class LabelledClips(PairDataset):
     """The videos of one store that have a valid clip, one clip of each, drawn anew every epoch.
 
-    ``without`` [V] marks videos that are left out. ``ValueError`` for a video without a class, or nothing left.
+    ``without`` [V] marks videos that are left out. ``ValueError`` for a video without a class, or
+    nothing left.
     """
 
     views = 1
 
     def __init__(
-        self, store: ClipStore, *, seed: int, on_corrupt: str = "stop", without: np.ndarray | None = None
+        self,
+        store: ClipStore,
+        *,
+        seed: int,
+        on_corrupt: str = "stop",
+        without: np.ndarray | None = None,
     ) -> None:
         super().__init__([store], seed=seed, maps=False, on_corrupt=on_corrupt)
         if without is not None:
@@ -36,12 +43,15 @@ class LabelledClips(PairDataset):
     def clips_of(self, epoch: int, sample: int) -> tuple[int, ...]:
         """The clip that a sample shows in an epoch."""
         store = self.stores[0]
-        valid = [index for index in store.clips_of(int(self.video_S2[sample, 1])) if store.valid_N[index]]
+        valid = [
+            index for index in store.clips_of(int(self.video_S2[sample, 1])) if store.valid_N[index]
+        ]
         return (int(numpy_generator(self.seed, epoch, sample, "clip").choice(valid)),)
 
 
 def held_out_videos(store: ClipStore, config: FinetuneConfig) -> np.ndarray:
-    """Bool [V]: the videos that ``select="validation"`` judges by, ``val_share`` of each class. None fails to decode.
+    """Bool [V]: the videos that ``select="validation"`` judges by, ``val_share`` of each class.
+    None fails to decode.
 
     ``ValueError`` where a class has a single video that can be shown.
     """
@@ -59,7 +69,9 @@ def held_out_videos(store: ClipStore, config: FinetuneConfig) -> np.ndarray:
 
 
 def make_view(clips: Pairs, config: FinetuneConfig, *, epoch: int, step: int) -> Tensor:
-    """One normalised view [B, 3, T, S, S] of each clip: crop, flip, grey, jitter, blur, drawn once for all frames."""
+    """One normalised view [B, 3, T, S, S] of each clip: crop, flip, grey, jitter, blur, drawn once
+    for all frames.
+    """
     indices = clips.sample_B.tolist()
     clip_BTHWC = clips.clip_B2THWC[:, 0]
     crop = draw_crop(
@@ -81,4 +93,6 @@ def make_view(clips: Pairs, config: FinetuneConfig, *, epoch: int, step: int) ->
         blur=config.blur,
     )
     order = draw_order(seed=config.seed, epoch=epoch, step=step, view=0)
-    return normalise(apply_colour(crop_clip(clip_BTHWC, crop, size=config.crop), colour, order=order))
+    return normalise(
+        apply_colour(crop_clip(clip_BTHWC, crop, size=config.crop), colour, order=order)
+    )

@@ -15,11 +15,14 @@ from train.features import centre_crop, middle_clip
 _BATCH = 16
 
 
-def knn_accuracy(network: Backbone, store: ClipStore, *, crop: int, k: int, device: torch.device) -> float:
-    """Top-1 accuracy of videos by their ``k`` nearest neighbours among the other half of the store, both ways round.
+def knn_accuracy(
+    network: Backbone, store: ClipStore, *, crop: int, k: int, device: torch.device
+) -> float:
+    """Top-1 accuracy of videos by their ``k`` nearest neighbours among the other half of the store,
+    both ways round.
 
-    One clip of each video, its middle valid one, centre crop; the halves are the even and the odd videos. A monitor of
-    training: cheaper and noisier than ``fame evaluate knn``.
+    One clip of each video, its middle valid one, centre crop; the halves are the even and the odd
+    videos. A monitor of training: cheaper and noisier than ``fame evaluate knn``.
     """
     videos = labelled_videos(store)
     label_V = torch.from_numpy(store.labels_V[videos].astype(np.int64))
@@ -43,7 +46,10 @@ def labelled_videos(store: ClipStore) -> np.ndarray:
     valid_VC = store.valid_N.reshape(store.num_videos, -1)
     videos = np.flatnonzero(valid_VC.any(1) & (store.labels_V >= 0))
     if len(videos) < 2:
-        raise ValueError(f"{store.path}: kNN needs at least 2 videos with a class and a valid clip, got {len(videos)}")
+        raise ValueError(
+            f"{store.path}: kNN needs at least 2 videos with a class and a valid clip, "
+            f"got {len(videos)}"
+        )
     return videos
 
 
@@ -56,7 +62,8 @@ def _features(
     features: list[torch.Tensor] = []
     for first in range(0, len(videos), _BATCH):
         clips = [
-            centre_crop(store.clip(middle_clip(store, int(video))), crop) for video in videos[first : first + _BATCH]
+            centre_crop(store.clip(middle_clip(store, int(video))), crop)
+            for video in videos[first : first + _BATCH]
         ]
         clip_BTHWC = torch.from_numpy(np.stack(clips)).to(device)
         features.append(network.features(encoder_input(clip_BTHWC)).float().cpu())

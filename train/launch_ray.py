@@ -1,7 +1,8 @@
-"""Training on a Ray cluster: Ray Train starts the processes and joins them; what they run is ``pretrain``/``finetune``.
+"""Training on a Ray cluster: Ray Train starts the processes and joins them; what they run is
+``pretrain``/``finetune``.
 
-Run folder and stores must be on storage that all nodes see. A worker group that fails is started again and resumes from
-the run folder's last checkpoint; nothing is reported to Ray.
+Run folder and stores must be on storage that all nodes see. A worker group that fails is started
+again and resumes from the run folder's last checkpoint; nothing is reported to Ray.
 """
 
 import json
@@ -29,7 +30,9 @@ from train.pretrain import pretrain
 
 @dataclass(frozen=True, kw_only=True)
 class RayOptions:
-    """``num_workers`` processes, each with ``cpus_per_worker`` cores, restarted up to ``max_failures`` times."""
+    """``num_workers`` processes, each with ``cpus_per_worker`` cores, restarted up to
+    ``max_failures`` times.
+    """
 
     num_workers: int = 1
     cpus_per_worker: int = 1
@@ -50,10 +53,12 @@ def pretrain_on_ray(
     options: RayOptions,
     knn_store: StorePath | None = None,
 ) -> RunResult:
-    """:func:`train.pretrain.pretrain` in ``options.num_workers`` processes of the cluster that Ray is connected to.
+    """:func:`train.pretrain.pretrain` in ``options.num_workers`` processes of the cluster that Ray
+    is connected to.
 
-    Connects to the cluster of ``RAY_ADDRESS``, or starts a local one, unless Ray is connected already. GPUs are used
-    unless ``config.device`` is cpu or the cluster has none. Raises what a worker raised.
+    Connects to the cluster of ``RAY_ADDRESS``, or starts a local one, unless Ray is connected
+    already. GPUs are used unless ``config.device`` is cpu or the cluster has none. Raises what a
+    worker raised.
     """
     run_dir = run_dir.resolve()
     arguments = {
@@ -76,7 +81,9 @@ def finetune_on_ray(
     options: RayOptions,
     crops: int = 1,
 ) -> FinetuneResult:
-    """:func:`train.finetune.finetune` as :func:`pretrain_on_ray`; every process reads the weights of ``pretrained``."""
+    """:func:`train.finetune.finetune` as :func:`pretrain_on_ray`; every process reads the weights
+    of ``pretrained``.
+    """
     run_dir = run_dir.resolve()
     arguments = {
         "config": config.to_dict(),
@@ -117,14 +124,18 @@ def _fit(
             resources_per_worker={"CPU": options.cpus_per_worker, **({"GPU": 1} if gpu else {})},
         ),
         run_config=RunConfig(
-            name="ray", storage_path=str(run_dir), failure_config=FailureConfig(max_failures=options.max_failures)
+            name="ray",
+            storage_path=str(run_dir),
+            failure_config=FailureConfig(max_failures=options.max_failures),
         ),
     )
     trainer.fit()
 
 
 def _pretrain(arguments: dict[str, Any]) -> None:
-    """One process of pretraining: Ray has joined it to the process group and shown it its own GPU."""
+    """One process of pretraining: Ray has joined it to the process group and shown it its own
+    GPU.
+    """
     config = from_dict(PretrainConfig, arguments["config"])
     _take_gpu(config)
     pretrain(
@@ -155,10 +166,14 @@ def _take_gpu(config: TrainingConfig) -> None:
 
 
 def _outcome(config: TrainingConfig, run_dir: Path) -> RunResult:
-    """How far the run came, from its last checkpoint; workers stop early only when the cluster takes them away."""
+    """How far the run came, from its last checkpoint; workers stop early only when the cluster
+    takes them away.
+    """
     last = run_dir / "checkpoints" / checkpoint.LAST
     progress = checkpoint.load(last)["progress"]
     step, total = progress["step"], progress["steps_per_epoch"] * config.epochs
     if step == total:
         return RunResult(status="finished", step=step, total=total, checkpoint=last)
-    return RunResult(status="interrupted", step=step, total=total, checkpoint=last, signal=signal.SIGTERM)
+    return RunResult(
+        status="interrupted", step=step, total=total, checkpoint=last, signal=signal.SIGTERM
+    )

@@ -1,7 +1,8 @@
 """The training loop, shared by everything that trains: resume, step, report, save, stop.
 
-A task says what a step does; the loop knows nothing of clips or losses beyond a figure called ``loss``. A run's
-position is one number, the next step; together with the task's state it is all that a checkpoint holds.
+A task says what a step does; the loop knows nothing of clips or losses beyond a figure called
+``loss``. A run's position is one number, the next step; together with the task's state it is all
+that a checkpoint holds.
 """
 
 import dataclasses
@@ -23,7 +24,8 @@ from train.config import TrainingConfig
 from train.distributed import Alone
 from train.report import DivergedError, Report, environment, write_json
 
-# A run may go on with other values of these: they change its speed or its bookkeeping, not what it computes.
+# A run may go on with other values of these: they change its speed or its bookkeeping, not what it
+# computes.
 _FREE = {
     "device", "compile", "checkpoint_activations", "workers", "prefetch", "on_corrupt", "log_every",
     "checkpoint_every", "save_seconds", "knn_every", "knn_k",
@@ -33,8 +35,8 @@ _FREE = {
 class Task(Protocol):
     """What is trained.
 
-    ``model`` is the card of the network ({"name", "options", "head"}), ``data`` names what is read (both plain values);
-    ``clips_per_step`` counts the clips of all processes.
+    ``model`` is the card of the network ({"name", "options", "head"}), ``data`` names what is read
+    (both plain values); ``clips_per_step`` counts the clips of all processes.
     """
 
     device: torch.device
@@ -53,7 +55,9 @@ class Task(Protocol):
         ...
 
     def step(self, step: int, batch: Any) -> Mapping[str, Tensor | float]:
-        """Train one step; figures, ``loss`` among them, the same names every time, without waiting for the device."""
+        """Train one step; figures, ``loss`` among them, the same names every time, without waiting
+        for the device.
+        """
         ...
 
     def end_epoch(self, epoch: int) -> "EpochEnd":
@@ -79,7 +83,9 @@ class EpochEnd:
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """How a run ended: at ``step`` of ``total``, finished or stopped by ``signal``; ``checkpoint`` is what it saved."""
+    """How a run ended: at ``step`` of ``total``, finished or stopped by ``signal``; ``checkpoint``
+    is what it saved.
+    """
 
     status: Literal["finished", "interrupted"]
     step: int
@@ -93,18 +99,28 @@ class RunResult:
         return 143 if self.signal == signal.SIGTERM else 0
 
 
-def train(task: Task, folder: Path, *, peers: Alone, resume: Literal["auto", "never"] | Path = "auto") -> RunResult:
+def train(
+    task: Task, folder: Path, *, peers: Alone, resume: Literal["auto", "never"] | Path = "auto"
+) -> RunResult:
     """Train ``task`` to its last epoch in the run folder, going on where its last checkpoint ends.
 
-    ``resume="never"`` refuses a folder with a checkpoint; a path resumes from that checkpoint. SIGINT and SIGTERM save
-    and return; a loss that is not finite raises :class:`DivergedError` and leaves the last good checkpoint in place.
+    ``resume="never"`` refuses a folder with a checkpoint; a path resumes from that checkpoint.
+    SIGINT and SIGTERM save and return; a loss that is not finite raises :class:`DivergedError` and
+    leaves the last good checkpoint in place.
     """
     last = folder / "checkpoints" / checkpoint.LAST
     step = _begin(task, folder, resume, peers)
     total = task.config.epochs * task.steps_per_epoch
     with (
         caught_signals() as caught,
-        Report(folder, first=step, total=total, clips=task.clips_per_step, peers=peers, device=task.device) as report,
+        Report(
+            folder,
+            first=step,
+            total=total,
+            clips=task.clips_per_step,
+            peers=peers,
+            device=task.device,
+        ) as report,
     ):
         if step:
             report.say(f"resumed at step {step} of {total}")
@@ -128,8 +144,13 @@ def train(task: Task, folder: Path, *, peers: Alone, resume: Literal["auto", "ne
                 _save(task, folder, step, peers)
                 saved_at, saved = time.monotonic(), step
             if stop and step < total:
-                report.say(f"stopped by {signal.Signals(stop).name}; saved at step {saved} of {total}: {last}")
-                return RunResult(status="interrupted", step=step, total=total, checkpoint=last, signal=stop)
+                report.say(
+                    f"stopped by {signal.Signals(stop).name}; saved at step {saved} of "
+                    f"{total}: {last}"
+                )
+                return RunResult(
+                    status="interrupted", step=step, total=total, checkpoint=last, signal=stop
+                )
     return RunResult(status="finished", step=step, total=total, checkpoint=last)
 
 
@@ -144,7 +165,9 @@ def caught_signals() -> Generator[list[int]]:
         caught.append(number)
 
     try:
-        before = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {
+            number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)
+        }
     except ValueError:  # not the main thread: whoever runs this thread handles signals
         yield caught
         return
@@ -159,14 +182,17 @@ def _begin(task: Task, folder: Path, resume: Literal["auto", "never"] | Path, pe
     """Load what there is to resume, write the run's papers, and return the first step."""
     last = folder / "checkpoints" / checkpoint.LAST
     if resume == "never" and last.exists():
-        raise ValueError(f"{folder}: there is a run in this folder; resume it, or choose another folder")
+        raise ValueError(
+            f"{folder}: there is a run in this folder; resume it, or choose another folder"
+        )
     source = last if resume in ("auto", "never") else Path(resume)
     step = _load(task, source) if source.exists() or source != last else 0
     if peers.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "config.json", task.config.to_dict())
         write_json(
-            folder / "environment.json", environment(task.device) | {"data": task.data, "processes": peers.world}
+            folder / "environment.json",
+            environment(task.device) | {"data": task.data, "processes": peers.world},
         )
     peers.barrier()
     return step
@@ -179,7 +205,8 @@ def _load(task: Task, path: Path) -> int:
     for key, theirs in contents["config"].items():
         if key not in _FREE and ours.get(key) != theirs:
             raise checkpoint.CheckpointError(
-                f"{path}: the run was begun with {key}={theirs!r}, not {ours.get(key)!r}; start in another folder"
+                f"{path}: the run was begun with {key}={theirs!r}, not "
+                f"{ours.get(key)!r}; start in another folder"
             )
     if contents["progress"]["data"] != task.data:
         raise checkpoint.CheckpointError(
@@ -206,7 +233,9 @@ def _save(task: Task, folder: Path, step: int, peers: Alone) -> None:
 
 
 def _stop(caught: list[int], peers: Alone, *, step: int, every: int) -> int:
-    """The signal to stop for, 0 for none; several processes agree, at most every ``every`` steps."""
+    """The signal to stop for, 0 for none; several processes agree, at most every ``every``
+    steps.
+    """
     if peers.world == 1:
         return caught[0] if caught else 0
     if step % every:
@@ -218,7 +247,11 @@ def _flush(report: Report, last: Path) -> None:
     try:
         report.flush()
     except DivergedError as error:
-        kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was saved yet"
+        kept = (
+            f"the last good checkpoint is {last}"
+            if last.exists()
+            else "no checkpoint was saved yet"
+        )
         raise DivergedError(f"{error}: stopped; {kept}. A lower lr or fp32 may help") from None
 
 

@@ -32,11 +32,12 @@ def pretrain(
     resume: Literal["auto", "never"] | Path = "auto",
     knn_store: StorePath | None = None,
 ) -> RunResult:
-    """Train on ``stores`` into ``run_dir``; see :func:`train.loop.train` for how it stops and resumes.
+    """Train on ``stores`` into ``run_dir``; see :func:`train.loop.train` for how it stops and
+    resumes.
 
-    Under torchrun or Ray every process calls this with the same arguments. ``knn_store`` is the labelled store that
-    ``config.knn_every`` asks for. Raises ``ValueError`` (one clear line) for stores, configs and checkpoints that do
-    not fit.
+    Under torchrun or Ray every process calls this with the same arguments. ``knn_store`` is the
+    labelled store that ``config.knn_every`` asks for. Raises ``ValueError`` (one clear line) for
+    stores, configs and checkpoints that do not fit.
     """
     device = choose_device(config.device)
     with process_group(device) as peers:
@@ -51,7 +52,9 @@ def pretrain(
 
 
 class PretrainTask:
-    """One training step, its data and its state; :class:`train.loop.Task` says what each member is for."""
+    """One training step, its data and its state; :class:`train.loop.Task` says what each member is
+    for.
+    """
 
     def __init__(
         self,
@@ -63,13 +66,24 @@ class PretrainTask:
         knn_store: ClipStore | None = None,
     ) -> None:
         self.config, self.device, self.peers = config, device, peers or Alone()
-        self.dataset = PairDataset(stores, seed=config.seed, maps=reads_maps(config), on_corrupt=config.on_corrupt)
+        self.dataset = PairDataset(
+            stores, seed=config.seed, maps=reads_maps(config), on_corrupt=config.on_corrupt
+        )
         self.steps_per_epoch = steps_per_epoch(samples=len(self.dataset), batch=config.batch)
         self.clips_per_step = 2 * config.batch
-        groups = {"bn_group": config.bn_group, "merge_group": config.merge_group if config.merges else None}
-        self.share = share_of(config.batch, world=self.peers.world, groups=groups, accumulate=config.accumulate)
+        groups = {
+            "bn_group": config.bn_group,
+            "merge_group": config.merge_group if config.merges else None,
+        }
+        self.share = share_of(
+            config.batch, world=self.peers.world, groups=groups, accumulate=config.accumulate
+        )
         self.data = [store_identity(store) for store in stores]
-        self.model = {"name": config.encoder, "options": config.encoder_options, "head": config.head_options}
+        self.model = {
+            "name": config.encoder,
+            "options": config.encoder_options,
+            "head": config.head_options,
+        }
         set_precision(config)
         self.moco = build_moco(config).to(device)
         self.optimizer = make_optimizer(config, list(self.moco.encoder_q.parameters()))
@@ -80,7 +94,15 @@ class PretrainTask:
     def batches(self, start: int, stop: int) -> Iterator[Pairs]:
         """Pairs of clips, decoded by workers."""
         rank, world = self.peers.rank, self.peers.world
-        return stream(self.dataset, self.config, start=start, stop=stop, device=self.device, rank=rank, world=world)
+        return stream(
+            self.dataset,
+            self.config,
+            start=start,
+            stop=stop,
+            device=self.device,
+            rank=rank,
+            world=world,
+        )
 
     def step(self, step: int, batch: Pairs) -> Mapping[str, Tensor | float]:
         """One symmetric step."""
@@ -97,7 +119,10 @@ class PretrainTask:
             view_1, view_2 = (view.to(memory_format=memory) for view in views)
         moco.update_key_encoder_(momentum)
         self.optimizer.zero_grad(set_to_none=True)
-        shuffles = [shuffle(config.batch, seed=config.seed, epoch=epoch, step=step, view=view) for view in (1, 2)]
+        shuffles = [
+            shuffle(config.batch, seed=config.seed, epoch=epoch, step=step, view=view)
+            for view in (1, 2)
+        ]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             result = moco.step(
                 view_1,
@@ -119,7 +144,9 @@ class PretrainTask:
         }
 
     def end_epoch(self, epoch: int) -> EpochEnd:
-        """A picture of the epoch's last merged clips, and every k epochs the kNN accuracy; rank 0 does the work."""
+        """A picture of the epoch's last merged clips, and every k epochs the kNN accuracy; rank 0
+        does the work.
+        """
         config = self.config
         if self.peers.rank or self._last is None:
             return EpochEnd()
@@ -133,7 +160,9 @@ class PretrainTask:
                 device=self.device,
             )
         batch, at = self._last
-        return EpochEnd(figures=figures, pictures={"merged": picture(batch, config, epoch=epoch, step=at)})
+        return EpochEnd(
+            figures=figures, pictures={"merged": picture(batch, config, epoch=epoch, step=at)}
+        )
 
     def state(self) -> dict[str, Any]:
         """Both encoders, queue, optimiser. Nothing about randomness: every draw has an address."""
@@ -164,7 +193,9 @@ def build_moco(config: PretrainConfig) -> MoCo:
         options=config.encoder_options,
         seed=config.seed,
     )
-    moco = MoCo(build, dim=config.dim, queue=config.queue, temperature=config.temperature, seed=config.seed)
+    moco = MoCo(
+        build, dim=config.dim, queue=config.queue, temperature=config.temperature, seed=config.seed
+    )
     set_norm_group(moco, config.bn_group)
     set_activation_checkpointing(moco.encoder_q, config.checkpoint_activations)
     if config.channels_last:
@@ -177,16 +208,26 @@ def build_moco(config: PretrainConfig) -> MoCo:
 
 def _check_knn(config: PretrainConfig, store: ClipStore | None) -> None:
     if bool(config.knn_every) != (store is not None):
-        raise ValueError(f"a kNN store and knn_every go together: the store is {store}, knn_every {config.knn_every}")
+        raise ValueError(
+            f"a kNN store and knn_every go together: the store is {store}, knn_every "
+            f"{config.knn_every}"
+        )
     if store is not None:
         labelled_videos(store)
 
 
 def _part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    return {key.removeprefix(name + "."): value for key, value in state.items() if key.startswith(name + ".")}
+    return {
+        key.removeprefix(name + "."): value
+        for key, value in state.items()
+        if key.startswith(name + ".")
+    }
 
 
 def store_identity(store: ClipStore) -> str:
-    """What a store must have in common with the one that a run was begun on, wherever it lies now."""
+    """What a store must have in common with the one that a run was begun on, wherever it lies
+    now.
+    """
     header, valid = store.header, int(store.valid_N.sum())
-    return f"{header.dataset}/{header.split}: {valid} of {store.num_clips} clips, recipe {store.spec.digest}"
+    clips = f"{valid} of {store.num_clips} clips"
+    return f"{header.dataset}/{header.split}: {clips}, recipe {store.spec.digest}"

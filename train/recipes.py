@@ -1,7 +1,8 @@
-"""Named recipes of pretraining: each function returns a config, its docstring says what that reproduces and costs.
+"""Named recipes of pretraining: each function returns a config, its docstring says what that
+reproduces and costs.
 
-A cost in FLOP is arithmetic (27.8 GMAC per I3D forward at 16x224x224, eight forwards per pair); measured rates are in
-``benchmarks/results``.
+A cost in FLOP is arithmetic (27.8 GMAC per I3D forward at 16x224x224, eight forwards per pair);
+measured rates are in ``benchmarks/results``.
 """
 
 import difflib
@@ -13,19 +14,26 @@ from train.config import PretrainConfig
 def reference_k400() -> PretrainConfig:
     """I3D on Kinetics-400 as the paper trained it.
 
-    Command: ``fame pretrain STORE --recipe reference-k400`` (a store of 256x340). Cost: 2.1e19 FLOP in fp32.
-    Published: UCF101 88.6 / HMDB51 61.1 after fine-tuning; retrieval R@1 on UCF101 64.6; Diving48 72.9.
+    Command: ``fame pretrain STORE --recipe reference-k400`` (a store of 256x340). Cost: 2.1e19 FLOP
+    in fp32. Published: UCF101 88.6 / HMDB51 61.1 after fine-tuning; retrieval R@1 on UCF101 64.6;
+    Diving48 72.9.
     """
     return PretrainConfig(
-        bn_group=8, merge_group=8, mask="online", sources="permutation", enqueue="between", lr_update="epoch"
+        bn_group=8,
+        merge_group=8,
+        mask="online",
+        sources="permutation",
+        enqueue="between",
+        lr_update="epoch",
     )
 
 
 def reference_ucf101() -> PretrainConfig:
     """I3D on UCF101 split 1 as the paper trained it: a queue of 2,048, the rest as on Kinetics.
 
-    Command: ``fame pretrain STORE --recipe reference-ucf101``. Cost: 8.5e17 FLOP in fp32, 200 epochs of 9,537 videos.
-    Published: UCF101 81.2 (beta 0.5; 82.0 with ``--set beta=0.3``), 75.8 with ``--set background=none``; Diving48 67.8.
+    Command: ``fame pretrain STORE --recipe reference-ucf101``. Cost: 8.5e17 FLOP in fp32, 200
+    epochs of 9,537 videos. Published: UCF101 81.2 (beta 0.5; 82.0 with ``--set beta=0.3``), 75.8
+    with ``--set background=none``; Diving48 67.8.
     """
     return PretrainConfig(
         bn_group=8,
@@ -41,8 +49,9 @@ def reference_ucf101() -> PretrainConfig:
 def r2plus1d() -> PretrainConfig:
     """R(2+1)D-18 at 112 pixels on Kinetics-400 as the paper trained it.
 
-    Command: ``fame pretrain STORE --recipe r2plus1d`` (a store of 128x170). The head of two layers computes what the
-    reference's does. Published: UCF101 84.8 / HMDB51 53.5 after fine-tuning, 72.2 / 42.2 with a linear probe.
+    Command: ``fame pretrain STORE --recipe r2plus1d`` (a store of 128x170). The head of two layers
+    computes what the reference's does. Published: UCF101 84.8 / HMDB51 53.5 after fine-tuning, 72.2
+    / 42.2 with a linear probe.
     """
     return PretrainConfig(
         encoder="r2plus1d_18",
@@ -59,9 +68,10 @@ def r2plus1d() -> PretrainConfig:
 def fame_k400() -> PretrainConfig:
     """The default: I3D on Kinetics-400 with cached flow maps and what current hardware affords.
 
-    Command: ``fame pretrain STORE``. Both views are merged, each with a background of its own; bf16, channels last,
-    compiled. The batch, its groups and the schedule are the reference's, so that results compare. Cost: 2.1e19 FLOP.
-    Published figure: none yet for this variant; compare with reference-k400.
+    Command: ``fame pretrain STORE``. Both views are merged, each with a background of its own;
+    bf16, channels last, compiled. The batch, its groups and the schedule are the reference's, so
+    that results compare. Cost: 2.1e19 FLOP. Published figure: none yet for this variant; compare
+    with reference-k400.
     """
     return PretrainConfig(
         bn_group=8,
@@ -77,9 +87,10 @@ def fame_k400() -> PretrainConfig:
 def small_cpu() -> PretrainConfig:
     """A network and a schedule with which small videos teach something in minutes of one CPU core.
 
-    Command: ``fame pretrain STORE --recipe small-cpu`` (a store of 36x48 or more, 64 videos). For demonstrations, tests
-    of a set-up and the experiments in ``benchmarks/evidence``, where a run of 500 steps takes about 3 minutes. Colours
-    are left alone: with them changed, a network of this size learns nothing in that time. Published: nothing.
+    Command: ``fame pretrain STORE --recipe small-cpu`` (a store of 36x48 or more, 64 videos). For
+    demonstrations, tests of a set-up and the experiments in ``benchmarks/evidence``, where a run of
+    500 steps takes about 3 minutes. Colours are left alone: with them changed, a network of this
+    size learns nothing in that time. Published: nothing.
     """
     return PretrainConfig(
         encoder="c3d_small",
@@ -118,5 +129,7 @@ def recipe(name: str) -> PretrainConfig:
     """The config of a named recipe; ``ValueError`` names the nearest one where there is none."""
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.0)
-        raise ValueError(f"no recipe {name!r}; did you mean {near[0]!r}? There are {', '.join(RECIPES)}")
+        raise ValueError(
+            f"no recipe {name!r}; did you mean {near[0]!r}? There are {', '.join(RECIPES)}"
+        )
     return RECIPES[name]()

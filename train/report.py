@@ -46,7 +46,9 @@ def environment(device: torch.device) -> dict[str, Any]:
         "git": _revision(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else platform.machine(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
     }
@@ -69,13 +71,30 @@ def truncate_metrics(path: Path, step: int) -> None:
 
 
 class Report:
-    """Figures of a run, kept on the device until asked for, then averaged over processes and written by rank 0.
+    """Figures of a run, kept on the device until asked for, then averaged over processes and
+    written by rank 0.
 
-    Use as a context. ``first`` and ``total`` are steps; ``clips`` the clips of a step over all processes.
+    Use as a context. ``first`` and ``total`` are steps; ``clips`` the clips of a step over all
+    processes.
     """
 
-    def __init__(self, folder: Path, *, first: int, total: int, clips: int, peers: Alone, device: torch.device) -> None:
-        self.folder, self.total, self.clips, self.peers, self.device = folder, total, clips, peers, device
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        first: int,
+        total: int,
+        clips: int,
+        peers: Alone,
+        device: torch.device,
+    ) -> None:
+        self.folder, self.total, self.clips, self.peers, self.device = (
+            folder,
+            total,
+            clips,
+            peers,
+            device,
+        )
         self._pending: list[tuple[int, dict[str, Tensor | float]]] = []
         self._since, self._waited, self._plain_at = time.monotonic(), 0.0, 0.0
         self._writes = peers.rank == 0
@@ -104,7 +123,9 @@ class Report:
         self._waited += waited
 
     def flush(self) -> None:
-        """Write the kept steps. Raises :class:`DivergedError` at the first one whose loss is not finite."""
+        """Write the kept steps. Raises :class:`DivergedError` at the first one whose loss is not
+        finite.
+        """
         if not self._pending:
             return
         lines = self._averaged()
@@ -126,7 +147,9 @@ class Report:
             self._show(lines[-1] | speed)
 
     def figures(self, step: int, figures: Mapping[str, float]) -> None:
-        """Write figures that belong to an epoch, such as a kNN score, to TensorBoard and ``epochs.jsonl``."""
+        """Write figures that belong to an epoch, such as a kNN score, to TensorBoard and
+        ``epochs.jsonl``.
+        """
         if self._writes and figures:
             with (self.folder / "epochs.jsonl").open("a") as file:
                 file.write(json.dumps({"step": step, **figures}) + "\n")
@@ -145,10 +168,13 @@ class Report:
             self._console.print(text, highlight=False, markup=False)
 
     def _averaged(self) -> list[dict[str, float]]:
-        """The kept steps as plain numbers, in one transfer from the device and one reduction over processes."""
+        """The kept steps as plain numbers, in one transfer from the device and one reduction over
+        processes.
+        """
         names = list(self._pending[0][1])
         rows = [
-            [torch.as_tensor(line[name], device=self.device).float() for name in names] for _, line in self._pending
+            [torch.as_tensor(line[name], device=self.device).float() for name in names]
+            for _, line in self._pending
         ]
         table = torch.stack([torch.stack(row) for row in rows])
         self.peers.average_([table])
@@ -169,7 +195,9 @@ class Report:
         text = f"loss {line['loss']:.4f}  {line['clips_per_second']:.1f} clips/s"
         self._bar.update(self._row, completed=done, figures=text)
         now = time.monotonic()
-        if not self._console.is_terminal and (now - self._plain_at > PLAIN_SECONDS or done == self.total):
+        if not self._console.is_terminal and (
+            now - self._plain_at > PLAIN_SECONDS or done == self.total
+        ):
             self._plain_at = now
             left = (self.total - done) * self.clips / max(line["clips_per_second"], 1e-9)
             self.say(f"step {done}/{self.total}  {text}  {left / 60:.1f} min left")
@@ -177,7 +205,11 @@ class Report:
 
 def _bar(console: Console) -> Progress:
     return Progress(
-        BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"), TimeRemainingColumn(), console=console
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}"),
+        TimeRemainingColumn(),
+        console=console,
     )
 
 
@@ -185,7 +217,8 @@ def _revision() -> str | None:
     """The commit that this code is at, or None outside a repository."""
     here = Path(__file__).resolve().parent
     try:
-        answer = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True)  # noqa: S603, S607
+        command = ["git", "-C", str(here), "rev-parse", "HEAD"]
+        answer = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
     except OSError:
         return None
     return answer.stdout.strip() or None

@@ -6,13 +6,17 @@ from train.config import PretrainConfig, TrainingConfig
 
 
 def learning_rate(config: TrainingConfig, *, step: int, steps_per_epoch: int) -> float:
-    """The rate at ``step`` (counted from 0): a linear warm-up, then cosine to 0, tenfold steps, or constant.
+    """The rate at ``step`` (counted from 0): a linear warm-up, then cosine to 0, tenfold steps, or
+    constant.
 
-    With ``lr_update="epoch"`` it is what it was at the first step of the epoch, as in the reference.
+    With ``lr_update="epoch"`` it is what it was at the first step of the epoch, as in the
+    reference.
     """
     epoch = step // steps_per_epoch if config.lr_update == "epoch" else step / steps_per_epoch
     if epoch < config.warmup_epochs:
-        share = (epoch + (1 if config.lr_update == "epoch" else 1 / steps_per_epoch)) / config.warmup_epochs
+        share = (
+            epoch + (1 if config.lr_update == "epoch" else 1 / steps_per_epoch)
+        ) / config.warmup_epochs
         return config.lr * min(1.0, share)
     if config.schedule == "cosine":
         return config.lr * 0.5 * (1 + math.cos(math.pi * epoch / config.epochs))

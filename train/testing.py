@@ -1,7 +1,9 @@
-"""The test of a classifier: every clip of a video is shown to it, and the mean of its log-probabilities decides.
+"""The test of a classifier: every clip of a video is shown to it, and the mean of its
+log-probabilities decides.
 
-Ten clips of a video and their centre crops, with a store's default recipe: the reference's test. Shapes: V videos,
-N views (crops of clips), B batch, P crops of a clip, T frames, S crop size, K classes.
+Ten clips of a video and their centre crops, with a store's default recipe: the reference's test.
+Shapes: V videos, N views (crops of clips), B batch, P crops of a clip, T frames, S crop size, K
+classes.
 """
 
 import math
@@ -22,7 +24,14 @@ from fame.normalize import encoder_input
 from fame.weights import Encoder, load
 from train import checkpoint
 from train.distributed import Alone, choose_device
-from train.features import SquareClips, Watch, check_labelled, check_same_classes, crop_for, unwatched
+from train.features import (
+    SquareClips,
+    Watch,
+    check_labelled,
+    check_same_classes,
+    crop_for,
+    unwatched,
+)
 from train.report import write_json
 from train.visualize import plot_confusion
 
@@ -33,7 +42,8 @@ Figures = dict[str, float]
 class Scores:
     """The mean log-probabilities of every video that could be shown, and its class.
 
-    ``views`` is how many views of a video were averaged at most; ``dropped`` counts videos without a valid clip.
+    ``views`` is how many views of a video were averaged at most; ``dropped`` counts videos without
+    a valid clip.
     """
 
     score_VK: Float[Tensor, "v k_classes"]
@@ -45,7 +55,9 @@ class Scores:
     @property
     def confusion(self) -> Int[Tensor, "k_classes k_classes"]:
         """How often class (row) was taken for class (column)."""
-        return confusion_matrix(self.score_VK.argmax(1), self.label_V, classes=len(self.class_names))
+        return confusion_matrix(
+            self.score_VK.argmax(1), self.label_V, classes=len(self.class_names)
+        )
 
     @property
     def per_class(self) -> dict[str, float | None]:
@@ -56,7 +68,9 @@ class Scores:
 
     @property
     def figures(self) -> Figures:
-        """Top-1, top-5 (where there are more than 5 classes) and the mean over classes, in percent."""
+        """Top-1, top-5 (where there are more than 5 classes) and the mean over classes, in
+        percent.
+        """
         ranks = [k for k in (1, 5) if k < len(self.class_names)]
         tops = {f"top-{k}": 100 * topk_accuracy(self.score_VK, self.label_V, k=k) for k in ranks}
         return {**tops, "mean class": 100 * float(per_class_accuracy(self.confusion).nanmean())}
@@ -74,10 +88,12 @@ def classify(
     peers: Alone | None = None,
     on_clips: Callable[[int], None] = lambda count: None,
 ) -> Scores:
-    """Show ``network`` (left in evaluation mode, where its weights are) all valid clips of the ``videos`` of ``store``.
+    """Show ``network`` (left in evaluation mode, where its weights are) all valid clips of the
+    ``videos`` of ``store``.
 
-    Of each clip ``crops`` squares of ``crop`` pixels. Several processes share the videos and all know the result.
-    ``on_clips(count)`` is called after each batch. Raises ``ValueError`` where no video can be shown.
+    Of each clip ``crops`` squares of ``crop`` pixels. Several processes share the videos and all
+    know the result. ``on_clips(count)`` is called after each batch. Raises ``ValueError`` where no
+    video can be shown.
     """
     peers = peers or Alone()
     device = next(network.parameters()).device
@@ -86,7 +102,9 @@ def classify(
     shown = [video for video in wanted if video in can_be_shown]
     if not shown:
         raise ValueError(f"{store.path}: no clip of any video is valid")
-    total_VK = torch.zeros(store.num_videos, len(store.header.class_names), dtype=torch.float64, device=device)
+    total_VK = torch.zeros(
+        store.num_videos, len(store.header.class_names), dtype=torch.float64, device=device
+    )
     if mine := shown[peers.rank :: peers.world]:
         clips = SquareClips(store, crop=crop, crops=crops, videos=mine)
         score_NK, video_N = _show(network.eval(), clips, batch, workers, on_clips)
@@ -129,9 +147,11 @@ def evaluate_classifiers(
     device: str = "auto",
     watch: Watch = unwatched,
 ) -> dict[Path, Figures]:
-    """Test fine-tuned checkpoints on one store; ``report.json`` and a confusion matrix of each go to folder ``out``.
+    """Test fine-tuned checkpoints on one store; ``report.json`` and a confusion matrix of each go
+    to folder ``out``.
 
-    Raises ``ValueError`` as :func:`read_classifier` does, before anything is shown to the first of them.
+    Raises ``ValueError`` as :func:`read_classifier` does, before anything is shown to the first of
+    them.
     """
     store, where = ClipStore.open(store_path), choose_device(device)
     encoders = [read_classifier(path, store, device=where) for path in checkpoints]
@@ -140,11 +160,24 @@ def evaluate_classifiers(
         with watch(f"{path} on {store_path}", int(store.valid_N.sum())) as on_clips:
             side = crop_for(encoder, store, crop)
             scores = classify(
-                encoder.network, store, crop=side, crops=crops, batch=batch, workers=workers, on_clips=on_clips
+                encoder.network,
+                store,
+                crop=side,
+                crops=crops,
+                batch=batch,
+                workers=workers,
+                on_clips=on_clips,
             )
         picture = out / ("confusion.png" if len(checkpoints) == 1 else f"confusion-{number}.png")
         plot_confusion(scores.confusion, scores.class_names, picture, title=str(path))
-        reports.append({"checkpoint": str(path), "crop": side, "confusion_picture": picture.name, **report(scores)})
+        reports.append(
+            {
+                "checkpoint": str(path),
+                "crop": side,
+                "confusion_picture": picture.name,
+                **report(scores),
+            }
+        )
     write_json(out / "report.json", {"store": str(store_path), "crops": crops, "results": reports})
     return {path: entry["figures"] for path, entry in zip(checkpoints, reports, strict=True)}
 
@@ -152,8 +185,8 @@ def evaluate_classifiers(
 def read_classifier(path: Path, store: ClipStore, *, device: torch.device) -> Encoder:
     """A fine-tuned checkpoint that can be tested on ``store``.
 
-    ``ValueError`` for a checkpoint without a classifier, of another number of classes or, where it names them, of
-    other classes, and for a store with unlabelled videos.
+    ``ValueError`` for a checkpoint without a classifier, of another number of classes or, where it
+    names them, of other classes, and for a store with unlabelled videos.
     """
     encoder = load(path, device=device)
     if not is_classifier(encoder):
@@ -169,7 +202,9 @@ def is_classifier(encoder: Encoder) -> bool:
 
 
 def check_classifier(classifier: Encoder, path: Path, store: ClipStore) -> None:
-    """``ValueError`` where the classifier loaded from ``path`` knows other classes than ``store`` has."""
+    """``ValueError`` where the classifier loaded from ``path`` knows other classes than ``store``
+    has.
+    """
     names, known = store.header.class_names, (classifier.card.head or {})["classes"]
     if known != len(names):
         raise ValueError(f"{path} tells {known} classes apart, but {store.path} has {len(names)}")
@@ -177,7 +212,9 @@ def check_classifier(classifier: Encoder, path: Path, store: ClipStore) -> None:
 
 
 def _class_names(path: Path) -> tuple[str, ...] | None:
-    """The classes that a checkpoint of this project was trained on; None in files of other origin."""
+    """The classes that a checkpoint of this project was trained on; None in files of other
+    origin.
+    """
     try:
         return tuple(checkpoint.load(path)["model"].get("class_names", ())) or None
     except checkpoint.CheckpointError:
@@ -185,7 +222,9 @@ def _class_names(path: Path) -> tuple[str, ...] | None:
 
 
 def report(scores: Scores) -> dict[str, Any]:
-    """Figures, accuracy of every class and the confusion matrix (rows: true class) as plain values."""
+    """Figures, accuracy of every class and the confusion matrix (rows: true class) as plain
+    values.
+    """
     return {
         "videos": len(scores.label_V),
         "videos_without_a_valid_clip": scores.dropped,

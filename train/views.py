@@ -1,4 +1,5 @@
-"""From stored pairs to what the encoders see: crop, merge, colour, normalise, all on the device of the pairs.
+"""From stored pairs to what the encoders see: crop, merge, colour, normalise, all on the device of
+the pairs.
 
 Shapes: B batch, C channels, T frames, H W height/width, S crop size.
 """
@@ -24,14 +25,19 @@ def reads_maps(config: PretrainConfig) -> bool:
     return config.merges and config.mask == "stored"
 
 
-def make_views(pairs: Pairs, config: PretrainConfig, *, epoch: int, step: int, rank: int = 0) -> tuple[Tensor, Tensor]:
-    """Two normalised views [B, 3, T, S, S] of each pair; the first is merged, with ``views="both"`` the second too.
+def make_views(
+    pairs: Pairs, config: PretrainConfig, *, epoch: int, step: int, rank: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Two normalised views [B, 3, T, S, S] of each pair; the first is merged, with ``views="both"``
+    the second too.
 
-    Merging comes after cropping, so that exactly ``beta`` of each crop stays, and before colour, so that foreground and
-    background are coloured alike.
+    Merging comes after cropping, so that exactly ``beta`` of each crop stays, and before colour, so
+    that foreground and background are coloured alike.
     """
     crops, scores = crop_pairs(pairs, config, epoch=epoch)
-    merged = merge_views(crops, scores, config, pairs.sample_B.tolist(), epoch=epoch, step=step, rank=rank)
+    merged = merge_views(
+        crops, scores, config, pairs.sample_B.tolist(), epoch=epoch, step=step, rank=rank
+    )
     first, second = (
         normalise(_colour(clip, config, pairs.sample_B.tolist(), epoch=epoch, step=step, view=view))
         for view, clip in enumerate(merged)
@@ -39,8 +45,12 @@ def make_views(pairs: Pairs, config: PretrainConfig, *, epoch: int, step: int, r
     return first, second
 
 
-def crop_pairs(pairs: Pairs, config: PretrainConfig, *, epoch: int) -> tuple[list[Tensor], list[Tensor]]:
-    """Crops of both views [B, 3, T, S, S] in 0..1, and of their maps [B, S, S] where maps are read."""
+def crop_pairs(
+    pairs: Pairs, config: PretrainConfig, *, epoch: int
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Crops of both views [B, 3, T, S, S] in 0..1, and of their maps [B, S, S] where maps are
+    read.
+    """
     indices = pairs.sample_B.tolist()
     frame = (pairs.clip_B2THWC.shape[3], pairs.clip_B2THWC.shape[4])
     clips: list[Tensor] = []
@@ -71,13 +81,17 @@ def merge_views(
     step: int,
     rank: int = 0,
 ) -> list[Tensor]:
-    """Paste the foreground of the first view, or of both, on other backgrounds: each view draws its own sources."""
+    """Paste the foreground of the first view, or of both, on other backgrounds: each view draws its
+    own sources.
+    """
     merged = list(clips)
     if not config.merges:
         return merged
     for view in range(2 if config.views == "both" else 1):
         score = (
-            scores[view] if config.mask == "stored" else _score(clips[view], config, indices, epoch=epoch, view=view)
+            scores[view]
+            if config.mask == "stored"
+            else _score(clips[view], config, indices, epoch=epoch, view=view)
         )
         mask = top_fraction(score, config.beta)
         merged[view] = _merge(clips, view, mask, config, epoch=epoch, step=step, rank=rank)
@@ -88,16 +102,29 @@ def merge_views(
 def picture(
     pairs: Pairs, config: PretrainConfig, *, epoch: int, step: int, rows: int = 4
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The middle frame of the first clips of a batch: crop and merged crop of view 1, then of view 2."""
+    """The middle frame of the first clips of a batch: crop and merged crop of view 1, then of view
+    2.
+    """
     crops, scores = crop_pairs(pairs, config, epoch=epoch)
     merged = merge_views(crops, scores, config, pairs.sample_B.tolist(), epoch=epoch, step=step)
-    columns = [clip[:rows, :, clip.shape[2] // 2] for view in (0, 1) for clip in (crops[view], merged[view])]
+    columns = [
+        clip[:rows, :, clip.shape[2] // 2]
+        for view in (0, 1)
+        for clip in (crops[view], merged[view])
+    ]
     sheet = torch.cat([torch.cat(list(column), 1) for column in columns], 2)
     return (sheet.permute(1, 2, 0) * 255).round().byte().cpu().numpy()
 
 
 def _merge(
-    clips: Sequence[Tensor], view: int, mask: Tensor, config: PretrainConfig, *, epoch: int, step: int, rank: int
+    clips: Sequence[Tensor],
+    view: int,
+    mask: Tensor,
+    config: PretrainConfig,
+    *,
+    epoch: int,
+    step: int,
+    rank: int,
 ) -> Tensor:
     clip = clips[view]
     if config.background == "intra":
@@ -107,12 +134,18 @@ def _merge(
     count = len(clip)
     if config.merge_group is None:
         return merge(clip, mask, draw(count, generator=draws))
-    # Drawn for the whole batch by every process, so that a clip's source does not depend on their number.
-    source = draw(config.batch, generator=draws, group=config.merge_group)[rank * count :][:count] - rank * count
+    # Drawn for the whole batch by every process, so that a clip's source does not depend on their
+    # number.
+    source = (
+        draw(config.batch, generator=draws, group=config.merge_group)[rank * count :][:count]
+        - rank * count
+    )
     return merge(clip, mask, source)
 
 
-def _score(clip: Tensor, config: PretrainConfig, indices: Sequence[int], *, epoch: int, view: int) -> Tensor:
+def _score(
+    clip: Tensor, config: PretrainConfig, indices: Sequence[int], *, epoch: int, view: int
+) -> Tensor:
     """The score of masks that are made on the crop."""
     if config.mask == "online":
         return paper_score(clip, hue=config.hue)
@@ -121,11 +154,19 @@ def _score(clip: Tensor, config: PretrainConfig, indices: Sequence[int], *, epoc
     if config.mask == "gauss":
         return gauss_score(clip)
     draws = (generator(config.seed, epoch, index, f"grid/{view}") for index in indices)
-    return torch.cat([grid_score(one, generator=draw) for one, draw in zip(clip.split(1), draws, strict=True)])
+    return torch.cat(
+        [grid_score(one, generator=draw) for one, draw in zip(clip.split(1), draws, strict=True)]
+    )
 
 
 def _colour(
-    clip: Tensor, config: PretrainConfig, indices: Sequence[int], *, epoch: int, step: int, view: int
+    clip: Tensor,
+    config: PretrainConfig,
+    indices: Sequence[int],
+    *,
+    epoch: int,
+    step: int,
+    view: int,
 ) -> Tensor:
     colour = draw_colour(
         seed=config.seed,
@@ -136,4 +177,6 @@ def _colour(
         jitter=config.jitter,
         blur=config.blur,
     )
-    return apply_colour(clip, colour, order=draw_order(seed=config.seed, epoch=epoch, step=step, view=view))
+    return apply_colour(
+        clip, colour, order=draw_order(seed=config.seed, epoch=epoch, step=step, view=view)
+    )

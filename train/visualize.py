@@ -24,15 +24,23 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 
 def plot_curves(run: Path, picture: Path) -> None:
-    """Draw loss, contrastive accuracy and feature spread over the steps of the run folder ``run`` as a PNG."""
+    """Draw loss, contrastive accuracy and feature spread over the steps of the run folder ``run``
+    as a PNG.
+    """
     lines = read_metrics(run / "metrics.jsonl")
     steps = [line["step"] for line in lines]
     figure = Figure(figsize=(12, 3.4), layout="constrained")
-    panels = (("loss", "InfoNCE loss"), ("accuracy", "queries that find their key"), ("spread", "feature spread"))
+    panels = (
+        ("loss", "InfoNCE loss"),
+        ("accuracy", "queries that find their key"),
+        ("spread", "feature spread"),
+    )
     for axes, (name, title) in zip(figure.subplots(1, 3), panels, strict=True):
         values = [line[name] for line in lines]
         axes.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=1)
-        axes.plot(steps, moving_average(values, max(1, len(values) // _SMOOTH_SHARE)), color="tab:blue")
+        axes.plot(
+            steps, moving_average(values, max(1, len(values) // _SMOOTH_SHARE)), color="tab:blue"
+        )
         axes.set(title=title, xlabel="step")
         axes.grid(alpha=0.3)
     _save(figure, picture)
@@ -45,13 +53,21 @@ def moving_average(values: list[float], width: int) -> list[float]:
 
 
 def plot_confusion(
-    matrix_KK: Int[Tensor, "k_classes k_classes"], class_names: Sequence[str], picture: Path, *, title: str = ""
+    matrix_KK: Int[Tensor, "k_classes k_classes"],
+    class_names: Sequence[str],
+    picture: Path,
+    *,
+    title: str = "",
 ) -> None:
-    """Draw a confusion matrix (row: true class, column: what it was taken for), each row as shares, as a PNG."""
+    """Draw a confusion matrix (row: true class, column: what it was taken for), each row as shares,
+    as a PNG.
+    """
     count_KK = matrix_KK.numpy()
     share_KK = count_KK / np.maximum(1, count_KK.sum(1, keepdims=True))
     classes = len(class_names)
-    side = min(24.0, max(4.5, 2.5 + 0.22 * classes, 0.6 * classes if classes <= _NUMBERED_CLASSES else 0))
+    side = min(
+        24.0, max(4.5, 2.5 + 0.22 * classes, 0.6 * classes if classes <= _NUMBERED_CLASSES else 0)
+    )
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(share_KK, vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
@@ -63,20 +79,36 @@ def plot_confusion(
     if classes <= _NUMBERED_CLASSES:
         for row, column in np.argwhere(count_KK > 0):
             colour = "white" if share_KK[row, column] > 0.5 else "black"
-            axes.text(column, row, str(count_KK[row, column]), ha="center", va="center", color=colour, fontsize=8)
+            axes.text(
+                column,
+                row,
+                str(count_KK[row, column]),
+                ha="center",
+                va="center",
+                color=colour,
+                fontsize=8,
+            )
     _save(figure, picture)
 
 
 def plot_kernels(kernels: Mapping[str, Mapping[str, np.ndarray]], picture: Path) -> None:
-    """Draw the weights of temporal kernels (checkpoint -> stage -> values) as violins: figure 3 of the paper."""
+    """Draw the weights of temporal kernels (checkpoint -> stage -> values) as violins: figure 3 of
+    the paper.
+    """
     stages = list(next(iter(kernels.values())))
-    figure = Figure(figsize=(max(6.0, 0.9 * len(stages) * len(kernels) ** 0.5), 4.2), layout="constrained")
+    figure = Figure(
+        figsize=(max(6.0, 0.9 * len(stages) * len(kernels) ** 0.5), 4.2), layout="constrained"
+    )
     axes = figure.subplots()
     breadth = 0.8 / len(kernels)
     for number, (name, by_stage) in enumerate(kernels.items()):
-        places = [stage + (number - (len(kernels) - 1) / 2) * breadth for stage in range(len(stages))]
+        places = [
+            stage + (number - (len(kernels) - 1) / 2) * breadth for stage in range(len(stages))
+        ]
         values = [by_stage[stage] for stage in stages]
-        parts = axes.violinplot(values, places, widths=0.95 * breadth, showextrema=False, showmedians=True)
+        parts = axes.violinplot(
+            values, places, widths=0.95 * breadth, showextrema=False, showmedians=True
+        )
         for body in parts["bodies"]:  # pyright: ignore[reportGeneralTypeIssues]
             body.set(facecolor=f"C{number}", alpha=0.6)
         parts["cmedians"].set(color=f"C{number}")
@@ -93,11 +125,17 @@ def _save(figure: Figure, picture: Path) -> None:
     figure.savefig(picture, dpi=100)
 
 
-def write_video(path: Path, moments: Sequence[UInt8[np.ndarray, "p q 3"]], *, frames_per_second: float = 8) -> None:
-    """Write RGB pictures of one size as an MPEG-4 video, white added to an odd side. ``OSError`` where it cannot be."""
+def write_video(
+    path: Path, moments: Sequence[UInt8[np.ndarray, "p q 3"]], *, frames_per_second: float = 8
+) -> None:
+    """Write RGB pictures of one size as an MPEG-4 video, white added to an odd side. ``OSError``
+    where it cannot be.
+    """
     height, width, _ = moments[0].shape
     even = (width + width % 2, height + height % 2)  # the codec takes no other
-    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), frames_per_second, even)
+    writer = cv2.VideoWriter(
+        str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), frames_per_second, even
+    )
     if not writer.isOpened():
         raise OSError(f"{path}: cannot be written as a video")
     for moment in moments:

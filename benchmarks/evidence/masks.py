@@ -1,8 +1,11 @@
-"""What masks of each kind keep in the controlled worlds: how much of it is the mover, how much gives the place away.
+"""What masks of each kind keep in the controlled worlds: how much of it is the mover, how much
+gives the place away.
 
-Every mask is made as a training step makes it, on the crops of the first epoch, and held against the true masks.
+Every mask is made as a training step makes it, on the crops of the first epoch, and held against
+the true masks.
 
-Run after ``run.py``: ``python benchmarks/evidence/masks.py``; results: ``../results/evidence_masks.{json,md}``.
+Run after ``run.py``: ``python benchmarks/evidence/masks.py``; results:
+``../results/evidence_masks.{json,md}``.
 """
 
 import argparse
@@ -23,14 +26,18 @@ from fame.randomness import generator
 from train.data import PairDataset
 from train.views import crop_pairs
 
-KINDS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {  # crop, flow map, true map -> score
+KINDS: dict[
+    str, Callable[[Tensor, Tensor, Tensor], Tensor]
+] = {  # crop, flow map, true map -> score
     "paper's maps": lambda clip, flow, truth: paper_score(clip, hue="reference"),
     "paper's maps, hue corrected": lambda clip, flow, truth: paper_score(clip, hue="correct"),
     "motion alone (seed)": lambda clip, flow, truth: motion_score(clip),
     "flow maps": lambda clip, flow, truth: flow,
     "true masks": lambda clip, flow, truth: truth,
     "Gaussian": lambda clip, flow, truth: gauss_score(clip),
-    "random grid": lambda clip, flow, truth: grid_score(clip, generator=generator(0, 0, 0, "masks")),
+    "random grid": lambda clip, flow, truth: grid_score(
+        clip, generator=generator(0, 0, 0, "masks")
+    ),
 }
 
 
@@ -47,7 +54,9 @@ def crops(world: Path, videos: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def kept(mask_BHW: Tensor, truth_BHW: Tensor) -> dict[str, float]:
-    """Means over clips in percent; ``truth`` is the share of time that the object covers a pixel."""
+    """Means over clips in percent; ``truth`` is the share of time that the object covers a
+    pixel.
+    """
     mask, seen = mask_BHW.float().flatten(1), truth_BHW.flatten(1)
     there = seen.sum(1) > 0  # the object is in the crop
     mask, seen = mask[there], seen[there]
@@ -61,7 +70,9 @@ def kept(mask_BHW: Tensor, truth_BHW: Tensor) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path, default=Path("data/runs/evidence"))
     parser.add_argument("--videos", type=int, default=256)
     options = parser.parse_args()
@@ -70,17 +81,21 @@ def main() -> None:
     for world in ("still", "camera"):
         clip, flow, truth = crops(options.work / world, options.videos)
         found[world] = {
-            name: kept(top_fraction(score(clip, flow, truth), BASE.beta), truth) for name, score in KINDS.items()
+            name: kept(top_fraction(score(clip, flow, truth), BASE.beta), truth)
+            for name, score in KINDS.items()
         }
     names = list(next(iter(found["still"].values())))
     lines = [f"Mean over {options.videos} clips, %; masks keep {BASE.beta:.0%} of each crop.", ""]
     lines += ["| world | mask | " + " | ".join(names) + " |", "|---" * (2 + len(names)) + "|"]
     for world, kinds in found.items():
         lines += [
-            f"| {world} | {kind} | {' | '.join(str(row[name]) for name in names)} |" for kind, row in kinds.items()
+            f"| {world} | {kind} | {' | '.join(str(row[name]) for name in names)} |"
+            for kind, row in kinds.items()
         ]
     (RESULTS / "evidence_masks.md").write_text("\n".join(lines) + "\n")
-    (RESULTS / "evidence_masks.json").write_text(json.dumps({"beta": BASE.beta, "kept": found}, indent=1) + "\n")
+    (RESULTS / "evidence_masks.json").write_text(
+        json.dumps({"beta": BASE.beta, "kept": found}, indent=1) + "\n"
+    )
     print("\n".join(lines))
 
 

@@ -1,11 +1,13 @@
-"""Does merging make an encoder look at motion? Baseline and FAME on controlled worlds, every seed of several shown.
+"""Does merging make an encoder look at motion? Baseline and FAME on controlled worlds, every seed
+of several shown.
 
-The protocol, written before the runs, is ``README.md`` beside this file. One trial is one pretraining and the bias
-report of what came out. Trials run in parallel through Ray, one a core; each keeps what it measured below ``--work``
-and goes on where it was killed, and what is there is not run again.
+The protocol, written before the runs, is ``README.md`` beside this file. One trial is one
+pretraining and the bias report of what came out. Trials run in parallel through Ray, one a core;
+each keeps what it measured below ``--work`` and goes on where it was killed, and what is there is
+not run again.
 
-Run: ``python benchmarks/evidence/run.py [EXPERIMENT ...]``; results: ``../results/evidence_EXPERIMENT.{json,md}``
-and ``docs/images/evidence_EXPERIMENT.png``.
+Run: ``python benchmarks/evidence/run.py [EXPERIMENT ...]``; results:
+``../results/evidence_EXPERIMENT.{json,md}`` and ``docs/images/evidence_EXPERIMENT.png``.
 """
 
 import argparse
@@ -37,12 +39,16 @@ RESULTS = Path(__file__).parents[1] / "results"
 PICTURES = Path(__file__).parents[2] / "docs" / "images"
 SEEDS = (1, 2, 3)
 # What every arm has in common.
-BASE = dataclasses.replace(recipe("small-cpu"), background="none", epochs=25, batch=64, device="cpu")
+BASE = dataclasses.replace(
+    recipe("small-cpu"), background="none", epochs=25, batch=64, device="cpu"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One row of a table: how it differs from the baseline, and the store whose maps it sees (``train``: flow)."""
+    """One row of a table: how it differs from the baseline, and the store whose maps it sees
+    (``train``: flow).
+    """
 
     name: str
     world: str = "still"
@@ -53,7 +59,11 @@ class Arm:
     @property
     def key(self) -> str:
         """Names its folder: arms of two experiments that are the same trial share it."""
-        parts = [self.world, self.maps, *sorted(self.settings)] if self.trained else [self.world, "untrained"]
+        parts = (
+            [self.world, self.maps, *sorted(self.settings)]
+            if self.trained
+            else [self.world, "untrained"]
+        )
         return ",".join(parts)
 
 
@@ -83,10 +93,16 @@ def longer(short: Iterable[Arm]) -> list[Arm]:
 def ablations() -> list[Arm]:
     """The rows of the paper's ablation tables, each one setting away from the paper's method."""
     paper = ("background=inter", "mask=online")
-    rows = [("background none (MoCo)", ()), ("background intra", ("background=intra", "mask=online"))]
+    rows = [
+        ("background none (MoCo)", ()),
+        ("background intra", ("background=intra", "mask=online")),
+    ]
     rows += [("background inter, beta 0.25, paper's mask", paper)]
     rows += [(f"beta {beta}", (*paper, f"beta={beta}")) for beta in (0.1, 0.5)]
-    rows += [(f"mask {mask}", ("background=inter", f"mask={mask}")) for mask in ("gauss", "seed", "grid", "stored")]
+    rows += [
+        (f"mask {mask}", ("background=inter", f"mask={mask}"))
+        for mask in ("gauss", "seed", "grid", "stored")
+    ]
     rows += [("both views", (*paper, "views=both")), ("hue corrected", (*paper, "hue=correct"))]
     return [Arm(name=name, settings=settings) for name, settings in rows]
 
@@ -117,7 +133,9 @@ def run_trial(arm: Arm, seed: int, work: Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     started = time.process_time()
     if arm.trained:
-        path = pretrain(config, stores=[world / f"{arm.maps}.zarr"], run_dir=folder / "run").checkpoint
+        path = pretrain(
+            config, stores=[world / f"{arm.maps}.zarr"], run_dir=folder / "run"
+        ).checkpoint
     else:
         path = untrained(config, folder / "untrained.pt")
     seconds = time.process_time() - started  # of the last part of a trial that was killed
@@ -133,8 +151,14 @@ def run_trial(arm: Arm, seed: int, work: Path) -> dict[str, Any]:
             device="cpu",
         ),
     )
-    report["checkpoint"] = str(path.relative_to(work))  # says where it was, and nothing of the machine
-    result = {"arm": dataclasses.asdict(arm), "seed": seed, "pretraining_cpu_seconds": round(seconds)}
+    report["checkpoint"] = str(
+        path.relative_to(work)
+    )  # says where it was, and nothing of the machine
+    result = {
+        "arm": dataclasses.asdict(arm),
+        "seed": seed,
+        "pretraining_cpu_seconds": round(seconds),
+    }
     result |= {"curve": curve(folder / "run" / "metrics.jsonl"), "report": report}
     kept.with_suffix(".partial").write_text(json.dumps(result))
     kept.with_suffix(".partial").replace(kept)
@@ -145,7 +169,9 @@ def untrained(config: PretrainConfig, path: Path) -> Path:
     """A checkpoint of the network as its seed made it."""
     model = {"name": config.encoder, "options": config.encoder_options, "head": config.head_options}
     state = {"encoder_q": build_moco(config).encoder_q.state_dict()}
-    checkpoint.save(path, {"model": model, "config": config.to_dict(), "state": state, "progress": {}})
+    checkpoint.save(
+        path, {"model": model, "config": config.to_dict(), "state": state, "progress": {}}
+    )
     return path
 
 
@@ -170,12 +196,14 @@ def sweep(chosen: Sequence[Arm], seeds: Sequence[int], work: Path, *, workers: i
     while waiting:
         (done,), waiting = ray.wait(waiting)
         figures = ray.get(done)["report"]["figures"]
-        shown = ", ".join(f"{heading} {figures[name]['value']:.1f}" for name, heading in COLUMNS.items())
+        shown = ", ".join(
+            f"{heading} {figures[name]['value']:.1f}" for name, heading in COLUMNS.items()
+        )
         print(f"{', seed '.join(map(str, names[done]))}: {shown}", flush=True)
     ray.shutdown()
 
 
-# What is shown -------------------------------------------------------------------------------------------------------
+# What is shown ------------------------------------------------------------------------------------
 
 
 def collected(chosen: Sequence[Arm], work: Path) -> dict[str, list[dict[str, Any]]]:
@@ -204,10 +232,17 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
     """A Markdown table, a row an arm, with the spread of the features at the end of training."""
     some = next(trial for trials in found.values() for trial in trials)["report"]["figures"]
     lines = ["Mean (every seed), %, on unseen backgrounds.", ""]
-    lines += [f"| | {' | '.join(COLUMNS.values())} | spread at the end |", "|---" * (2 + len(COLUMNS)) + "|"]
+    lines += [
+        f"| | {' | '.join(COLUMNS.values())} | spread at the end |",
+        "|---" * (2 + len(COLUMNS)) + "|",
+    ]
     for name, trials in found.items():
-        spreads = ", ".join(f"{trial['curve'][-1]['spread']:.2f}" for trial in trials if trial["curve"])
-        lines.append(f"| {name} | {' | '.join(cell(trials, figure) for figure in COLUMNS)} | {spreads} |")
+        spreads = ", ".join(
+            f"{trial['curve'][-1]['spread']:.2f}" for trial in trials if trial["curve"]
+        )
+        lines.append(
+            f"| {name} | {' | '.join(cell(trials, figure) for figure in COLUMNS)} | {spreads} |"
+        )
     chances = (some[figure]["chance"] for figure in COLUMNS)
     lines.append(f"| chance | {' | '.join(f'{chance:.1f}' for chance in chances)} | |")
     trials = [trial for trials in found.values() for trial in trials if trial["arm"]["trained"]]
@@ -217,14 +252,18 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
 
 def plot(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Bars of the means and a dot for every seed, a panel a column of the table."""
-    figure, panels = plt.subplots(1, len(COLUMNS), figsize=(3.2 * len(COLUMNS), 0.5 * len(found) + 1.2), sharey=True)
+    figure, panels = plt.subplots(
+        1, len(COLUMNS), figsize=(3.2 * len(COLUMNS), 0.5 * len(found) + 1.2), sharey=True
+    )
     for panel, (name, heading) in zip(panels, COLUMNS.items(), strict=True):
         for row, trials in enumerate(found.values()):
             each = values(trials, name)
             if each:
                 panel.barh(row, statistics.mean(each), color="0.8")
                 panel.plot(each, [row] * len(each), "o", color="tab:blue", markersize=4)
-        chance = next(trial for trials in found.values() for trial in trials)["report"]["figures"][name]["chance"]
+        chance = next(trial for trials in found.values() for trial in trials)["report"]["figures"][
+            name
+        ]["chance"]
         panel.axvline(chance, color="0.4", linestyle=":", linewidth=1)
         panel.set(title=heading, xlim=(0, 100), xlabel="%")
     panels[0].set_yticks(range(len(found)), list(found))
@@ -235,14 +274,20 @@ def plot(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     named = f"of {', '.join(EXPERIMENTS)}; default: all"
     parser.add_argument("experiments", nargs="*", metavar="experiment", help=named)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
-    parser.add_argument("--arms", nargs="+", metavar="name", help="run only these rows of the tables")
+    parser.add_argument(
+        "--arms", nargs="+", metavar="name", help="run only these rows of the tables"
+    )
     parser.add_argument("--workers", type=int, default=2, help="trials at a time, a core each")
     parser.add_argument("--work", type=Path, default=Path("data/runs/evidence"))
-    parser.add_argument("--table", action="store_true", help="only write the tables of what is there")
+    parser.add_argument(
+        "--table", action="store_true", help="only write the tables of what is there"
+    )
     options = parser.parse_args()
     work = options.work.resolve()
     for experiment in options.experiments or EXPERIMENTS:
@@ -253,7 +298,9 @@ def main() -> None:
         found = collected(chosen, work)
         settings = BASE.to_dict()
         result = RESULTS / f"evidence_{experiment}"
-        result.with_suffix(".json").write_text(json.dumps({"config": settings, "trials": found}, indent=1) + "\n")
+        result.with_suffix(".json").write_text(
+            json.dumps({"config": settings, "trials": found}, indent=1) + "\n"
+        )
         result.with_suffix(".md").write_text(table(found))
         plot(found, PICTURES / f"{result.name}.png")
         print(table(found))

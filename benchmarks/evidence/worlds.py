@@ -1,4 +1,5 @@
-"""The controlled worlds of the experiments, as clip stores: made once, by the offline stage, then shared by all trials.
+"""The controlled worlds of the experiments, as clip stores: made once, by the offline stage, then
+shared by all trials.
 
 Shapes: T frames, H W height and width of a video, h w size of a foreground map, C clips of a video.
 """
@@ -42,20 +43,46 @@ WORLDS = {
     "camera": replace(STILL, camera_motion=True),
     "backgrounds": replace(STILL, backgrounds=80),
 }
-RECIPE = ["--frames", "8", "--stride", "3", "--clips", "4", "--height", "36", "--width", "48", "--codec", "zstd"]
+RECIPE = [
+    "--frames",
+    "8",
+    "--stride",
+    "3",
+    "--clips",
+    "4",
+    "--height",
+    "36",
+    "--width",
+    "48",
+    "--codec",
+    "zstd",
+]
 
 
 def prepare(name: str, work: Path) -> Path:
-    """Make world ``name`` below ``work`` where it is not there yet: ``world/``, ``{train,test}.zarr``, ``truth.zarr``.
+    """Make world ``name`` below ``work`` where it is not there yet: ``world/``,
+    ``{train,test}.zarr``, ``truth.zarr``.
 
-    The stores hold flow maps; ``truth.zarr`` is the training store with the ground-truth masks as its maps.
+    The stores hold flow maps; ``truth.zarr`` is the training store with the ground-truth masks as
+    its maps.
     """
     folder = work / name
     if not (folder / "world" / "videos.csv").exists():  # written last
         write_world(WORLDS[name], folder / "world")
     for split in ("train", "test"):
         videos, listed = folder / "world" / "videos", folder / "world" / f"{split}.txt"
-        command = ["preprocess", "folder", "--name", name, "--videos", videos, "--list", listed, "--split", split]
+        command = [
+            "preprocess",
+            "folder",
+            "--name",
+            name,
+            "--videos",
+            videos,
+            "--list",
+            listed,
+            "--split",
+            split,
+        ]
         where = ["--store", folder / f"{split}.zarr", "--executor", "serial", *RECIPE]
         subprocess.run([sys.executable, "-m", "cli", *map(str, command + where)], check=True)
     with lock(folder / "truth.zarr"):
@@ -64,7 +91,9 @@ def prepare(name: str, work: Path) -> Path:
 
 
 def write_truth(source: Path, path: Path, masks: Path) -> None:
-    """Copy a store, with the share of time that the object covers each place as its foreground maps."""
+    """Copy a store, with the share of time that the object covers each place as its foreground
+    maps.
+    """
     if is_finished(path):
         return
     store = ClipStore.open(source)
@@ -91,7 +120,9 @@ def true_maps(store: ClipStore, video: int, masks: Path) -> VideoClips:
     start_C = store.start_frame_N[clips.start : clips.stop]
     maps = []
     for start in start_C:
-        seen_T = (start + spec.stride * np.arange(spec.frames)) % len(mask_THW)  # a short video is looped
+        seen_T = (start + spec.stride * np.arange(spec.frames)) % len(
+            mask_THW
+        )  # a short video is looped
         maps.append(cv2.resize(mask_THW[seen_T].mean(0), size, interpolation=cv2.INTER_AREA))
     return VideoClips(
         clips=np.stack([store.clip(clip) for clip in clips]),

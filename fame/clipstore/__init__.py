@@ -1,7 +1,8 @@
-"""The clip store: the contract between the offline stage that makes clips and the training that streams them.
+"""The clip store: the contract between the offline stage that makes clips and the training that
+streams them.
 
-Making one: ``with lock(path): create(...)``, ``write_shard`` for each of ``missing_shards``, ``finalise``. Using one:
-:class:`ClipStore`. The format is described in ``docs/store-format.md``.
+Making one: ``with lock(path): create(...)``, ``write_shard`` for each of ``missing_shards``,
+``finalise``. Using one: :class:`ClipStore`. The format is described in ``docs/store-format.md``.
 """
 
 from fame.clipstore.info import StoreInfo, store_info

@@ -1,4 +1,5 @@
-"""The whole arrays of a store: one uncompressed chunk each, closed by a CRC-32C, small enough to be held in memory.
+"""The whole arrays of a store: one uncompressed chunk each, closed by a CRC-32C, small enough to be
+held in memory.
 
 V videos, N = V x clips_per_video clips.
 """
@@ -26,7 +27,9 @@ def videos_digest(names: Sequence[str], labels: Sequence[int]) -> str:
 
 
 def check_name(name: str) -> None:
-    """Raise ``ValueError`` for a video name that is not a plain path below the source root, in UTF-8."""
+    """Raise ``ValueError`` for a video name that is not a plain path below the source root, in
+    UTF-8.
+    """
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or ".." in parts or "\0" in name or "\\" in name:
         raise ValueError(f"video name {name!r} is not a path below the source root")
@@ -37,7 +40,10 @@ def check_name(name: str) -> None:
 def check_labels(labels_V: Int32[np.ndarray, " v"], num_classes: int) -> None:
     """Raise ``ValueError`` for a label that is neither -1 (unknown) nor a class."""
     if labels_V.min() < -1 or labels_V.max() >= num_classes:
-        raise ValueError(f"labels go from {labels_V.min()} to {labels_V.max()}, but there are {num_classes} classes")
+        raise ValueError(
+            f"labels go from {labels_V.min()} to {labels_V.max()}, but there are "
+            f"{num_classes} classes"
+        )
 
 
 def encode_numbers(numbers: Int32[np.ndarray, " n"] | Bool[np.ndarray, " n"]) -> bytes:
@@ -46,7 +52,9 @@ def encode_numbers(numbers: Int32[np.ndarray, " n"] | Bool[np.ndarray, " n"]) ->
 
 
 def encode_names(names: Sequence[str]) -> bytes:
-    """The chunk of ``names`` in zarr's ``vlen-utf8``: a count, then length and UTF-8 of each, lengths as uint32."""
+    """The chunk of ``names`` in zarr's ``vlen-utf8``: a count, then length and UTF-8 of each,
+    lengths as uint32.
+    """
     parts = [_length(names)]
     for name in names:
         data = name.encode()
@@ -55,8 +63,12 @@ def encode_names(names: Sequence[str]) -> bytes:
 
 
 def read_integers(place: Place, layout: Layout, array: str) -> Int32[np.ndarray, " n"]:
-    """Read ``video``, ``label`` or ``start_frame``; raises :class:`StoreError` where it is damaged."""
-    return np.frombuffer(_open(place, layout, array, layout.num_clips * 4), "<i4").astype(np.int32, copy=False)
+    """Read ``video``, ``label`` or ``start_frame``; raises :class:`StoreError` where it is
+    damaged.
+    """
+    return np.frombuffer(_open(place, layout, array, layout.num_clips * 4), "<i4").astype(
+        np.int32, copy=False
+    )
 
 
 def read_valid(place: Place, layout: Layout) -> Bool[np.ndarray, " n"]:
@@ -68,7 +80,9 @@ def read_valid(place: Place, layout: Layout) -> Bool[np.ndarray, " n"]:
 
 
 def read_labels(place: Place, layout: Layout) -> Int32[np.ndarray, " v"]:
-    """Class of each video; raises :class:`StoreError` where the array is damaged or its clips disagree."""
+    """Class of each video; raises :class:`StoreError` where the array is damaged or its clips
+    disagree.
+    """
     label_VC = read_integers(place, layout, "label").reshape(layout.num_videos, -1)
     if (label_VC != label_VC[:, :1]).any():
         raise StoreError(f"{place}: clips of one video have different labels")
@@ -80,7 +94,9 @@ def read_labels(place: Place, layout: Layout) -> Int32[np.ndarray, " v"]:
 
 
 def read_names(place: Place, layout: Layout) -> tuple[str, ...]:
-    """Names of the videos; raises :class:`StoreError` for a damaged array and for names that leave the source root."""
+    """Names of the videos; raises :class:`StoreError` for a damaged array and for names that leave
+    the source root.
+    """
     data = _open(place, layout, "names", None)
     names: list[str] = []
     position = _LENGTH_BYTES

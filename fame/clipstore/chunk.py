@@ -1,4 +1,5 @@
-"""One clip or one map to the bytes of its zarr chunk and back: the codec, then a CRC-32C of what it gave.
+"""One clip or one map to the bytes of its zarr chunk and back: the codec, then a CRC-32C of what it
+gave.
 
 T frames, H W height and width of a frame.
 """
@@ -33,7 +34,9 @@ def crc32c(data: bytes | UInt8[np.ndarray, " bytes"]) -> bytes:
 
 
 def encode_chunk(layout: Layout, array: str, element: UInt8[np.ndarray, "..."]) -> bytes:
-    """The chunk of one element of ``clips`` or ``foreground``: byte for byte what zarr's own writer makes of it."""
+    """The chunk of one element of ``clips`` or ``foreground``: byte for byte what zarr's own writer
+    makes of it.
+    """
     element = np.ascontiguousarray(element)
     match _codec(layout, array):
         case "jpeg":
@@ -45,8 +48,12 @@ def encode_chunk(layout: Layout, array: str, element: UInt8[np.ndarray, "..."]) 
     return data + crc32c(data)
 
 
-def decode_chunk(layout: Layout, array: str, chunk: UInt8[np.ndarray, " bytes"]) -> UInt8[np.ndarray, "..."]:
-    """One element from its chunk; raises ``ValueError`` where the bytes are not what was written or lie about sizes."""
+def decode_chunk(
+    layout: Layout, array: str, chunk: UInt8[np.ndarray, " bytes"]
+) -> UInt8[np.ndarray, "..."]:
+    """One element from its chunk; raises ``ValueError`` where the bytes are not what was written or
+    lie about sizes.
+    """
     data = chunk[:-CRC_BYTES]
     if len(chunk) <= CRC_BYTES or crc32c(data) != chunk[-CRC_BYTES:].tobytes():
         raise ValueError("the checksum does not match")
@@ -56,7 +63,9 @@ def decode_chunk(layout: Layout, array: str, chunk: UInt8[np.ndarray, " bytes"])
     size_in, codec_of = (_blosc_size, _LZ4) if codec == "lz4" else (_zstd_size, _ZSTD)
     element = np.empty(shape, np.uint8)
     if size_in(data) != element.nbytes:
-        raise ValueError(f"the chunk claims to decode to {size_in(data)} bytes, not {element.nbytes}")
+        raise ValueError(
+            f"the chunk claims to decode to {size_in(data)} bytes, not {element.nbytes}"
+        )
     try:
         codec_of.decode(data, element)
     except RuntimeError as error:
@@ -65,7 +74,9 @@ def decode_chunk(layout: Layout, array: str, chunk: UInt8[np.ndarray, " bytes"])
 
 
 def max_chunk_bytes(layout: Layout, array: str) -> int:
-    """More than any chunk of this array takes: no codec here doubles its input, and a JPEG's tables are small."""
+    """More than any chunk of this array takes: no codec here doubles its input, and a JPEG's tables
+    are small.
+    """
     return 2 * math.prod(layout.element_shape(array)) + 2**16
 
 
@@ -74,7 +85,9 @@ def _codec(layout: Layout, array: str) -> str:
 
 
 def _blosc_size(data: UInt8[np.ndarray, " bytes"]) -> int:
-    """The decoded size by a blosc header; raises ``ValueError`` where the header is not of these bytes."""
+    """The decoded size by a blosc header; raises ``ValueError`` where the header is not of these
+    bytes.
+    """
     if len(data) < _BLOSC_HEADER.size:
         raise ValueError("the chunk is shorter than a blosc header")
     *_, decoded, _block, encoded = _BLOSC_HEADER.unpack(data[: _BLOSC_HEADER.size].tobytes())
@@ -84,11 +97,15 @@ def _blosc_size(data: UInt8[np.ndarray, " bytes"]) -> int:
 
 
 def _zstd_size(data: UInt8[np.ndarray, " bytes"]) -> int:
-    """The decoded size by a zstd frame header (RFC 8878, 3.1.1.1), which the decoder holds the frame to."""
+    """The decoded size by a zstd frame header (RFC 8878, 3.1.1.1), which the decoder holds the
+    frame to.
+    """
     if len(data) < _ZSTD_HEADER_BYTES or data[:4].tobytes() != _ZSTD_MAGIC:
         raise ValueError("the chunk is no zstd frame with a size")
     descriptor = int(data[4])
     single, dictionary, width = descriptor >> 5 & 1, descriptor & 3, descriptor >> 6
     size_bytes = (single, 2, 4, 8)[width]
     start = 5 + (1 - single) + (0, 1, 2, 4)[dictionary]
-    return int.from_bytes(data[start : start + size_bytes].tobytes(), "little") + (256 if size_bytes == 2 else 0)
+    return int.from_bytes(data[start : start + size_bytes].tobytes(), "little") + (
+        256 if size_bytes == 2 else 0
+    )

@@ -1,7 +1,8 @@
-"""The zarr v3 codec ``fame.tall_jpeg``, so that any zarr-python with this package installed reads a jpeg store.
+"""The zarr v3 codec ``fame.tall_jpeg``, so that any zarr-python with this package installed reads a
+jpeg store.
 
-zarr finds it through the entry point of this package. The store's own reader does not go through it: it decodes the
-same bytes with the same function, without zarr's event loop.
+zarr finds it through the entry point of this package. The store's own reader does not go through
+it: it decodes the same bytes with the same function, without zarr's event loop.
 """
 
 import asyncio
@@ -31,7 +32,9 @@ class TallJpeg(ArrayBytesCodec):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "TallJpeg":
-        """Read the codec from array metadata; raises ``ValueError`` where it is another codec or has other settings."""
+        """Read the codec from array metadata; raises ``ValueError`` where it is another codec or
+        has other settings.
+        """
         if data.get("name") != NAME:
             raise ValueError(f"expected the codec {NAME!r}, not {data.get('name')!r}")
         quality = cast("dict[str, object]", data.get("configuration", {})).get("quality")
@@ -55,17 +58,25 @@ class TallJpeg(ArrayBytesCodec):
 
     def _decode_sync(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
         frames, height, width = _stack(chunk_spec)
-        clip_THWC = decode_tall_jpeg(chunk_data.as_numpy_array(), frames=frames, height=height, width=width)
+        clip_THWC = decode_tall_jpeg(
+            chunk_data.as_numpy_array(), frames=frames, height=height, width=width
+        )
         return chunk_spec.prototype.nd_buffer.from_numpy_array(clip_THWC.reshape(chunk_spec.shape))
 
     def _encode_sync(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
         frames, height, width = _stack(chunk_spec)
-        clip_THWC = np.ascontiguousarray(chunk_data.as_numpy_array()).reshape(frames, height, width, 3)
-        return chunk_spec.prototype.buffer.from_bytes(encode_tall_jpeg(clip_THWC, quality=self.quality))
+        clip_THWC = np.ascontiguousarray(chunk_data.as_numpy_array()).reshape(
+            frames, height, width, 3
+        )
+        return chunk_spec.prototype.buffer.from_bytes(
+            encode_tall_jpeg(clip_THWC, quality=self.quality)
+        )
 
 
 def _stack(chunk_spec: ArraySpec) -> tuple[int, int, int]:
-    """Frames, rows and columns of a chunk; raises ``ValueError`` where it cannot be RGB pictures."""
+    """Frames, rows and columns of a chunk; raises ``ValueError`` where it cannot be RGB
+    pictures.
+    """
     shape, dtype = chunk_spec.shape, chunk_spec.dtype.to_native_dtype()
     if dtype != np.uint8 or len(shape) < 3 or shape[-1] != 3:
         raise ValueError(f"{NAME} takes uint8 chunks [..., H, W, 3], not {dtype} {shape}")

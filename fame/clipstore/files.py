@@ -1,4 +1,6 @@
-"""A store as files in a folder: the one place that turns keys into paths, and the only one that renames and syncs."""
+"""A store as files in a folder: the one place that turns keys into paths, and the only one that
+renames and syncs.
+"""
 
 import contextlib
 import errno
@@ -73,19 +75,25 @@ class Folder(Place):
     def refuse_links(self, folders: Iterable[str]) -> None:
         for name in folders:
             if (self._folder / name).is_symlink():
-                raise StoreError(f"{self._folder / name}: is a link; a store keeps its folders in itself")
+                raise StoreError(
+                    f"{self._folder / name}: is a link; a store keeps its folders in itself"
+                )
 
     def _beside(self, suffix: str) -> Path:
         return self._folder.with_name(self._folder.name + suffix)
 
 
 class OpenFile(Source):
-    """A regular file open for reading; a link, a pipe or a device in a store is refused, not followed."""
+    """A regular file open for reading; a link, a pipe or a device in a store is refused, not
+    followed.
+    """
 
     def __init__(self, path: Path) -> None:
         self._descriptor, self._path = -1, path
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            self._descriptor = os.open(
+                path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            )
         except OSError as error:
             why = "is a link" if error.errno == errno.ELOOP else error.strerror
             raise StoreError(f"{path}: cannot read ({why})") from error
@@ -108,7 +116,8 @@ class OpenFile(Source):
 class FileDraft(Draft):
     """A file written under ``.partial`` and renamed when it is whole.
 
-    Two drafts of one file never share a name, so even a writer believed dead cannot mix its bytes into another's.
+    Two drafts of one file never share a name, so even a writer believed dead cannot mix its bytes
+    into another's.
     """
 
     def __init__(self, root: Path, key: str) -> None:
@@ -116,7 +125,9 @@ class FileDraft(Draft):
         self._root, self._key = root, key
         with _write_errors(root):
             (root / PARTIAL).mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(dir=root / PARTIAL, prefix=key.replace("/", "-") + ".")
+            descriptor, name = tempfile.mkstemp(
+                dir=root / PARTIAL, prefix=key.replace("/", "-") + "."
+            )
         self._temporary, self._file = Path(name), os.fdopen(descriptor, "wb")
 
     def _append(self, data: bytes) -> None:

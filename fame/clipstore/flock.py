@@ -16,12 +16,14 @@ _held: set[int] = set()
 
 @contextlib.contextmanager
 def hold(path: Path) -> Generator[None]:
-    """Hold the store at ``path`` (which need not exist yet) against other runs; raises :class:`StoreError` if taken.
+    """Hold the store at ``path`` (which need not exist yet) against other runs; raises
+    :class:`StoreError` if taken.
 
-    The kernel drops the lock when its process dies, however it dies, so there are no stale locks; children made by
-    fork do not hold it. It excludes other nodes too where the shared file system passes ``flock`` on (NFS does). Where
-    a file system has no locks, a warning says so and the run goes on: two runs would do the same work twice, but
-    shards are renamed into place whole and are the same bytes whoever writes them.
+    The kernel drops the lock when its process dies, however it dies, so there are no stale locks;
+    children made by fork do not hold it. It excludes other nodes too where the shared file system
+    passes ``flock`` on (NFS does). Where a file system has no locks, a warning says so and the run
+    goes on: two runs would do the same work twice, but shards are renamed into place whole and are
+    the same bytes whoever writes them.
     """
     store = path.resolve()
     store.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +45,9 @@ def _acquire(file: Path, store: Path) -> int:
         try:
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         except OSError as error:
-            raise StoreError(f"{store}: cannot make its lock file {file.name} ({error.strerror})") from error
+            raise StoreError(
+                f"{store}: cannot make its lock file {file.name} ({error.strerror})"
+            ) from error
         try:
             _flock(descriptor, store)
         except BaseException:
@@ -51,18 +55,24 @@ def _acquire(file: Path, store: Path) -> int:
             raise
         if _is_at(file, descriptor):
             return descriptor
-        os.close(descriptor)  # its last holder removed the file between our open and our lock: begin again
+        os.close(
+            descriptor
+        )  # its last holder removed the file between our open and our lock: begin again
 
 
 def _flock(descriptor: int, store: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise StoreError(f"{store}: another run is writing this store; wait for it to end") from None
+        raise StoreError(
+            f"{store}: another run is writing this store; wait for it to end"
+        ) from None
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise StoreError(f"{store}: cannot lock ({error.strerror})") from error
-        warnings.warn(f"{store}: its file system has no locks; run one command at a time", stacklevel=5)
+        warnings.warn(
+            f"{store}: its file system has no locks; run one command at a time", stacklevel=5
+        )
 
 
 def _is_at(file: Path, descriptor: int) -> bool:
@@ -73,7 +83,9 @@ def _is_at(file: Path, descriptor: int) -> bool:
 
 
 def _forget_in_child() -> None:
-    """A forked child shares the lock until it closes its copy; a hung one would hold it after its parent died."""
+    """A forked child shares the lock until it closes its copy; a hung one would hold it after its
+    parent died.
+    """
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()

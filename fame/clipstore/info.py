@@ -16,10 +16,11 @@ UNLABELLED = "(no label)"
 
 @dataclass(frozen=True, kw_only=True)
 class StoreInfo:
-    """Counts over the shards that are done. ``failures`` is (name, reason) of each failed video in order.
+    """Counts over the shards that are done. ``failures`` is (name, reason) of each failed video in
+    order.
 
-    ``classes`` counts the usable videos by class, every class of the header included; ``array_bytes`` the bytes of the
-    shards of each array.
+    ``classes`` counts the usable videos by class, every class of the header included;
+    ``array_bytes`` the bytes of the shards of each array.
     """
 
     path: StorePath
@@ -36,7 +37,9 @@ class StoreInfo:
 
 
 def store_info(path: StorePath) -> StoreInfo:
-    """Read the records and sum them up; raises :class:`~fame.clipstore.StoreError` where there is no store."""
+    """Read the records and sum them up; raises :class:`~fame.clipstore.StoreError` where there is
+    no store.
+    """
     place = locate(path)
     layout = layout_of(place)
     names, labels_V = read_names(place, layout), read_labels(place, layout)

@@ -1,7 +1,7 @@
 """All frames of a clip as one tall JPEG: T frames of H rows stacked into one picture of T*H rows.
 
-T frames, H W height and width of a frame. One picture per clip costs one decoder call and one set of tables; the rows
-of the stack are the frames in order, so decoding is a reshape.
+T frames, H W height and width of a frame. One picture per clip costs one decoder call and one set
+of tables; the rows of the stack are the frames in order, so decoding is a reshape.
 """
 
 import cv2
@@ -12,16 +12,26 @@ from fame.clipstore.schema import JPEG_MAX_ROWS
 
 _MARKER, _START, _BASELINE = 0xFF, 0xD8, 0xC0
 _HEAD_BYTES = 2**16  # the frame header comes long before: only tables precede it
-_NO_TABLE = frozenset({0x01, *range(0xD0, 0xDB)})  # markers that cannot come before the frame header
-_OTHER_FRAMES = frozenset(range(0xC1, 0xD0)) - {0xC4, 0xC8, 0xCC}  # progressive, lossless, arithmetic ...
+_NO_TABLE = frozenset(
+    {0x01, *range(0xD0, 0xDB)}
+)  # markers that cannot come before the frame header
+_OTHER_FRAMES = frozenset(range(0xC1, 0xD0)) - {
+    0xC4,
+    0xC8,
+    0xCC,
+}  # progressive, lossless, arithmetic ...
 _COLOR = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
 def encode_tall_jpeg(clip_THWC: UInt8[np.ndarray, "t h w 3"], *, quality: int) -> bytes:
-    """Encode RGB frames as one baseline 4:2:0 JPEG. The same input gives the same bytes with the same OpenCV."""
+    """Encode RGB frames as one baseline 4:2:0 JPEG. The same input gives the same bytes with the
+    same OpenCV.
+    """
     frames, height, width, _ = clip_THWC.shape
     if frames * height > JPEG_MAX_ROWS or width > JPEG_MAX_ROWS:
-        raise ValueError(f"{frames} frames of {height}x{width} are too large for one JPEG ({JPEG_MAX_ROWS} rows)")
+        raise ValueError(
+            f"{frames} frames of {height}x{width} are too large for one JPEG ({JPEG_MAX_ROWS} rows)"
+        )
     tall = cv2.cvtColor(clip_THWC.reshape(frames * height, width, 3), cv2.COLOR_RGB2BGR)
     done, data = cv2.imencode(".jpg", tall, [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not done:
@@ -34,8 +44,8 @@ def decode_tall_jpeg(
 ) -> UInt8[np.ndarray, "t h w 3"]:
     """Decode one tall JPEG into RGB frames.
 
-    The size that the data claims is checked before anything is allocated. Raises ``ValueError`` where the data is
-    not a baseline JPEG of exactly this size.
+    The size that the data claims is checked before anything is allocated. Raises ``ValueError``
+    where the data is not a baseline JPEG of exactly this size.
     """
     claimed = _claimed_size(data)
     if claimed != (frames * height, width):
@@ -57,7 +67,9 @@ def _claimed_size(data: UInt8[np.ndarray, " bytes"]) -> tuple[int, int]:
         if marker == _BASELINE:
             precision, components = head[position + 4], head[position + 9]
             if (precision, components) != (8, 3):
-                raise ValueError(f"the JPEG has {components} components of {precision} bits, not 3 of 8")
+                raise ValueError(
+                    f"the JPEG has {components} components of {precision} bits, not 3 of 8"
+                )
             return _two_bytes(head, position + 5), _two_bytes(head, position + 7)
         if marker in _NO_TABLE or marker in _OTHER_FRAMES:
             break

@@ -1,6 +1,8 @@
-"""Where everything in a store is, and the zarr metadata it has there: pure functions of header and video count.
+"""Where everything in a store is, and the zarr metadata it has there: pure functions of header and
+video count.
 
-V videos, N = V x clips_per_video clips, T frames, H W height and width of a frame, h w size of a foreground map.
+V videos, N = V x clips_per_video clips, T frames, H W height and width of a frame, h w size of a
+foreground map.
 """
 
 import hashlib
@@ -29,7 +31,13 @@ _LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
 _ZSTD = {"name": "zstd", "configuration": {"level": 1, "checksum": False}}
 _LZ4 = {
     "name": "blosc",
-    "configuration": {"cname": "lz4", "clevel": 9, "shuffle": "noshuffle", "typesize": 1, "blocksize": 0},
+    "configuration": {
+        "cname": "lz4",
+        "clevel": 9,
+        "shuffle": "noshuffle",
+        "typesize": 1,
+        "blocksize": 0,
+    },
 }
 
 Codecs = list[dict[str, Any]]
@@ -42,7 +50,9 @@ def record_key(shard: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """One store's header and videos, and what follows from them: sizes, keys and metadata of every array."""
+    """One store's header and videos, and what follows from them: sizes, keys and metadata of every
+    array.
+    """
 
     header: StoreHeader
     num_videos: int
@@ -60,7 +70,9 @@ class Layout:
 
     @cached_property
     def identity(self) -> str:
-        """A hash naming recipe and videos: a record made for one store is never taken for another's."""
+        """A hash naming recipe and videos: a record made for one store is never taken for
+        another's.
+        """
         root = self._attribute()
         del root["software"]
         return hashlib.sha256(canonical_json(root)).hexdigest()
@@ -79,7 +91,9 @@ class Layout:
 
     def shard_key(self, array: str, shard: int) -> str:
         """Where one shard of one array is."""
-        return ".".join((f"{array}/{_CHUNK_PREFIX}", str(shard), *("0" for _ in self.element_shape(array))))
+        return ".".join(
+            (f"{array}/{_CHUNK_PREFIX}", str(shard), *("0" for _ in self.element_shape(array)))
+        )
 
     def whole_key(self, array: str) -> str:
         """Where the one chunk of a whole array is."""
@@ -117,28 +131,43 @@ class Layout:
         """Read a root ``zarr.json`` that may come from anybody; raises :class:`StoreError`."""
         root = parse_json_object(data, ROOT_KEY)
         attributes = root.get("attributes")
-        attribute = cast("dict[str, Any]", attributes).get(ATTRIBUTE) if isinstance(attributes, dict) else None
+        attribute = (
+            cast("dict[str, Any]", attributes).get(ATTRIBUTE)
+            if isinstance(attributes, dict)
+            else None
+        )
         if not isinstance(attribute, dict):
             raise StoreError(f"no clip store: {ROOT_KEY} has no attribute {ATTRIBUTE!r}")
         fields = dict(cast("dict[str, Any]", attribute))
         num_videos, digest = fields.pop("num_videos", None), fields.pop("videos_sha256", None)
         header = StoreHeader.from_json(fields)
-        if type(num_videos) is not int or not 1 <= num_videos <= MAX_VIDEOS or not isinstance(digest, str):
-            raise StoreError(f"num_videos {num_videos!r} or videos_sha256 {digest!r} in {ROOT_KEY} is not valid")
+        if (
+            type(num_videos) is not int
+            or not 1 <= num_videos <= MAX_VIDEOS
+            or not isinstance(digest, str)
+        ):
+            raise StoreError(
+                f"num_videos {num_videos!r} or videos_sha256 {digest!r} in {ROOT_KEY} is not valid"
+            )
         layout = cls(header=header, num_videos=num_videos, videos_sha256=digest)
         if canonical_json(root) != layout.root_json():
             raise StoreError(f"the array metadata in {ROOT_KEY} is not what its header says")
         return layout
 
     def _attribute(self) -> dict[str, Any]:
-        return self.header.to_json() | {"num_videos": self.num_videos, "videos_sha256": self.videos_sha256}
+        return self.header.to_json() | {
+            "num_videos": self.num_videos,
+            "videos_sha256": self.videos_sha256,
+        }
 
     def chunk_codecs(self, array: str) -> Codecs:
         """The codecs of one clip or one map, as zarr metadata has them."""
         if array == "foreground":
             return [{"name": "bytes"}, _ZSTD, _CRC]
         by_name: dict[str, Codecs] = {
-            "jpeg": [{"name": "fame.tall_jpeg", "configuration": {"quality": self.header.spec.quality}}],
+            "jpeg": [
+                {"name": "fame.tall_jpeg", "configuration": {"quality": self.header.spec.quality}}
+            ],
             "lz4": [{"name": "bytes"}, _LZ4],
             "zstd": [{"name": "bytes"}, _ZSTD],
         }
@@ -155,7 +184,11 @@ class Layout:
                 "index_location": "end",
             },
         }
-        axes = ["clip", "frame", "row", "column", "rgb"] if array == "clips" else ["clip", "row", "column"]
+        axes = (
+            ["clip", "frame", "row", "column", "rgb"]
+            if array == "clips"
+            else ["clip", "row", "column"]
+        )
         return _array_json(
             shape=[self.num_clips, *element],
             chunk=[self.header.spec.clips_per_shard, *element],
@@ -183,7 +216,13 @@ class Layout:
 
 
 def _array_json(
-    *, shape: list[int], chunk: list[int], data_type: str, fill_value: object, codecs: Codecs, axes: list[str]
+    *,
+    shape: list[int],
+    chunk: list[int],
+    data_type: str,
+    fill_value: object,
+    codecs: Codecs,
+    axes: list[str],
 ) -> dict[str, Any]:
     return {
         "zarr_format": 3,

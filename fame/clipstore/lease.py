@@ -1,12 +1,13 @@
 """One run at a time on one store in an object store: a lease.
 
-No server drops a lock when its holder dies, so the holder has to show that it lives: it writes the lock object anew
-every few seconds. Whoever finds the object watches it. If it changes, its holder lives and the store is taken; if it
-does not change for ``LEASE_SECONDS``, its holder is dead and the lease is taken over. No clocks are compared. Every
-write is conditional on what was seen before (``If-None-Match``, ``If-Match``): of two that try at once one wins.
+No server drops a lock when its holder dies, so the holder has to show that it lives: it writes the
+lock object anew every few seconds. Whoever finds the object watches it. If it changes, its holder
+lives and the store is taken; if it does not change for ``LEASE_SECONDS``, its holder is dead and
+the lease is taken over. No clocks are compared. Every write is conditional on what was seen before
+(``If-None-Match``, ``If-Match``): of two that try at once one wins.
 
-A holder that was asleep may find its lease gone. What it wrote does no harm: shards are the same bytes whoever writes
-them.
+A holder that was asleep may find its lease gone. What it wrote does no harm: shards are the same
+bytes whoever writes them.
 """
 
 import os
@@ -30,7 +31,8 @@ LOOK_SECONDS = 1.0
 def hold(bucket: Bucket) -> Generator[None]:
     """Hold the store in ``bucket`` against other runs; raises :class:`StoreError` if taken.
 
-    Where a server ignores conditions, a warning says so and the run goes on, as on a file system without locks.
+    Where a server ignores conditions, a warning says so and the run goes on, as on a file system
+    without locks.
     """
     lease = _Lease(bucket)
     lease.acquire()
@@ -58,12 +60,18 @@ class _Lease:
         self._tag = self._put(None)
         if self._tag:
             if self._put(None):
-                told = f"{self._bucket}: its server has no conditional writes; run one command at a time"
+                told = (
+                    f"{self._bucket}: its server has no conditional writes; "
+                    "run one command at a time"
+                )
                 warnings.warn(told, stacklevel=5)
             return
         self._tag = self._put(self._abandoned())
         if not self._tag:
-            raise StoreError(f"{self._bucket}: another run took this store at the same moment; wait for it to end")
+            raise StoreError(
+                f"{self._bucket}: another run took this store at the same moment; wait "
+                "for it to end"
+            )
 
     def beat(self, done: threading.Event) -> None:
         while self._tag and not done.wait(BEAT_SECONDS):
@@ -77,7 +85,9 @@ class _Lease:
                 self._bucket.call("delete_object", self._name, doing="write")
 
     def _abandoned(self) -> str | None:
-        """Watch the object until it is gone (none) or must be that of a dead run (its tag); an error if it changes."""
+        """Watch the object until it is gone (none) or must be that of a dead run (its tag); an
+        error if it changes.
+        """
         seen = self._bucket.tag(self._name)
         if seen:
             warnings.warn(
@@ -90,10 +100,15 @@ class _Lease:
             time.sleep(LOOK_SECONDS)
             now = self._bucket.tag(self._name)
             if now and now != seen:
-                raise StoreError(f"{self._bucket}: another run is writing this store ({now[1]}); wait for it to end")
+                raise StoreError(
+                    f"{self._bucket}: another run is writing this store ({now[1]}); "
+                    "wait for it to end"
+                )
             seen = now
         return seen and seen[0]
 
     def _put(self, tag: str | None) -> str | None:
-        """Write the object if it is still as it was, with bytes that it never had: its tag tells of every write."""
+        """Write the object if it is still as it was, with bytes that it never had: its tag tells of
+        every write.
+        """
         return self._bucket.put_if(self._name, uuid.uuid4().bytes, owner=self._owner, tag=tag)

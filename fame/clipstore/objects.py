@@ -1,10 +1,12 @@
 """A store as objects below a prefix of an S3 bucket, through s3fs.
 
-An object store has no rename and needs none: an object is there whole or not at all, once its PUT or the completion of
-its upload in parts is answered, and it is durable then. Credentials, region and endpoint come from where AWS's own
-tools take them: environment variables, the files in ``~/.aws``, instance roles.
+An object store has no rename and needs none: an object is there whole or not at all, once its PUT
+or the completion of its upload in parts is answered, and it is durable then. Credentials, region
+and endpoint come from where AWS's own tools take them: environment variables, the files in
+``~/.aws``, instance roles.
 
-A name is the whole key of an object in its bucket; a key is, as everywhere, the part of it below the store's prefix.
+A name is the whole key of an object in its bucket; a key is, as everywhere, the part of it below
+the store's prefix.
 """
 
 import os
@@ -54,13 +56,17 @@ class Bucket(Place):
         self.call("delete_object", self._name(key), doing="write")
 
     def list_keys(self) -> Iterator[str]:
-        for entry in self._pages("list_objects_v2", "Contents", {"ContinuationToken": "NextContinuationToken"}):
+        for entry in self._pages(
+            "list_objects_v2", "Contents", {"ContinuationToken": "NextContinuationToken"}
+        ):
             yield entry["Key"].removeprefix(f"{self.prefix}/")
 
     def sweep(self) -> None:
         markers = {"KeyMarker": "NextKeyMarker", "UploadIdMarker": "NextUploadIdMarker"}
         for upload in list(self._pages("list_multipart_uploads", "Uploads", markers)):
-            self.call("abort_multipart_upload", upload["Key"], doing="write", UploadId=upload["UploadId"])
+            self.call(
+                "abort_multipart_upload", upload["Key"], doing="write", UploadId=upload["UploadId"]
+            )
 
     def write_beside(self, suffix: str, text: str) -> None:
         self.call("put_object", self.prefix + suffix, doing="write", Body=text.encode())
@@ -98,10 +104,14 @@ class Bucket(Place):
         return (found["ETag"], found["Metadata"].get("owner", "unknown")) if found else None
 
     def put_if(self, name: str, data: bytes, *, owner: str, tag: str | None) -> str | None:
-        """Write an object if there is none (no ``tag``) or it still has this ``tag``: its new tag, none if not so."""
+        """Write an object if there is none (no ``tag``) or it still has this ``tag``: its new tag,
+        none if not so.
+        """
         condition = {"IfMatch": tag} if tag else {"IfNoneMatch": "*"}
         try:
-            answer = self.call("put_object", name, doing="write", Body=data, Metadata={"owner": owner}, **condition)
+            answer = self.call(
+                "put_object", name, doing="write", Body=data, Metadata={"owner": owner}, **condition
+            )
         except StoreError as error:
             if _code(error) in _REFUSED:
                 return None
@@ -119,12 +129,18 @@ class Bucket(Place):
                 return None
             raise
 
-    def _pages(self, method: str, entries: str, markers: dict[str, str]) -> Iterator[dict[str, Any]]:
-        """The entries of a list below the prefix; ``markers`` names what an answer gives for the next request."""
+    def _pages(
+        self, method: str, entries: str, markers: dict[str, str]
+    ) -> Iterator[dict[str, Any]]:
+        """The entries of a list below the prefix; ``markers`` names what an answer gives for the
+        next request.
+        """
         more: dict[str, Any] = {}
         while True:
             with self._told("list"):
-                page = _client().call_s3(method, Bucket=self._bucket, Prefix=f"{self.prefix}/", **more)
+                page = _client().call_s3(
+                    method, Bucket=self._bucket, Prefix=f"{self.prefix}/", **more
+                )
             yield from page.get(entries, [])
             if not page.get("IsTruncated"):
                 return
@@ -132,14 +148,22 @@ class Bucket(Place):
 
     @contextmanager
     def _told(self, doing: str) -> Generator[None]:
-        """Turn what s3fs raises into one line; a read fails as the store only where there is no such object."""
+        """Turn what s3fs raises into one line; a read fails as the store only where there is no
+        such object.
+        """
         try:
             yield
         except (OSError, BotoCoreError) as error:
-            told = f"{self}: cannot {doing} ({' '.join(str(error).split()) or type(error).__name__})"
+            told = (
+                f"{self}: cannot {doing} ({' '.join(str(error).split()) or type(error).__name__})"
+            )
             if doing == "write":
-                raise StoreError(f"{told}. What is done is kept: run the same command again to go on") from error
-            raise (StoreError if isinstance(error, FileNotFoundError) else UnreachableError)(told) from error
+                raise StoreError(
+                    f"{told}. What is done is kept: run the same command again to go on"
+                ) from error
+            raise (StoreError if isinstance(error, FileNotFoundError) else UnreachableError)(
+                told
+            ) from error
 
 
 class OpenObject(Source):
@@ -155,7 +179,9 @@ class OpenObject(Source):
 
 
 class ObjectDraft(Draft):
-    """An object uploaded in parts as it grows, or in one request if it is small; it appears when it is committed."""
+    """An object uploaded in parts as it grows, or in one request if it is small; it appears when it
+    is committed.
+    """
 
     def __init__(self, bucket: Bucket, name: str) -> None:
         super().__init__()

@@ -1,8 +1,9 @@
-"""Where the bytes of a store live: a folder, or a prefix in an object store. All other modules know only keys.
+"""Where the bytes of a store live: a folder, or a prefix in an object store. All other modules know
+only keys.
 
-A key is a ``/``-separated name inside the store and comes from :mod:`fame.clipstore.layout`, never from data. Every
-place keeps the promises that a store stands on: a file has its name only when it is whole, what was committed is
-durable, and writing the same bytes twice does no harm.
+A key is a ``/``-separated name inside the store and comes from :mod:`fame.clipstore.layout`, never
+from data. Every place keeps the promises that a store stands on: a file has its name only when it
+is whole, what was committed is durable, and writing the same bytes twice does no harm.
 """
 
 import hashlib
@@ -15,7 +16,9 @@ from typing import TypeVar
 from fame.clipstore.schema import StoreError
 
 StorePath = Path | str
-"""A folder, or an address ``s3://bucket/path`` (a string: a ``Path`` would drop one of its slashes)."""
+"""A folder, or an address ``s3://bucket/path`` (a string: a ``Path`` would drop one of its
+slashes).
+"""
 
 MAX_METADATA_BYTES = 2**28
 _BLOCK_BYTES = 2**23
@@ -26,7 +29,9 @@ Out = TypeVar("Out")
 
 
 class Source(ABC):
-    """A file open for reading at any offset. Safe to share between threads; closed with its last user."""
+    """A file open for reading at any offset. Safe to share between threads; closed with its last
+    user.
+    """
 
     size: int
 
@@ -69,7 +74,8 @@ class Place(ABC):
     """The files of one store by key.
 
     Every method raises :class:`StoreError` where the place fails, but
-    :class:`~fame.clipstore.schema.UnreachableError` where a server does not let us look: that tells of no damage.
+    :class:`~fame.clipstore.schema.UnreachableError` where a server does not let us look: that tells
+    of no damage.
     """
 
     max_open: int
@@ -156,16 +162,22 @@ def _blocks(source: Source) -> Iterator[memoryview]:
 
 
 def locate(path: StorePath) -> Place:
-    """The place of a store; raises ``ValueError`` for an address of a kind that is not known, or that lost a slash."""
+    """The place of a store; raises ``ValueError`` for an address of a kind that is not known, or
+    that lost a slash.
+    """
     address = str(path)
     if address.startswith(_S3):
         try:
             from fame.clipstore.objects import Bucket  # here, because only these stores need s3fs
         except ImportError as error:
-            raise StoreError(f"{address}: needs s3fs: pip install 'fame-video[s3]' ({error})") from error
+            raise StoreError(
+                f"{address}: needs s3fs: pip install 'fame-video[s3]' ({error})"
+            ) from error
         return Bucket(address)
     if "://" in address or address.startswith("s3:/"):
-        raise StoreError(f"{address}: a store is a folder, or an address s3://bucket/path given as a string")
+        raise StoreError(
+            f"{address}: a store is a folder, or an address s3://bucket/path given as a string"
+        )
     from fame.clipstore.files import Folder
 
     return Folder(Path(path))
@@ -178,7 +190,8 @@ def absolute(path: StorePath) -> StorePath:
 
 
 def lock(path: StorePath) -> AbstractContextManager[None]:
-    """Hold the store at ``path`` (which need not exist yet) against other runs; :class:`StoreError` if taken.
+    """Hold the store at ``path`` (which need not exist yet) against other runs; :class:`StoreError`
+    if taken.
 
     A folder is locked by the kernel (:mod:`fame.clipstore.flock`), an object store by a lease
     (:mod:`fame.clipstore.lease`). Neither outlives its process for long, however it dies.

@@ -1,9 +1,11 @@
-"""Reading a finished store: random clips as fast as their codec decodes them, with nothing trusted unchecked.
+"""Reading a finished store: random clips as fast as their codec decodes them, with nothing trusted
+unchecked.
 
 V videos, N clips, T frames, H W height and width of a frame, h w size of a foreground map.
 
-The reader goes to the shard files itself: look the chunk up in the shard's index, read it, check it, decode it. It
-needs neither zarr nor an event loop, so it is as safe in forked workers as in spawned ones.
+The reader goes to the shard files itself: look the chunk up in the shard's index, read it, check
+it, decode it. It needs neither zarr nor an event loop, so it is as safe in forked workers as in
+spawned ones.
 """
 
 from functools import cached_property, lru_cache
@@ -24,8 +26,9 @@ from fame.clipstore.shard import OpenShard
 class ClipStore:
     """One finished store, opened for reading with :meth:`open`.
 
-    ``labels_V`` holds the class of each video (-1 unknown); ``video_N``, ``label_N``, ``start_frame_N`` (-1 where the
-    video failed) and ``valid_N`` describe each clip. Pickles as its path: a worker opens the store anew.
+    ``labels_V`` holds the class of each video (-1 unknown); ``video_N``, ``label_N``,
+    ``start_frame_N`` (-1 where the video failed) and ``valid_N`` describe each clip. Pickles as its
+    path: a worker opens the store anew.
     """
 
     def __init__(self, place: Place, layout: Layout) -> None:
@@ -37,7 +40,9 @@ class ClipStore:
         self.video_N = read_integers(place, layout, "video")
         self.start_frame_N = read_integers(place, layout, "start_frame")
         self.valid_N = read_valid(place, layout)
-        if not np.array_equal(self.video_N, np.repeat(np.arange(layout.num_videos, dtype=np.int32), clips)):
+        if not np.array_equal(
+            self.video_N, np.repeat(np.arange(layout.num_videos, dtype=np.int32), clips)
+        ):
             raise StoreError(f"{place}: the clips are not in the order of their videos")
         if not np.array_equal(self.valid_N, self.start_frame_N != NO_FRAME):
             raise StoreError(f"{place}: valid and start_frame disagree")
@@ -45,7 +50,9 @@ class ClipStore:
 
     @classmethod
     def open(cls, path: StorePath) -> "ClipStore":
-        """Open a finished store; raises :class:`StoreError` where there is none or its metadata is damaged."""
+        """Open a finished store; raises :class:`StoreError` where there is none or its metadata is
+        damaged.
+        """
         place = locate(absolute(path))
         try:
             return cls(place, Layout.from_root_json(read_sealed_root(place)))
@@ -93,13 +100,19 @@ class ClipStore:
         return range(video * count, (video + 1) * count)
 
     def clip(self, index: int) -> UInt8[np.ndarray, "t h w 3"]:
-        """Decode one clip: RGB frames. Raises :class:`CorruptChunk`, or :class:`StoreError` for a failed video."""
+        """Decode one clip: RGB frames. Raises :class:`CorruptChunk`, or :class:`StoreError` for a
+        failed video.
+        """
         return self._element("clips", index)
 
     def foreground(self, index: int) -> UInt8[np.ndarray, "mh mw"]:
-        """Decode the soft foreground map of one clip, 0 to 255. Raises as :meth:`clip`, and where there are no maps."""
+        """Decode the soft foreground map of one clip, 0 to 255. Raises as :meth:`clip`, and where
+        there are no maps.
+        """
         if self.spec.foreground == "none":
-            raise StoreError(f"{self.path}: the store was made without foreground maps; use `foreground: online`")
+            raise StoreError(
+                f"{self.path}: the store was made without foreground maps; use `foreground: online`"
+            )
         return self._element("foreground", index)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -108,14 +121,17 @@ class ClipStore:
     def __repr__(self) -> str:
         spec, clips = self.spec, f"{self.num_clips} clips"
         shape = f"{spec.frames}x{spec.height}x{spec.width}"
-        return f"ClipStore({str(self.path)!r}: {self.num_videos} videos, {clips} of {shape}, {spec.codec})"
+        videos = f"{self.num_videos} videos, {clips} of {shape}"
+        return f"ClipStore({str(self.path)!r}: {videos}, {spec.codec})"
 
     def _element(self, array: str, index: int) -> UInt8[np.ndarray, "..."]:
         if not 0 <= index < self.num_clips:
             raise IndexError(f"{self.path}: no clip {index}: there are {self.num_clips}")
         shard, position = divmod(index, self.spec.clips_per_shard)
         if not self.valid_N[index]:
-            raise StoreError(f"{self._where(array, index)}: its video could not be decoded; see valid_N")
+            raise StoreError(
+                f"{self._where(array, index)}: its video could not be decoded; see valid_N"
+            )
         try:
             chunk = self._shard(array, shard).chunk(position)
             if chunk is None:
@@ -123,7 +139,9 @@ class ClipStore:
             return decode_chunk(self._layout, array, chunk)
         except ValueError as error:
             cure = "`fame store verify --repair` has it made again"
-            raise CorruptChunk(f"{self._where(array, index)} is corrupt: {error}. {cure}") from error
+            raise CorruptChunk(
+                f"{self._where(array, index)} is corrupt: {error}. {cure}"
+            ) from error
 
     def _where(self, array: str, index: int) -> str:
         shard, video = index // self.spec.clips_per_shard, index // self.spec.clips_per_video

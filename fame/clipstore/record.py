@@ -1,4 +1,6 @@
-"""The record of one shard: each video's fate, and size and checksum of each object. A shard is done when it has one."""
+"""The record of one shard: each video's fate, and size and checksum of each object. A shard is done
+when it has one.
+"""
 
 import hashlib
 from collections.abc import Iterator
@@ -16,7 +18,9 @@ _KEYS = {"shard", "store", "objects", "videos", "sha256"}
 
 @dataclass(frozen=True, kw_only=True)
 class VideoOutcome:
-    """What became of one video. ``reason`` is empty unless it failed; a failed one has start frames of -1."""
+    """What became of one video. ``reason`` is empty unless it failed; a failed one has start frames
+    of -1.
+    """
 
     video: int
     status: Status
@@ -48,7 +52,9 @@ class ShardRecord:
 
     @classmethod
     def from_json(cls, data: bytes, layout: Layout, shard: int) -> "ShardRecord":
-        """Read one record; raises :class:`StoreError` unless it is whole and belongs to this shard of this store."""
+        """Read one record; raises :class:`StoreError` unless it is whole and belongs to this shard
+        of this store.
+        """
         body = parse_json_object(data, f"record {shard}")
         expect_keys(body, _KEYS, f"record {shard}")
         checksum = body.pop("sha256")
@@ -71,7 +77,9 @@ class ShardRecord:
     def _check(self, layout: Layout) -> None:
         where = f"record {self.shard}"
         if tuple(sorted(self.objects)) != layout.sharded_arrays:
-            raise StoreError(f"{where} tells of objects {sorted(self.objects)}, not {layout.sharded_arrays}")
+            raise StoreError(
+                f"{where} tells of objects {sorted(self.objects)}, not {layout.sharded_arrays}"
+            )
         if any(type(entry.size) is not int for entry in self.objects.values()):
             raise StoreError(f"{where} gives a size that is no whole number")
         if [outcome.video for outcome in self.videos] != list(layout.videos_of(self.shard)):
@@ -94,21 +102,29 @@ def _check_outcome(outcome: VideoOutcome, clips: int, where: str) -> None:
         raise StoreError(f"{where}: video {outcome.video} has no known status")
     lowest, highest = (NO_FRAME, NO_FRAME) if outcome.status == "failed" else (0, MAX_START_FRAME)
     frames = outcome.start_frame
-    if len(frames) != clips or not all(type(frame) is int and lowest <= frame <= highest for frame in frames):
-        raise StoreError(f"{where}: video {outcome.video} ({outcome.status}) has start frames {frames!r:.200}")
+    if len(frames) != clips or not all(
+        type(frame) is int and lowest <= frame <= highest for frame in frames
+    ):
+        raise StoreError(
+            f"{where}: video {outcome.video} ({outcome.status}) has start frames {frames!r:.200}"
+        )
 
 
 def load_record(place: Place, layout: Layout, shard: int) -> ShardRecord:
-    """The record of a shard that is done; raises :class:`StoreError` where the shard is not, and says why.
+    """The record of a shard that is done; raises :class:`StoreError` where the shard is not, and
+    says why.
 
-    Sizes of the objects are compared, their contents are not: an object is synced before its record is written, so
-    only damage to the disk could part them, and :func:`~fame.clipstore.verify.verify` looks for that.
+    Sizes of the objects are compared, their contents are not: an object is synced before its record
+    is written, so only damage to the disk could part them, and
+    :func:`~fame.clipstore.verify.verify` looks for that.
     """
     record = ShardRecord.from_json(place.read(record_key(shard)), layout, shard)
     for array, entry in record.objects.items():
         found = place.size(layout.shard_key(array, shard))
         if found != entry.size:
-            raise StoreError(f"{place}: shard {shard} of {array} has {found} bytes, its record says {entry.size}")
+            raise StoreError(
+                f"{place}: shard {shard} of {array} has {found} bytes, its record says {entry.size}"
+            )
     return record
 
 

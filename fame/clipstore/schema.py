@@ -1,6 +1,7 @@
 """What a clip store is: its recipe, its header, what a video gives it, and the errors it raises.
 
-V videos, N = V x clips_per_video clips, T frames, H W height and width of a frame, h w size of a foreground map.
+V videos, N = V x clips_per_video clips, T frames, H W height and width of a frame, h w size of a
+foreground map.
 """
 
 import dataclasses
@@ -28,11 +29,15 @@ Parameter = str | int | float | bool
 
 
 class StoreError(ValueError):
-    """A clip store cannot be made, written or read; the message names the store and, where there is one, the shard."""
+    """A clip store cannot be made, written or read; the message names the store and, where there is
+    one, the shard.
+    """
 
 
 class UnreachableError(OSError):
-    """The server of a store does not answer, or does not let us read: this tells nothing about the store."""
+    """The server of a store does not answer, or does not let us read: this tells nothing about the
+    store.
+    """
 
 
 class CorruptChunk(StoreError):  # noqa: N818 - it names the thing that is wrong
@@ -40,8 +45,12 @@ class CorruptChunk(StoreError):  # noqa: N818 - it names the thing that is wrong
 
 
 def canonical_json(value: object) -> bytes:
-    """The one spelling of a JSON value in a store: keys sorted, UTF-8, no spaces, a newline at the end."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    """The one spelling of a JSON value in a store: keys sorted, UTF-8, no spaces, a newline at the
+    end.
+    """
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
     return (text + "\n").encode()
 
 
@@ -61,12 +70,16 @@ def expect_keys(data: Mapping[str, object], keys: set[str], what: str) -> None:
     """Raise unless ``data`` has exactly these keys."""
     if set(data) != keys:
         missing, extra = sorted(keys - set(data)), sorted(set(data) - keys)
-        raise StoreError(f"{what} is not of format {FORMAT_VERSION}: missing {missing}, unknown {extra}")
+        raise StoreError(
+            f"{what} is not of format {FORMAT_VERSION}: missing {missing}, unknown {extra}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoreSpec:
-    """Everything that decides the bytes of a store. Invalid values raise ``ValueError`` on construction."""
+    """Everything that decides the bytes of a store. Invalid values raise ``ValueError`` on
+    construction.
+    """
 
     frames: int = 16
     stride: int = 2
@@ -85,14 +98,18 @@ class StoreSpec:
         for spec_field in dataclasses.fields(self):
             value = getattr(self, spec_field.name)
             if spec_field.type is int and (type(value) is not int or value < 1):
-                raise ValueError(f"{spec_field.name} must be a whole number of at least 1, not {value!r}")
+                raise ValueError(
+                    f"{spec_field.name} must be a whole number of at least 1, not {value!r}"
+                )
         for name, allowed in (
             ("geometry", get_args(Geometry)),
             ("codec", get_args(CodecName)),
             ("foreground", get_args(ForegroundMethod)),
         ):
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
+                raise ValueError(
+                    f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}"
+                )
         self._check_limits()
 
     def _check_limits(self) -> None:
@@ -101,12 +118,17 @@ class StoreSpec:
         if self.codec == "jpeg" and max(self.frames * self.height, self.width) > JPEG_MAX_ROWS:
             raise ValueError(
                 f"a JPEG has at most {JPEG_MAX_ROWS} rows and columns, but {self.frames} frames of "
-                f"{self.height}x{self.width} need {self.frames * self.height}x{self.width}: use lz4 or zstd"
+                f"{self.height}x{self.width} need "
+                f"{self.frames * self.height}x{self.width}: use lz4 or zstd"
             )
         if max(self.clip_bytes, self.foreground_height * self.foreground_width) > MAX_CLIP_BYTES:
-            raise ValueError(f"one clip or map may take {MAX_CLIP_BYTES} bytes: {self} asks for more")
+            raise ValueError(
+                f"one clip or map may take {MAX_CLIP_BYTES} bytes: {self} asks for more"
+            )
         if self.clips_per_shard > MAX_CLIPS_PER_SHARD:
-            raise ValueError(f"one shard may hold {MAX_CLIPS_PER_SHARD} clips: {self} asks for more")
+            raise ValueError(
+                f"one shard may hold {MAX_CLIPS_PER_SHARD} clips: {self} asks for more"
+            )
 
     @property
     def clip_bytes(self) -> int:
@@ -137,8 +159,8 @@ class StoreSpec:
 class StoreHeader:
     """What a store says about itself: where its videos come from and how they were made into clips.
 
-    ``foreground_parameters`` is the recipe of the maps beyond their method and size. ``software`` tells who began the
-    store; it takes no part in the comparison of two headers.
+    ``foreground_parameters`` is the recipe of the maps beyond their method and size. ``software``
+    tells who began the store; it takes no part in the comparison of two headers.
     """
 
     dataset: str
@@ -146,7 +168,9 @@ class StoreHeader:
     class_names: tuple[str, ...]
     spec: StoreSpec
     foreground_parameters: Mapping[str, Parameter] = field(default_factory=dict[str, Parameter])
-    software: str = field(default_factory=lambda: f"fame-video {version('fame-video')}", compare=False)
+    software: str = field(
+        default_factory=lambda: f"fame-video {version('fame-video')}", compare=False
+    )
     version: int = FORMAT_VERSION
 
     def to_json(self) -> dict[str, Any]:
@@ -166,16 +190,24 @@ class StoreHeader:
         """Read a header that may come from anybody; raises :class:`StoreError`."""
         if data.get("version") != FORMAT_VERSION:
             raise StoreError(
-                f"the store is of format {data.get('version')!r}; this software reads format {FORMAT_VERSION}"
+                f"the store is of format {data.get('version')!r}; this software reads "
+                f"format {FORMAT_VERSION}"
             )
         expect_keys(data, {f.name for f in dataclasses.fields(cls)}, "the header")
         classes, parameters, spec = data["class_names"], data["foreground_parameters"], data["spec"]
-        if not (isinstance(classes, list) and all(isinstance(name, str) for name in cast("list[object]", classes))):
+        if not (
+            isinstance(classes, list)
+            and all(isinstance(name, str) for name in cast("list[object]", classes))
+        ):
             raise StoreError("class_names in the header must be a list of strings")
         if not (isinstance(parameters, dict) and isinstance(spec, dict)):
             raise StoreError("spec and foreground_parameters in the header must be objects")
-        if not all(isinstance(value, Parameter) for value in cast("dict[str, object]", parameters).values()):
-            raise StoreError("foreground_parameters in the header must hold strings, numbers and booleans only")
+        if not all(
+            isinstance(value, Parameter) for value in cast("dict[str, object]", parameters).values()
+        ):
+            raise StoreError(
+                "foreground_parameters in the header must hold strings, numbers and booleans only"
+            )
         if not all(isinstance(data[name], str) for name in ("dataset", "split", "software")):
             raise StoreError("dataset, split and software in the header must be strings")
         return cls(
@@ -190,7 +222,9 @@ class StoreHeader:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoClips:
-    """One decoded video on its way into a store: its clips, their maps (none where the spec has none), first frames."""
+    """One decoded video on its way into a store: its clips, their maps (none where the spec has
+    none), first frames.
+    """
 
     clips: UInt8[np.ndarray, "c t h w 3"]
     foreground: UInt8[np.ndarray, "c mh mw"] | None
@@ -200,6 +234,8 @@ class VideoClips:
 
 @dataclass(frozen=True)
 class VideoFailure:
-    """One video that could not be decoded. The reason must be the same in every run: no times, no addresses."""
+    """One video that could not be decoded. The reason must be the same in every run: no times, no
+    addresses.
+    """
 
     reason: str

@@ -1,4 +1,5 @@
-"""The seal of a finished store: checksums of every small file and of all records, which in turn have the shards'.
+"""The seal of a finished store: checksums of every small file and of all records, which in turn
+have the shards'.
 
 It is written last. Two stores with the same seal are the same bytes.
 """
@@ -32,7 +33,9 @@ def sealed_keys(layout: Layout) -> Iterator[str]:
 
 
 def make_seal(place: Place, layout: Layout) -> bytes:
-    """The seal of the store as its files are now; raises :class:`StoreError` where one is missing."""
+    """The seal of the store as its files are now; raises :class:`StoreError` where one is
+    missing.
+    """
     records = hashlib.sha256()
     for data in place.map(place.read, (record_key(shard) for shard in range(layout.num_shards))):
         records.update(data)
@@ -41,7 +44,9 @@ def make_seal(place: Place, layout: Layout) -> bytes:
 
 
 def sealed_checksums(place: Place) -> dict[str, object]:
-    """The checksums in the seal, by key; raises :class:`StoreError` where the store has no readable seal."""
+    """The checksums in the seal, by key; raises :class:`StoreError` where the store has no readable
+    seal.
+    """
     if not has_seal(place):
         raise StoreError(f"{place}: the store is not finished; run the command that began it again")
     files = parse_json_object(place.read(SEAL_KEY), SEAL_KEY).get("files")
@@ -51,7 +56,9 @@ def sealed_checksums(place: Place) -> dict[str, object]:
 
 
 def read_sealed_root(place: Place) -> bytes:
-    """The root ``zarr.json`` of a finished store, held against the seal; raises :class:`StoreError`."""
+    """The root ``zarr.json`` of a finished store, held against the seal; raises
+    :class:`StoreError`.
+    """
     data = place.read(ROOT_KEY)
     if sealed_checksums(place).get(ROOT_KEY) != hashlib.sha256(data).hexdigest():
         raise StoreError(f"{place}: {ROOT_KEY} does not match the seal of the store")

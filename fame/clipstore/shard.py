@@ -1,8 +1,9 @@
-"""The shard file of zarr's ``sharding_indexed`` codec: encoded chunks one after the other, then an index.
+"""The shard file of zarr's ``sharding_indexed`` codec: encoded chunks one after the other, then an
+index.
 
-The index has one pair (offset, length) of little-endian uint64 per chunk of the shard, both 2^64-1 for an absent
-chunk, and a CRC-32C. Writing it here instead of through zarr keeps memory at one chunk: zarr's writer wants the decoded
-shard whole.
+The index has one pair (offset, length) of little-endian uint64 per chunk of the shard, both 2^64-1
+for an absent chunk, and a CRC-32C. Writing it here instead of through zarr keeps memory at one
+chunk: zarr's writer wants the decoded shard whole.
 """
 
 import threading
@@ -19,7 +20,9 @@ _ABSENT = 2**64 - 1
 
 
 class ShardDraft:
-    """A shard in the making: chunks are appended in order, absent ones as none; ``finish`` writes the index."""
+    """A shard in the making: chunks are appended in order, absent ones as none; ``finish`` writes
+    the index.
+    """
 
     def __init__(self, file: Draft, *, chunks_per_shard: int) -> None:
         self.file = file
@@ -40,24 +43,32 @@ class ShardDraft:
 
 
 class OpenShard:
-    """One shard file open for reading, its index checked. Safe to share between threads; closed with its last user."""
+    """One shard file open for reading, its index checked. Safe to share between threads; closed
+    with its last user.
+    """
 
-    def __init__(self, place: Place, key: str, *, chunks_per_shard: int, max_chunk_bytes: int) -> None:
+    def __init__(
+        self, place: Place, key: str, *, chunks_per_shard: int, max_chunk_bytes: int
+    ) -> None:
         self._where, self._max_chunk_bytes = f"{place}/{key}", max_chunk_bytes
         self._source = place.open(key)
         index_bytes = chunks_per_shard * _PAIR_BYTES + CRC_BYTES
         self._end = self._source.size - index_bytes
         if self._end < 0:
-            raise StoreError(f"{self._where}: too short to hold the index of {chunks_per_shard} chunks")
+            raise StoreError(
+                f"{self._where}: too short to hold the index of {chunks_per_shard} chunks"
+            )
         data = self._read(self._end, index_bytes).tobytes()
         if crc32c(data[:-CRC_BYTES]) != data[-CRC_BYTES:]:
             raise StoreError(f"{self._where}: the checksum of the index does not match")
         self._index = np.frombuffer(data[:-CRC_BYTES], "<u8").reshape(chunks_per_shard, 2)
 
     def chunk(self, position: int) -> UInt8[np.ndarray, " bytes"] | None:
-        """The bytes of one chunk, none where the shard has none; raises :class:`StoreError` for a false index.
+        """The bytes of one chunk, none where the shard has none; raises :class:`StoreError` for a
+        false index.
 
-        The array is this thread's reading buffer: it is overwritten by the thread's next read of any shard.
+        The array is this thread's reading buffer: it is overwritten by the thread's next read of
+        any shard.
         """
         offset, length = self._index[position].tolist()
         if offset == length == _ABSENT:
@@ -74,7 +85,9 @@ class OpenShard:
 
 
 class _Buffer(threading.local):
-    """One reading buffer per thread, kept: fresh memory for every chunk would cost as much as reading it."""
+    """One reading buffer per thread, kept: fresh memory for every chunk would cost as much as
+    reading it.
+    """
 
     def __init__(self) -> None:
         self._memory = bytearray()

@@ -19,9 +19,10 @@ def estimate_clip_bytes(spec: StoreSpec) -> int:
 def sized_for(spec: StoreSpec, num_videos: int) -> StoreSpec:
     """The recipe with as many videos per shard as suit the dataset.
 
-    Shards of about 512 MiB keep a large dataset's files few (240k videos of 10 jpeg clips: about 2,000 shards) and the
-    work that a kill loses small; a small dataset is cut into 64 shards so that workers have something to share. The
-    number of workers takes no part in it: the bytes of a store must not depend on who made it.
+    Shards of about 512 MiB keep a large dataset's files few (240k videos of 10 jpeg clips: about
+    2,000 shards) and the work that a kill loses small; a small dataset is cut into 64 shards so
+    that workers have something to share. The number of workers takes no part in it: the bytes of a
+    store must not depend on who made it.
     """
     by_size = SHARD_BYTES // (estimate_clip_bytes(spec) * spec.clips_per_video)
     by_count = -(-num_videos // MIN_SHARDS)

@@ -19,7 +19,9 @@ Mapper = Callable[[Callable[[int], "ShardReport"], Iterable[int]], Iterable["Sha
 
 @dataclass(frozen=True, kw_only=True)
 class ShardReport:
-    """What is wrong with one shard (nothing, if all is well), and how many of its maps say nothing (one value)."""
+    """What is wrong with one shard (nothing, if all is well), and how many of its maps say nothing
+    (one value).
+    """
 
     shard: int
     problems: tuple[str, ...]
@@ -28,9 +30,11 @@ class ShardReport:
 
 @dataclass(frozen=True, kw_only=True)
 class StoreReport:
-    """What :func:`verify` found: damaged small files by key, damaged shards, and maps of a single value.
+    """What :func:`verify` found: damaged small files by key, damaged shards, and maps of a single
+    value.
 
-    A flat map is no damage: it is what a motionless clip gives. Many of them mean that the recipe failed.
+    A flat map is no damage: it is what a motionless clip gives. Many of them mean that the recipe
+    failed.
     """
 
     files: dict[str, str]
@@ -46,8 +50,8 @@ class StoreReport:
 def verify(path: StorePath, *, run: Mapper = map) -> StoreReport:
     """Check every checksum, decode every chunk and hold every record against its shard.
 
-    ``run`` works like ``map``: give a process pool's ``imap`` to check shards in parallel. Damage is reported, not
-    raised; raises :class:`StoreError` where there is no store at all.
+    ``run`` works like ``map``: give a process pool's ``imap`` to check shards in parallel. Damage
+    is reported, not raised; raises :class:`StoreError` where there is no store at all.
     """
     place = locate(path)
     try:
@@ -85,10 +89,11 @@ def verify_shard(path: StorePath, shard: int) -> ShardReport:
 
 
 def repair(path: StorePath, report: StoreReport) -> None:
-    """Drop what is damaged, so that the command that made the store makes just that again. Call it holding the lock.
+    """Drop what is damaged, so that the command that made the store makes just that again. Call it
+    holding the lock.
 
-    The seal goes, the records of damaged shards, and the root metadata if it is damaged; the other small files are
-    compared and written anew by that command anyway.
+    The seal goes, the records of damaged shards, and the root metadata if it is damaged; the other
+    small files are compared and written anew by that command anyway.
     """
     place = locate(path)
     if report.ok:
@@ -101,7 +106,9 @@ def repair(path: StorePath, report: StoreReport) -> None:
 
 
 def _decode_all(place: Place, layout: Layout, array: str, record: ShardRecord) -> int:
-    """Decode every chunk of one shard; returns the number of flat maps, raises :class:`StoreError` for damage."""
+    """Decode every chunk of one shard; returns the number of flat maps, raises :class:`StoreError`
+    for damage.
+    """
     spec = layout.header.spec
     shard = OpenShard(
         place,
@@ -114,7 +121,9 @@ def _decode_all(place: Place, layout: Layout, array: str, record: ShardRecord) -
         video, chunk = position // spec.clips_per_video, shard.chunk(position)
         stored = video < len(record.videos) and record.videos[video].status != "failed"
         if stored != (chunk is not None):
-            raise StoreError(f"chunk {position} is {'missing' if stored else 'there though its video failed'}")
+            raise StoreError(
+                f"chunk {position} is {'missing' if stored else 'there though its video failed'}"
+            )
         if chunk is not None:
             try:
                 element = decode_chunk(layout, array, chunk)

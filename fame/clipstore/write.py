@@ -1,7 +1,7 @@
 """Making a store: create it, write its shards one task each, finalise it.
 
-The bytes of a finished store depend on its header and its videos only. Anything may be killed at any moment: a shard is
-done when its record is there, and the record is written last.
+The bytes of a finished store depend on its header and its videos only. Anything may be killed at
+any moment: a shard is done when its record is there, and the record is written last.
 
 V videos, N clips, T frames, H W height and width of a frame, h w size of a foreground map.
 """
@@ -14,7 +14,13 @@ from functools import partial
 import numpy as np
 from jaxtyping import Int32
 
-from fame.clipstore.arrays import check_labels, check_name, encode_names, encode_numbers, videos_digest
+from fame.clipstore.arrays import (
+    check_labels,
+    check_name,
+    encode_names,
+    encode_numbers,
+    videos_digest,
+)
 from fame.clipstore.chunk import encode_chunk
 from fame.clipstore.layout import NO_FRAME, ROOT_KEY, SEAL_KEY, Layout, record_key
 from fame.clipstore.place import Place, StorePath, locate
@@ -26,16 +32,21 @@ from fame.clipstore.shard import ShardDraft
 MAX_REASON = 1000
 
 
-def create(path: StorePath, header: StoreHeader, *, names: Sequence[str], labels: Sequence[int]) -> None:
-    """Begin a store, or make sure that the one at ``path`` is this very store. Call it holding the lock.
+def create(
+    path: StorePath, header: StoreHeader, *, names: Sequence[str], labels: Sequence[int]
+) -> None:
+    """Begin a store, or make sure that the one at ``path`` is this very store. Call it holding the
+    lock.
 
-    On a store that was begun before it drops what killed writers left and mends metadata; on a finished one it does
-    no more than that. Raises :class:`StoreError` naming what differs if another store is there, ``ValueError`` for
-    names or labels that cannot be.
+    On a store that was begun before it drops what killed writers left and mends metadata; on a
+    finished one it does no more than that. Raises :class:`StoreError` naming what differs if
+    another store is there, ``ValueError`` for names or labels that cannot be.
     """
     place = locate(path)
     labels_V = _checked(header, names, labels)
-    layout = Layout(header=header, num_videos=len(names), videos_sha256=videos_digest(names, labels_V.tolist()))
+    layout = Layout(
+        header=header, num_videos=len(names), videos_sha256=videos_digest(names, labels_V.tolist())
+    )
     begun = place.size(ROOT_KEY) is not None
     if begun:
         layout = _same_store(place, layout)
@@ -47,7 +58,9 @@ def create(path: StorePath, header: StoreHeader, *, names: Sequence[str], labels
 
 
 def read_layout(path: StorePath) -> Layout:
-    """Header and sizes of the store at ``path``, finished or not; raises :class:`StoreError` where there is none."""
+    """Header and sizes of the store at ``path``, finished or not; raises :class:`StoreError` where
+    there is none.
+    """
     return layout_of(locate(path))
 
 
@@ -59,12 +72,14 @@ def layout_of(place: Place) -> Layout:
         raise StoreError(f"{place}: {error}") from error
 
 
-def write_shard(path: StorePath, shard: int, videos: Iterable[VideoClips | VideoFailure]) -> ShardRecord:
+def write_shard(
+    path: StorePath, shard: int, videos: Iterable[VideoClips | VideoFailure]
+) -> ShardRecord:
     """Write one shard of every array from its videos in order, then commit its record.
 
-    Clips are encoded and written as the videos arrive, so memory is that of one video. Give a shard to one task at a
-    time. Raises :class:`StoreError` where the disk fails or the videos are not exactly the shard's, ``ValueError`` for
-    a video of wrong shapes; nothing is committed then.
+    Clips are encoded and written as the videos arrive, so memory is that of one video. Give a shard
+    to one task at a time. Raises :class:`StoreError` where the disk fails or the videos are not
+    exactly the shard's, ``ValueError`` for a video of wrong shapes; nothing is committed then.
     """
     place = locate(path)
     layout = layout_of(place)
@@ -82,7 +97,9 @@ def write_shard(path: StorePath, shard: int, videos: Iterable[VideoClips | Video
         for draft in drafts.values():
             draft.file.commit()
     files = {name: draft.file for name, draft in drafts.items()}
-    objects = {name: StoredObject(size=file.size, sha256=file.sha256) for name, file in files.items()}
+    objects = {
+        name: StoredObject(size=file.size, sha256=file.sha256) for name, file in files.items()
+    }
     record = ShardRecord(shard=shard, store=layout.identity, objects=objects, videos=outcomes)
     place.write(record_key(shard), record.to_json())
     return record
@@ -97,11 +114,16 @@ def read_record(path: StorePath, shard: int) -> ShardRecord:
 def missing_shards(path: StorePath) -> list[int]:
     """The shards without a valid record, in order."""
     place = locate(path)
-    return [shard for shard, record in enumerate(find_records(place, layout_of(place))) if record is None]
+    return [
+        shard
+        for shard, record in enumerate(find_records(place, layout_of(place)))
+        if record is None
+    ]
 
 
 def finalise(path: StorePath) -> None:
-    """Write what only the whole knows (``start_frame``, ``valid``) and seal the store. Call it holding the lock.
+    """Write what only the whole knows (``start_frame``, ``valid``) and seal the store. Call it
+    holding the lock.
 
     Raises :class:`StoreError` while shards are missing. On a finished store it does nothing.
     """
@@ -110,9 +132,17 @@ def finalise(path: StorePath) -> None:
     if not has_seal(place):
         missing = missing_shards(path)
         if missing:
-            raise StoreError(f"{place}: {len(missing)} of {layout.num_shards} shards are missing, first {missing[0]}")
+            raise StoreError(
+                f"{place}: {len(missing)} of {layout.num_shards} shards are missing, "
+                f"first {missing[0]}"
+            )
         records = place.map(partial(load_record, place, layout), range(layout.num_shards))
-        frames = (frame for record in records for outcome in record.videos for frame in outcome.start_frame)
+        frames = (
+            frame
+            for record in records
+            for outcome in record.videos
+            for frame in outcome.start_frame
+        )
         start_frame_N = np.fromiter(frames, np.int32, layout.num_clips)
         place.write(layout.whole_key("start_frame"), encode_numbers(start_frame_N))
         place.write(layout.whole_key("valid"), encode_numbers(start_frame_N != NO_FRAME))
@@ -120,10 +150,15 @@ def finalise(path: StorePath) -> None:
     place.sweep()
 
 
-def _checked(header: StoreHeader, names: Sequence[str], labels: Sequence[int]) -> Int32[np.ndarray, " v"]:
+def _checked(
+    header: StoreHeader, names: Sequence[str], labels: Sequence[int]
+) -> Int32[np.ndarray, " v"]:
     """The labels as an array; raises ``ValueError`` for names and labels that no store can have."""
     if not names or len(names) != len(labels):
-        raise ValueError(f"{len(names)} names and {len(labels)} labels: a store needs videos, and one label for each")
+        raise ValueError(
+            f"{len(names)} names and {len(labels)} labels: a store needs videos, and "
+            "one label for each"
+        )
     if len(set(names)) != len(names):
         raise ValueError("two videos have the same name")
     for name in names:
@@ -134,17 +169,23 @@ def _checked(header: StoreHeader, names: Sequence[str], labels: Sequence[int]) -
 
 
 def _refuse_other_files(place: Place, layout: Layout) -> None:
-    """Raise :class:`StoreError` where there are files that no store of this layout has: they are somebody's."""
+    """Raise :class:`StoreError` where there are files that no store of this layout has: they are
+    somebody's.
+    """
     shards = range(layout.num_shards)
     ours = {SEAL_KEY, *sealed_keys(layout), *(record_key(shard) for shard in shards)}
     ours |= {layout.shard_key(array, shard) for array in layout.sharded_arrays for shard in shards}
     other = next((key for key in place.list_keys() if key not in ours), None)
     if other is not None:
-        raise StoreError(f"{place}: the folder is not empty and holds no clip store; it holds {other!r}")
+        raise StoreError(
+            f"{place}: the folder is not empty and holds no clip store; it holds {other!r}"
+        )
 
 
 def _same_store(place: Place, wanted: Layout) -> Layout:
-    """The layout found at ``place``; raises :class:`StoreError` naming what differs where it is another store's."""
+    """The layout found at ``place``; raises :class:`StoreError` naming what differs where it is
+    another store's.
+    """
     found = layout_of(place)
     if found.identity == wanted.identity:
         return found
@@ -156,15 +197,24 @@ def _same_store(place: Place, wanted: Layout) -> Layout:
         if key != "software" and old[key] != new[key]
     ]
     if found.videos_sha256 != wanted.videos_sha256:
-        differing.append(f"other videos or labels ({found.num_videos} videos, asked for: {wanted.num_videos})")
+        differing.append(
+            f"other videos or labels ({found.num_videos} videos, asked for: {wanted.num_videos})"
+        )
     raise StoreError(f"{place}: another store is there, with {'; '.join(differing)}")
 
 
-def _write_skeleton(place: Place, layout: Layout, names: Sequence[str], labels_V: Int32[np.ndarray, " v"]) -> None:
-    """Everything that is known before anything is decoded; the root metadata comes last, and the store exists."""
+def _write_skeleton(
+    place: Place, layout: Layout, names: Sequence[str], labels_V: Int32[np.ndarray, " v"]
+) -> None:
+    """Everything that is known before anything is decoded; the root metadata comes last, and the
+    store exists.
+    """
     clips = layout.header.spec.clips_per_video
     video_V = np.arange(layout.num_videos, dtype=np.int32)
-    files = {f"{name}/zarr.json": canonical_json(metadata) for name, metadata in layout.array_metadata().items()}
+    files = {
+        f"{name}/zarr.json": canonical_json(metadata)
+        for name, metadata in layout.array_metadata().items()
+    }
     files[layout.whole_key("names")] = encode_names(names)
     files[layout.whole_key("video")] = encode_numbers(np.repeat(video_V, clips))
     files[layout.whole_key("label")] = encode_numbers(np.repeat(labels_V, clips))
@@ -184,7 +234,9 @@ def _paired(
 ) -> Iterator[tuple[int, VideoClips | VideoFailure]]:
     for video, given in itertools.zip_longest(expected, videos):
         if video is None or given is None:
-            raise StoreError(f"{place}: the shard takes exactly videos {expected[0]} to {expected[-1]}")
+            raise StoreError(
+                f"{place}: the shard takes exactly videos {expected[0]} to {expected[-1]}"
+            )
         yield video, given
 
 
@@ -196,7 +248,12 @@ def _append(
     if isinstance(given, VideoFailure):
         for draft, _ in itertools.product(drafts.values(), range(clips)):
             draft.append(None)
-        return VideoOutcome(video=video, status="failed", reason=_plain(given.reason), start_frame=(NO_FRAME,) * clips)
+        return VideoOutcome(
+            video=video,
+            status="failed",
+            reason=_plain(given.reason),
+            start_frame=(NO_FRAME,) * clips,
+        )
     _check_clips(layout, given)
     given_arrays = {"clips": given.clips, "foreground": given.foreground}
     for array, draft in drafts.items():

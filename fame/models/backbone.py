@@ -1,4 +1,5 @@
-"""What every video backbone is: a chain of stages from a clip to a feature map, and an optional head on its average.
+"""What every video backbone is: a chain of stages from a clip to a feature map, and an optional
+head on its average.
 
 Shapes: B batch, C channels, T frames, H W height/width, t h w size of the feature map,
 D feature dim, K outputs of a head.
@@ -19,9 +20,9 @@ from fame.models.norm import frozen_statistics
 class Backbone(nn.Module):
     """A stem and stages; subclasses register them as children in the order in which they run.
 
-    Memory is channels-last throughout, whatever the caller's: pooling, batch norm and flat kernels are faster there.
-    The head, if any, is one more child under the name that the reference gave it, so that the state dict of the whole
-    has the reference's names.
+    Memory is channels-last throughout, whatever the caller's: pooling, batch norm and flat kernels
+    are faster there. The head, if any, is one more child under the name that the reference gave it,
+    so that the state dict of the whole has the reference's names.
     """
 
     feature_dim: int
@@ -36,10 +37,17 @@ class Backbone(nn.Module):
         self.add_module(name, head)
         self._head = name
 
-    def feature_map(self, clip_BCTHW: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d t_map h_map w_map"]:
-        """Map a normalised RGB clip to the last feature map. Raises ``ValueError`` on another number of channels."""
+    def feature_map(
+        self, clip_BCTHW: Float[Tensor, "b c t h w"]
+    ) -> Float[Tensor, "b d t_map h_map w_map"]:
+        """Map a normalised RGB clip to the last feature map. Raises ``ValueError`` on another
+        number of channels.
+        """
         if clip_BCTHW.shape[1] != 3 or 0 in clip_BCTHW.shape:
-            raise ValueError(f"expected clips of shape [batch, 3, frames, height, width], got {list(clip_BCTHW.shape)}")
+            raise ValueError(
+                "expected clips of shape [batch, 3, frames, height, width], got "
+                f"{list(clip_BCTHW.shape)}"
+            )
         map_BDthw = clip_BCTHW.contiguous(memory_format=torch.channels_last_3d)
         for stage in self._stages():
             map_BDthw = self._run(stage, map_BDthw)
@@ -60,18 +68,28 @@ class Backbone(nn.Module):
     def _run(self, stage: nn.Module, map_BDthw: Tensor) -> Tensor:
         if not (self.checkpointing and self.training):
             return stage(map_BDthw)
-        if torch.compiler.is_compiling():  # whose graph applies the change of running statistics once by itself
+        if (
+            torch.compiler.is_compiling()
+        ):  # whose graph applies the change of running statistics once by itself
             return checkpoint(stage, map_BDthw, use_reentrant=False)
-        return checkpoint(stage, map_BDthw, use_reentrant=False, context_fn=partial(_contexts, stage))
+        return checkpoint(
+            stage, map_BDthw, use_reentrant=False, context_fn=partial(_contexts, stage)
+        )
 
 
-def _contexts(stage: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Contexts of a checkpointed forward and of its recomputation, which must not count the batch twice."""
+def _contexts(
+    stage: nn.Module,
+) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Contexts of a checkpointed forward and of its recomputation, which must not count the batch
+    twice.
+    """
     return nullcontext(), frozen_statistics(stage)
 
 
 def set_activation_checkpointing(module: nn.Module, enabled: bool) -> None:
-    """Trade compute for memory: keep only the activations between stages and recompute the rest in the backward."""
+    """Trade compute for memory: keep only the activations between stages and recompute the rest in
+    the backward.
+    """
     for child in module.modules():
         if isinstance(child, Backbone):
             child.checkpointing = enabled

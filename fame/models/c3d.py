@@ -1,7 +1,8 @@
-"""A small plain 3D network for small worlds: what a CPU trains in minutes, and what experiments at that size use.
+"""A small plain 3D network for small worlds: what a CPU trains in minutes, and what experiments at
+that size use.
 
-Three convolutions of 3x3x3, as in C3D (Tran et al., ICCV 2015), each with batch norm. Shapes: B batch, C channels,
-T frames, H W height/width, D feature dim.
+Three convolutions of 3x3x3, as in C3D (Tran et al., ICCV 2015), each with batch norm. Shapes: B
+batch, C channels, T frames, H W height/width, D feature dim.
 """
 
 from torch import nn
@@ -12,7 +13,9 @@ from fame.models.norm import GroupedBatchNorm3d
 
 
 class SmallC3D(Backbone):
-    """Three blocks up to a feature map 4 times smaller in time and 8 times in space (rounded up), 128 channels."""
+    """Three blocks up to a feature map 4 times smaller in time and 8 times in space (rounded up),
+    128 channels.
+    """
 
     feature_dim = 128
 

@@ -1,6 +1,8 @@
-"""A 3D convolution that is computed as what it is where its kernel is flat: a matrix product or a 2D convolution.
+"""A 3D convolution that is computed as what it is where its kernel is flat: a matrix product or a
+2D convolution.
 
-In channels-last memory the rearrangements below are views. Shapes: B batch, C D channels in and out, T frames, H W.
+In channels-last memory the rearrangements below are views. Shapes: B batch, C D channels in and
+out, T frames, H W.
 """
 
 from jaxtyping import Float
@@ -9,7 +11,8 @@ from torch.nn import functional as F
 
 
 class FlatConv3d(nn.Conv3d):
-    """``nn.Conv3d`` without bias; kernels of one element, of one frame or of one pixel take the shorter way.
+    """``nn.Conv3d`` without bias; kernels of one element, of one frame or of one pixel take the
+    shorter way.
 
     The results are those of ``nn.Conv3d`` up to rounding, the parameters are the same.
     """
@@ -37,14 +40,18 @@ class FlatConv3d(nn.Conv3d):
 
     def _product(self, input: Tensor) -> Tensor:  # noqa: A002
         t, h, w = self.stride
-        return F.linear(input[:, :, ::t, ::h, ::w].movedim(1, -1), self.weight.flatten(1)).movedim(-1, 1)
+        return F.linear(input[:, :, ::t, ::h, ::w].movedim(1, -1), self.weight.flatten(1)).movedim(
+            -1, 1
+        )
 
     def _over_space(self, input: Tensor) -> Tensor:  # noqa: A002
         """One 2D convolution of all frames."""
         frames = input.movedim(2, 1).flatten(0, 1)
         stride, padding = self.stride[1:], [int(count) for count in self.padding[1:]]
         output = F.conv2d(frames, self.weight.squeeze(2), None, stride, padding)
-        batch = input.shape[0]  # len() would be a plain number, and a traced program one for that many clips only
+        batch = input.shape[
+            0
+        ]  # len() would be a plain number, and a traced program one for that many clips only
         return output.unflatten(0, (batch, -1)).movedim(1, 2)
 
     def _over_time(self, input: Tensor) -> Tensor:  # noqa: A002

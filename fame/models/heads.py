@@ -15,8 +15,12 @@ class ProjectionHead(nn.Sequential):
     """Two linear layers and L2 normalisation: the contrastive head of the reference's I3D."""
 
     def __init__(self, feature_dim: int, *, dim: int = 128) -> None:
-        # The reference's layers 0, 1 (average, flatten) and 3 (ReLU) have no weights; its names 2 and 4 stay.
-        hidden, output = nn.Linear(feature_dim, feature_dim), nn.Linear(feature_dim, positive("dim", dim))
+        # The reference's layers 0, 1 (average, flatten) and 3 (ReLU) have no weights; its names 2
+        # and 4 stay.
+        hidden, output = (
+            nn.Linear(feature_dim, feature_dim),
+            nn.Linear(feature_dim, positive("dim", dim)),
+        )
         super().__init__(OrderedDict([("2", hidden), ("3", nn.ReLU()), ("4", output)]))
 
     def forward(self, input: Float[Tensor, "b d"]) -> Float[Tensor, "b k"]:  # noqa: A002
@@ -32,7 +36,9 @@ class LinearHead(nn.Linear):
 
 
 class Classifier(nn.Linear):
-    """Dropout, linear layer, log-softmax: its output is log-probabilities, which the 10-clip test averages."""
+    """Dropout, linear layer, log-softmax: its output is log-probabilities, which the 10-clip test
+    averages.
+    """
 
     def __init__(self, feature_dim: int, *, classes: int, dropout: float = 0.7) -> None:
         super().__init__(feature_dim, positive("classes", classes))

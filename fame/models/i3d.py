@@ -1,7 +1,9 @@
-"""I3D: Inception inflated to three dimensions (Carreira and Zisserman, CVPR 2017), named as the reference names it.
+"""I3D: Inception inflated to three dimensions (Carreira and Zisserman, CVPR 2017), named as the
+reference names it.
 
-Padding is TensorFlow's SAME, where the convolution was born: as little as makes the output ceil(size / stride), the odd
-element after the data. Shapes: B batch, C channels, T frames, H W height/width, D feature dim.
+Padding is TensorFlow's SAME, where the convolution was born: as little as makes the output
+ceil(size / stride), the odd element after the data. Shapes: B batch, C channels, T frames, H W
+height/width, D feature dim.
 """
 
 import torch
@@ -32,7 +34,8 @@ MIXED = {
 class I3D(Backbone):
     """I3D up to its last feature map, 8 times smaller in time and 32 times in space (rounded up).
 
-    ``width`` multiplies every channel count, rounded to a multiple of 8 (at least 8); 1.0 is the published network.
+    ``width`` multiplies every channel count, rounded to a multiple of 8 (at least 8); 1.0 is the
+    published network.
     """
 
     def __init__(self, *, width: float = 1.0) -> None:
@@ -60,10 +63,15 @@ class I3D(Backbone):
 class Unit(nn.Module):
     """Convolution with SAME padding, batch norm, ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, kernel: int = 1, stride: int = 1) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, *, kernel: int = 1, stride: int = 1
+    ) -> None:
         super().__init__()
-        # An odd kernel that does not stride pads alike on both sides, which the convolution does without a copy.
-        self.conv3d = FlatConv3d(in_channels, out_channels, kernel, stride, kernel // 2 if stride == 1 else 0)
+        # An odd kernel that does not stride pads alike on both sides, which the convolution does
+        # without a copy.
+        self.conv3d = FlatConv3d(
+            in_channels, out_channels, kernel, stride, kernel // 2 if stride == 1 else 0
+        )
         self.batch3d = GroupedBatchNorm3d(out_channels)
 
     def forward(self, input: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d t_out h_out w_out"]:  # noqa: A002
@@ -76,9 +84,11 @@ class Unit(nn.Module):
 
 
 class MaxPool(nn.Module):
-    """Max pooling with SAME padding, without copying: an odd element of padding is what ``ceil_mode`` allows.
+    """Max pooling with SAME padding, without copying: an odd element of padding is what
+    ``ceil_mode`` allows.
 
-    The reference pads with zeros; what is pooled is never negative (after ReLU), so the maximum is the same.
+    The reference pads with zeros; what is pooled is never negative (after ReLU), so the maximum is
+    the same.
     """
 
     def __init__(self, kernel: Size, stride: Size) -> None:
@@ -106,7 +116,15 @@ class Mixed(nn.Module):
 
     def forward(self, input: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d t h w"]:  # noqa: A002
         """Run the branches and concatenate their channels."""
-        return torch.cat([self.branch_0(input), self.branch_1(input), self.branch_2(input), self.branch_3(input)], 1)
+        return torch.cat(
+            [
+                self.branch_0(input),
+                self.branch_1(input),
+                self.branch_2(input),
+                self.branch_3(input),
+            ],
+            1,
+        )
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:

@@ -1,7 +1,8 @@
-"""Batch norm over groups of clips: one device that means what eight devices with eight clips each meant.
+"""Batch norm over groups of clips: one device that means what eight devices with eight clips each
+meant.
 
-The reference trained with 8 clips on each of 8 GPUs and no synchronised batch norm: its statistics are of 8 clips.
-Shapes: B batch, G groups, C channels, T frames, H W height/width.
+The reference trained with 8 clips on each of 8 GPUs and no synchronised batch norm: its statistics
+are of 8 clips. Shapes: B batch, G groups, C channels, T frames, H W height/width.
 """
 
 from collections.abc import Generator, Iterator
@@ -14,12 +15,14 @@ from torch.nn import functional as F
 
 
 class GroupedBatchNorm3d(nn.BatchNorm3d):
-    """``nn.BatchNorm3d`` whose training statistics are those of consecutive groups of ``group`` clips of the batch.
+    """``nn.BatchNorm3d`` whose training statistics are those of consecutive groups of ``group``
+    clips of the batch.
 
-    ``group=None`` is plain batch norm; a last, smaller group has its own statistics. Parameters, buffers and
-    evaluation are those of ``nn.BatchNorm3d``. The running statistics follow the first group alone: distributed data
-    parallel training broadcasts and saves the buffers of rank 0, so that is what the reference's checkpoints hold, and
-    the first group is the same clips whatever the number of processes.
+    ``group=None`` is plain batch norm; a last, smaller group has its own statistics. Parameters,
+    buffers and evaluation are those of ``nn.BatchNorm3d``. The running statistics follow the first
+    group alone: distributed data parallel training broadcasts and saves the buffers of rank 0, so
+    that is what the reference's checkpoints hold, and the first group is the same clips whatever
+    the number of processes.
     """
 
     def __init__(self, channels: int, *, group: int | None = None) -> None:
@@ -28,7 +31,9 @@ class GroupedBatchNorm3d(nn.BatchNorm3d):
         self.frozen = False
 
     def forward(self, input: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t h w"]:  # noqa: A002
-        """Normalise; in training update the running statistics from the first group unless ``frozen``."""
+        """Normalise; in training update the running statistics from the first group unless
+        ``frozen``.
+        """
         if not self.training:
             return super().forward(input)
         if not self.frozen:
@@ -43,7 +48,9 @@ class GroupedBatchNorm3d(nn.BatchNorm3d):
         return torch.cat([self._normalise(first, update=True), *map(self._normalise, others)])
 
     def _normalise(self, input: Tensor, update: bool = False) -> Tensor:  # noqa: A002
-        """Native batch norm of one group with its own statistics, which may move the running ones."""
+        """Native batch norm of one group with its own statistics, which may move the running
+        ones.
+        """
         assert self.momentum is not None
         mean, var = (self.running_mean, self.running_var) if update else (None, None)
         if self.frozen and mean is not None and var is not None:
@@ -52,7 +59,9 @@ class GroupedBatchNorm3d(nn.BatchNorm3d):
         return F.batch_norm(input, mean, var, self.weight, self.bias, True, self.momentum, self.eps)
 
     def _fused(self, input: Tensor, group: int) -> Tensor:  # noqa: A002
-        """All whole groups in one expression, which a compiler fuses; uncompiled it is three times slower."""
+        """All whole groups in one expression, which a compiler fuses; uncompiled it is three times
+        slower.
+        """
         groups = len(input) // group
         whole, rest = input[: groups * group], input[groups * group :]
         grouped = whole.float().unflatten(0, (groups, group))
@@ -62,7 +71,9 @@ class GroupedBatchNorm3d(nn.BatchNorm3d):
         output = torch.addcmul(shift, grouped, scale).flatten(0, 1).to(input.dtype)
         if not self.frozen:
             count = grouped[0].numel() // grouped.shape[2]
-            self._update_(mean[0].flatten().detach(), var[0].flatten().detach() * (count / (count - 1)))
+            self._update_(
+                mean[0].flatten().detach(), var[0].flatten().detach() * (count / (count - 1))
+            )
         return torch.cat([output, self._normalise(rest)]) if len(rest) else output
 
     def _update_(self, mean: Tensor, var: Tensor) -> None:
@@ -79,16 +90,22 @@ class GroupedBatchNorm3d(nn.BatchNorm3d):
 
 
 def set_norm_group(module: nn.Module, group: int | None) -> None:
-    """Make every batch norm in ``module`` use statistics of ``group`` clips (``None``: of the whole batch)."""
+    """Make every batch norm in ``module`` use statistics of ``group`` clips (``None``: of the whole
+    batch).
+    """
     if group is not None and group < 1:
-        raise ValueError(f"a batch-norm group has at least 1 clip, or None for the whole batch; got {group}")
+        raise ValueError(
+            f"a batch-norm group has at least 1 clip, or None for the whole batch; got {group}"
+        )
     for norm in _grouped(module):
         norm.group = group
 
 
 @contextmanager
 def frozen_statistics(module: nn.Module) -> Generator[None]:
-    """Within this context training forwards leave the running statistics alone (for a forward done a second time)."""
+    """Within this context training forwards leave the running statistics alone (for a forward done
+    a second time).
+    """
     norms = list(_grouped(module))
     before = [norm.frozen for norm in norms]
     for norm in norms:

@@ -1,6 +1,8 @@
-"""R(2+1)D-18: a ResNet whose 3D convolutions are factored into space, then time (Tran et al., CVPR 2018).
+"""R(2+1)D-18: a ResNet whose 3D convolutions are factored into space, then time (Tran et al., CVPR
+2018).
 
-State-dict names are the reference's. Shapes: B batch, C channels, T frames, H W height/width, D feature dim.
+State-dict names are the reference's. Shapes: B batch, C channels, T frames, H W height/width, D
+feature dim.
 """
 
 from jaxtyping import Float
@@ -13,7 +15,9 @@ from fame.models.norm import GroupedBatchNorm3d
 
 
 class R2Plus1D18(Backbone):
-    """R(2+1)D-18 up to its last feature map, 8 times smaller in time and 16 times in space (rounded up)."""
+    """R(2+1)D-18 up to its last feature map, 8 times smaller in time and 16 times in space (rounded
+    up).
+    """
 
     feature_dim = 512
 
@@ -39,8 +43,8 @@ class R2Plus1D18(Backbone):
 class ResidualBlock(nn.Module):
     """Two factored convolutions and a shortcut.
 
-    The channels between space and time are chosen to match the parameters of the full 3D convolution of the block
-    (section 3.5 of the paper), once for both convolutions.
+    The channels between space and time are chosen to match the parameters of the full 3D
+    convolution of the block (section 3.5 of the paper), once for both convolutions.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1) -> None:
@@ -51,7 +55,9 @@ class ResidualBlock(nn.Module):
             GroupedBatchNorm3d(out_channels),
             nn.ReLU(inplace=True),
         )
-        self.conv2 = nn.Sequential(space_time(out_channels, middle, out_channels, 1), GroupedBatchNorm3d(out_channels))
+        self.conv2 = nn.Sequential(
+            space_time(out_channels, middle, out_channels, 1), GroupedBatchNorm3d(out_channels)
+        )
         if stride != 1 or in_channels != out_channels:
             self.downsample = nn.Sequential(
                 FlatConv3d(in_channels, out_channels, 1, stride), GroupedBatchNorm3d(out_channels)

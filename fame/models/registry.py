@@ -1,4 +1,6 @@
-"""Networks by name, built from plain values (what a checkpoint's card holds), with addressed initial weights."""
+"""Networks by name, built from plain values (what a checkpoint's card holds), with addressed
+initial weights.
+"""
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -15,15 +17,19 @@ from fame.models.r2plus1d import R2Plus1D18
 
 T = TypeVar("T")
 
-BACKBONES: dict[str, Callable[..., Backbone]] = {"i3d": I3D, "r2plus1d_18": R2Plus1D18, "c3d_small": SmallC3D}
+BACKBONES: dict[str, Callable[..., Backbone]] = {
+    "i3d": I3D,
+    "r2plus1d_18": R2Plus1D18,
+    "c3d_small": SmallC3D,
+}
 
 
 def build_backbone(name: str, *, seed: int = 0, **options: Any) -> Backbone:
     """Build ``"i3d"`` (option ``width``), ``"r2plus1d_18"`` or ``"c3d_small"`` without a head.
 
-    ``seed`` decides the initial weights, which follow the reference: torch's defaults, and He's normal over outgoing
-    connections for the convolutions of R(2+1)D. Global random state is neither read nor changed. ``ValueError`` for a
-    name or option that does not exist.
+    ``seed`` decides the initial weights, which follow the reference: torch's defaults, and He's
+    normal over outgoing connections for the convolutions of R(2+1)D. Global random state is neither
+    read nor changed. ``ValueError`` for a name or option that does not exist.
     """
     with seeded(seed):
         return _backbone(name, options)
@@ -34,15 +40,17 @@ def build_encoder(
 ) -> Backbone:
     """Build a backbone (``options`` as of :func:`build_backbone`) with a head on it.
 
-    ``head`` is ``{"kind": "projection", "dim": 128}``, ``{"kind": "linear", "dim": 128}`` or ``{"kind": "classifier",
-    "classes": 101, "dropout": 0.7}``.
+    ``head`` is ``{"kind": "projection", "dim": 128}``, ``{"kind": "linear", "dim": 128}`` or
+    ``{"kind": "classifier", "classes": 101, "dropout": 0.7}``.
     """
     settings = dict(head)
     kind = settings.pop("kind", None)
     attribute, constructor = _lookup("head", kind, HEADS)
     with seeded(seed):
         encoder = _backbone(name, options or {})
-        built: nn.Module = _construct("head", kind, {kind: constructor}, encoder.feature_dim, **settings)
+        built: nn.Module = _construct(
+            "head", kind, {kind: constructor}, encoder.feature_dim, **settings
+        )
     encoder.attach(attribute, built)
     return encoder
 
@@ -54,7 +62,9 @@ def _backbone(name: str, options: Mapping[str, Any]) -> Backbone:
 
 @contextmanager
 def seeded(seed: int) -> Generator[None]:
-    """Initial weights within this context depend on ``seed`` alone; the global generator is as it was afterwards."""
+    """Initial weights within this context depend on ``seed`` alone; the global generator is as it
+    was afterwards.
+    """
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would also seed accelerators, where nothing is built.
         torch.default_generator.manual_seed(seed)
@@ -67,7 +77,9 @@ def _lookup(what: str, name: object, known: Mapping[str, T]) -> T:
     return known[name]
 
 
-def _construct(what: str, name: str, known: Mapping[str, Callable[..., T]], *args: Any, **options: Any) -> T:
+def _construct(
+    what: str, name: str, known: Mapping[str, Callable[..., T]], *args: Any, **options: Any
+) -> T:
     constructor = _lookup(what, name, known)
     try:
         return constructor(*args, **options)

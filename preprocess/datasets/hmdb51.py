@@ -14,15 +14,18 @@ def hmdb51(root: Path, *, split: str, annotations: Path, fold: int) -> Listing:
     Args:
         root: ``root/CLASS/video.avi``, as the 51 archives in hmdb51_org.rar unpack.
         split: train or test.
-        annotations: folder of ``CLASS_test_splitN.txt`` (test_train_splits.rar), each line ``video.avi MARK`` where the
-            mark is 1 for train, 2 for test and 0 for neither. Classes are the sorted names of these files.
+        annotations: folder of ``CLASS_test_splitN.txt`` (test_train_splits.rar), each line
+            ``video.avi MARK`` where the mark is 1 for train, 2 for test and 0 for neither. Classes
+            are the sorted names of these files.
         fold: which of the three splits.
 
     Raises:
         ValueError: no split file is there, or a line is not of that form.
     """
     if split not in _MARKS or fold not in (1, 2, 3):
-        raise ValueError(f"hmdb51 has the splits train and test in folds 1, 2 and 3, not {split!r} in {fold}")
+        raise ValueError(
+            f"hmdb51 has the splits train and test in folds 1, 2 and 3, not {split!r} in {fold}"
+        )
     ending = f"_test_split{fold}.txt"
     class_names = sorted(path.name.removesuffix(ending) for path in annotations.glob(f"*{ending}"))
     if not class_names:

@@ -1,4 +1,6 @@
-"""From annotations and the files on disk to the videos of one split: sorted names, labels, and what did not match."""
+"""From annotations and the files on disk to the videos of one split: sorted names, labels, and what
+did not match.
+"""
 
 import os
 import unicodedata
@@ -14,10 +16,11 @@ _UNSPEAKABLE = ("Cc", "Cs")  # control characters, and what undecodable bytes of
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """The videos of one split: names relative to the root, in sorted order, and the class index of each (-1: none).
+    """The videos of one split: names relative to the root, in sorted order, and the class index of
+    each (-1: none).
 
-    ``missing`` are listed but not on disk, ``extra`` are videos on disk that no list mentions, ``doubled`` are listed
-    more than once (and kept once).
+    ``missing`` are listed but not on disk, ``extra`` are videos on disk that no list mentions,
+    ``doubled`` are listed more than once (and kept once).
     """
 
     names: tuple[str, ...]
@@ -42,7 +45,9 @@ class Files:
 
 
 def scan(root: Path, *, under: str = "") -> Files:
-    """List the files below ``root/under``. Hidden entries are skipped and links to folders are not followed."""
+    """List the files below ``root/under``. Hidden entries are skipped and links to folders are not
+    followed.
+    """
     if not (root / under).is_dir():
         raise ValueError(f"{root / under} is not a folder of videos")
     real_root = os.path.realpath(root)
@@ -56,7 +61,10 @@ def scan(root: Path, *, under: str = "") -> Files:
                 name = f"{folder}/{entry.name}".lstrip("/")
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(name)
-                elif entry.is_symlink() and os.path.commonpath((real_root, os.path.realpath(entry.path))) != real_root:
+                elif (
+                    entry.is_symlink()
+                    and os.path.commonpath((real_root, os.path.realpath(entry.path))) != real_root
+                ):
                     escaping.add(name)
                 elif entry.is_file():
                     inside.add(name)
@@ -69,7 +77,9 @@ def is_video(name: str) -> bool:
 
 
 def checked_name(name: str) -> str:
-    """Normalise a name from a list; raises ``ValueError`` if it is empty, leaves the root, or cannot be shown."""
+    """Normalise a name from a list; raises ``ValueError`` if it is empty, leaves the root, or
+    cannot be shown.
+    """
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or not path.name:
         raise ValueError(f"{name!r} is not the name of a video below the root")
@@ -79,7 +89,11 @@ def checked_name(name: str) -> str:
 
 
 def make_listing(
-    entries: Iterable[tuple[str, int]], *, files: Files, class_names: Iterable[str], elsewhere: Collection[str] = ()
+    entries: Iterable[tuple[str, int]],
+    *,
+    files: Files,
+    class_names: Iterable[str],
+    elsewhere: Collection[str] = (),
 ) -> Listing:
     """Match listed videos (name, class index) with the files on disk.
 
@@ -90,7 +104,8 @@ def make_listing(
         elsewhere: names that other splits list: on disk, they are not extra.
 
     Raises:
-        ValueError: a name leaves the root, by itself or through a link, or is listed under two classes.
+        ValueError: a name leaves the root, by itself or through a link, or is listed under two
+            classes.
     """
     labels: dict[str, int] = {}
     doubled: set[str] = set()
@@ -108,6 +123,8 @@ def make_listing(
         labels=tuple(labels[name] for name in found),
         class_names=tuple(class_names),
         missing=tuple(sorted(labels.keys() - files.inside)),
-        extra=tuple(sorted(n for n in files.inside - labels.keys() - frozenset(elsewhere) if is_video(n))),
+        extra=tuple(
+            sorted(n for n in files.inside - labels.keys() - frozenset(elsewhere) if is_video(n))
+        ),
         doubled=tuple(sorted(doubled)),
     )

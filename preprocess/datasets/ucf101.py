@@ -22,7 +22,9 @@ def ucf101(root: Path, *, split: str, annotations: Path, fold: int) -> Listing:
         ValueError: a file is missing, a class is unknown, or a label disagrees with its folder.
     """
     if split not in _LISTS or fold not in (1, 2, 3):
-        raise ValueError(f"ucf101 has the splits train and test in folds 1, 2 and 3, not {split!r} in {fold}")
+        raise ValueError(
+            f"ucf101 has the splits train and test in folds 1, 2 and 3, not {split!r} in {fold}"
+        )
     numbered = (line.split() for line in _lines(annotations / "classInd.txt"))
     index = {name: int(number) - 1 for number, name in numbered}
     if sorted(index.values()) != list(range(len(index))):
@@ -32,7 +34,9 @@ def ucf101(root: Path, *, split: str, annotations: Path, fold: int) -> Listing:
         _entries(annotations / f"{_LISTS[split]}{fold:02d}.txt", index),
         files=scan(root),
         class_names=sorted(index, key=index.__getitem__),
-        elsewhere=[name for name, _ in _entries(annotations / f"{_LISTS[other]}{fold:02d}.txt", index)],
+        elsewhere=[
+            name for name, _ in _entries(annotations / f"{_LISTS[other]}{fold:02d}.txt", index)
+        ],
     )
 
 
@@ -47,5 +51,7 @@ def _entries(path: Path, index: dict[str, int]) -> Iterator[tuple[str, int]]:
 
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
-        raise ValueError(f"{path} is missing: it comes with the train/test splits for action recognition")
+        raise ValueError(
+            f"{path} is missing: it comes with the train/test splits for action recognition"
+        )
     return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]

@@ -1,6 +1,8 @@
-"""The Ray executor: shards in parallel, on this machine or a cluster that shares the store's and the videos' paths.
+"""The Ray executor: shards in parallel, on this machine or a cluster that shares the store's and
+the videos' paths.
 
-One task is one shard; its result is a small record, and frames stay in the worker that decoded them.
+One task is one shard; its result is a small record, and frames stay in the worker that decoded
+them.
 """
 
 import logging
@@ -24,7 +26,12 @@ _decoders: dict[Work, Decoder] = {}  # this worker's, kept from shard to shard
 
 
 def execute(
-    work: Work, tasks: Iterable[ShardTask], *, workers: int, address: str = "local", memory_per_worker: int = 0
+    work: Work,
+    tasks: Iterable[ShardTask],
+    *,
+    workers: int,
+    address: str = "local",
+    memory_per_worker: int = 0,
 ) -> Iterator[ShardResult]:
     """Make every shard, at most ``workers`` at a time, yielding results in the order they finish.
 
@@ -32,7 +39,8 @@ def execute(
         work: what all shards share.
         tasks: drawn one by one as workers come free, so a plan of any size takes no memory here.
         workers: shards in flight, each on one CPU.
-        address: ``local`` for this machine, ``auto`` or a cluster's address; a session that runs already is used.
+        address: ``local`` for this machine, ``auto`` or a cluster's address; a session that runs
+            already is used.
         memory_per_worker: bytes that Ray sets aside for each task; 0 asks for none.
     """
     with _session(workers, address) as ours:
@@ -46,8 +54,9 @@ def execute(
             while running:
                 yield _first_done(running)
         finally:
-            # A session of our own ends with its workers. Forced cancelling is not used: where a task ends at that very
-            # moment, Ray 2.60 takes it for a fault of its own and kills the driver.
+            # A session of our own ends with its workers. Forced cancelling is not used: where a
+            # task ends at that very moment, Ray 2.60 takes it for a fault of its own and kills the
+            # driver.
             for reference in () if ours else running:
                 ray.cancel(reference)
 
@@ -96,7 +105,9 @@ def _session(workers: int, address: str) -> Generator[bool]:
     else:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray put its own in place, which ends the process there and then
+        signal.signal(
+            signal.SIGTERM, on_sigterm
+        )  # Ray put its own in place, which ends the process there and then
     try:
         yield True
     finally:

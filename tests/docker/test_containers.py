@@ -1,4 +1,6 @@
-"""The container files, read without a container engine: what an engine would tell only at run time, or never."""
+"""The container files, read without a container engine: what an engine would tell only at run time,
+or never.
+"""
 
 import json
 import os
@@ -23,24 +25,32 @@ NOBODY = 65534
 def stages() -> dict[str, str]:
     """Each stage of the Dockerfile by its name, with the continued lines joined."""
     joined = DOCKERFILE.replace("\\\n", " ")
-    parts = re.findall(r"^FROM \S+(?: AS (\S+))?\n(.*?)(?=^FROM |\Z)", joined, re.MULTILINE | re.DOTALL)
+    parts = re.findall(
+        r"^FROM \S+(?: AS (\S+))?\n(.*?)(?=^FROM |\Z)", joined, re.MULTILINE | re.DOTALL
+    )
     return dict(parts)
 
 
 def copied(body: str) -> list[str]:
     """What a stage takes from the build context."""
-    sources = [line.split()[1:-1] for line in body.splitlines() if line.startswith("COPY ") and "--from=" not in line]
+    sources = [
+        line.split()[1:-1]
+        for line in body.splitlines()
+        if line.startswith("COPY ") and "--from=" not in line
+    ]
     return [word for words in sources for word in words if not word.startswith("--")]
 
 
 def admitted() -> set[str]:
     """Top-level names that .dockerignore lets into the build context."""
     lines = (ROOT / ".dockerignore").read_text().splitlines()
-    assert next(line for line in lines if not line.startswith("#")) == "*", "the list must begin by refusing everything"
+    assert next(line for line in lines if not line.startswith("#")) == "*", (
+        "the list must begin by refusing everything"
+    )
     return {line[1:] for line in lines if line.startswith("!")}
 
 
-# The image ---------------------------------------------------------------------------------------------------------
+# The image ----------------------------------------------------------------------------------------
 
 
 def test_torch_is_the_version_that_was_tested() -> None:
@@ -67,7 +77,11 @@ def test_every_package_of_the_project_is_in_the_wheel() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     names = [pattern.rstrip("*") for pattern in settings["packages"]["find"]["include"]]
     names += [f"{name}.py" for name in settings["py-modules"]]
-    assert [name for name in names if not any(fnmatch(name, source) for source in copied(stages()["wheel"]))] == []
+    assert [
+        name
+        for name in names
+        if not any(fnmatch(name, source) for source in copied(stages()["wheel"]))
+    ] == []
 
 
 @pytest.mark.parametrize("stage", ["fame", "test"])
@@ -79,24 +93,31 @@ def test_plain_build_gives_the_image_without_tests() -> None:
     assert re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)[-1] == "fame"
 
 
-# The build context -------------------------------------------------------------------------------------------------
+# The build context --------------------------------------------------------------------------------
 
 
 def test_everything_copied_is_in_the_build_context() -> None:
-    needed = {Path(path).parts[0] for body in stages().values() for path in copied(body) if path != "."}
+    needed = {
+        Path(path).parts[0] for body in stages().values() for path in copied(body) if path != "."
+    }
     assert needed <= admitted()
 
 
-@pytest.mark.parametrize("name", ["data", "runs", "demo", "shared", ".git", ".venv", ".env", "checkpoint.pt"])
+@pytest.mark.parametrize(
+    "name", ["data", "runs", "demo", "shared", ".git", ".venv", ".env", "checkpoint.pt"]
+)
 def test_data_and_secrets_stay_out_of_the_build_context(name: str) -> None:
     assert not any(fnmatch(name, pattern) for pattern in admitted())
 
 
-# The services ------------------------------------------------------------------------------------------------------
+# The services -------------------------------------------------------------------------------------
 
 
 def test_bare_up_is_the_ray_cluster() -> None:
-    assert {name for name, service in SERVICES.items() if "profiles" not in service} == {"ray-head", "ray-worker"}
+    assert {name for name, service in SERVICES.items() if "profiles" not in service} == {
+        "ray-head",
+        "ray-worker",
+    }
 
 
 def test_gpu_is_reserved_for_training() -> None:
@@ -121,7 +142,9 @@ def test_missing_folder_is_an_error(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["fame", "fame-gpu", "ray-head", "ray-worker"])
 def test_videos_cannot_be_written(name: str) -> None:
-    writable = {volume["target"] for volume in SERVICES[name]["volumes"] if not volume.get("read_only")}
+    writable = {
+        volume["target"] for volume in SERVICES[name]["volumes"] if not volume.get("read_only")
+    }
     assert writable == {"/data/stores", "/data/runs"}
 
 
@@ -138,14 +161,21 @@ def test_long_running_service_has_a_health_check(name: str) -> None:
 def test_default_folders_come_with_a_clone() -> None:
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
-    tracked = subprocess.run(["git", "ls-files", "data"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert {f"data/{name}/.gitkeep" for name in ("videos", "stores", "runs")} <= set(tracked.stdout.split())
+    tracked = subprocess.run(
+        ["git", "ls-files", "data"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert {f"data/{name}/.gitkeep" for name in ("videos", "stores", "runs")} <= set(
+        tracked.stdout.split()
+    )
 
 
 @pytest.fixture(scope="module")
 def compose() -> list[str]:
     for command in (["docker", "compose"], ["docker-compose"]):
-        if shutil.which(command[0]) and subprocess.run([*command, "version"], capture_output=True).returncode == 0:
+        if (
+            shutil.which(command[0])
+            and subprocess.run([*command, "version"], capture_output=True).returncode == 0
+        ):
             return command
     pytest.skip("no Docker Compose")
 
@@ -163,7 +193,9 @@ def test_compose_mounts_the_folders_of_the_environment(
 ) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("FAME_")}
     command = [*compose, "--profile", "*", "--env-file", os.devnull, "config", "--format", "json"]
-    shown = subprocess.run(command, cwd=ROOT, env=clean | environment, capture_output=True, text=True, check=True)
+    shown = subprocess.run(
+        command, cwd=ROOT, env=clean | environment, capture_output=True, text=True, check=True
+    )
     services = json.loads(shown.stdout)["services"]
     assert set(services) == set(SERVICES)
     mounted = {volume["target"]: volume["source"] for volume in services["fame-gpu"]["volumes"]}
@@ -171,12 +203,14 @@ def test_compose_mounts_the_folders_of_the_environment(
     assert services["fame"]["build"]["context"] == str(ROOT)
 
 
-# The entrypoint ----------------------------------------------------------------------------------------------------
+# The entrypoint -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def container() -> Iterator[Path]:
-    """A folder that plays the container: bin/ with a `fame` and a `mountpoint`, and data/. Open to any user."""
+    """A folder that plays the container: bin/ with a `fame` and a `mountpoint`, and data/. Open to
+    any user.
+    """
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         root.chmod(0o755)
@@ -193,7 +227,9 @@ def write_command(path: Path, body: str) -> None:
     path.chmod(0o755)
 
 
-def enter(container: Path, *arguments: str, mounts: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+def enter(
+    container: Path, *arguments: str, mounts: tuple[str, ...]
+) -> subprocess.CompletedProcess[str]:
     """Run the entrypoint where the ``mounts``, below data/, are mount points."""
     patterns = "|".join(str(container / "data" / mount).rstrip("/") for mount in mounts) or "none"
     write_command(container / "bin/mountpoint", f'case "$2" in {patterns}) exit 0;; esac; exit 1')
@@ -201,7 +237,10 @@ def enter(container: Path, *arguments: str, mounts: tuple[str, ...]) -> subproce
     shutil.copy(ROOT / "docker/entrypoint.sh", script)
     return subprocess.run(
         [script, *arguments],
-        env={"PATH": f"{container / 'bin'}:{os.environ['PATH']}", "FAME_ROOT": str(container / "data")},
+        env={
+            "PATH": f"{container / 'bin'}:{os.environ['PATH']}",
+            "FAME_ROOT": str(container / "data"),
+        },
         user=NOBODY if os.geteuid() == 0 else None,  # to root every folder is writable
         capture_output=True,
         text=True,
@@ -210,8 +249,13 @@ def enter(container: Path, *arguments: str, mounts: tuple[str, ...]) -> subproce
 
 @pytest.mark.parametrize("mounts", [("videos", "stores", "runs"), ("",)])
 def test_entrypoint_runs_the_command_as_typed(container: Path, mounts: tuple[str, ...]) -> None:
-    done = enter(container, "preprocess", "folder", "--videos", "/data/videos/my own", mounts=mounts)
-    assert (done.returncode, done.stdout) == (0, "<preprocess><folder><--videos></data/videos/my own>")
+    done = enter(
+        container, "preprocess", "folder", "--videos", "/data/videos/my own", mounts=mounts
+    )
+    assert (done.returncode, done.stdout) == (
+        0,
+        "<preprocess><folder><--videos></data/videos/my own>",
+    )
 
 
 @pytest.mark.parametrize("missing", ["videos", "stores", "runs"])
@@ -229,7 +273,9 @@ def test_entrypoint_refuses_a_folder_it_may_not_write(container: Path, locked: s
     folder.chmod(0o555)
     done = enter(container, "pretrain", mounts=("",))
     assert done.returncode == 2
-    assert f"may not write to {folder}, which belongs to user {folder.stat().st_uid}." in done.stderr
+    assert (
+        f"may not write to {folder}, which belongs to user {folder.stat().st_uid}." in done.stderr
+    )
     assert "FAME_UID" in done.stderr
 
 
@@ -238,6 +284,8 @@ def test_entrypoint_accepts_videos_that_cannot_be_written(container: Path) -> No
     assert enter(container, "preprocess", "k400", mounts=("",)).returncode == 0
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("preprocess", "--help"), ("preprocess", "-h"), ("--version",)])
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("preprocess", "--help"), ("preprocess", "-h"), ("--version",)]
+)
 def test_entrypoint_helps_without_any_folder(container: Path, arguments: tuple[str, ...]) -> None:
     assert enter(container, *arguments, mounts=()).returncode == 0

@@ -49,7 +49,9 @@ def test_the_share_is_counted_pixel_by_pixel() -> None:
         inside = sum(float(frame[mask_BHW[clip]].sum()) for frame in energy_BTHW[clip])
         assert float(share) == pytest.approx(inside / float(energy_BTHW[clip].sum()), abs=1e-6)
     per_frame = mask_BHW[:, None].expand(-1, 2, -1, -1)
-    assert torch.equal(foreground_share(energy_BTHW, per_frame), foreground_share(energy_BTHW, mask_BHW))
+    assert torch.equal(
+        foreground_share(energy_BTHW, per_frame), foreground_share(energy_BTHW, mask_BHW)
+    )
 
 
 def test_a_uniform_map_has_the_share_of_the_area_and_no_energy_has_none() -> None:

@@ -1,4 +1,6 @@
-"""One batched resampling against a slow crop-resize-flip per clip; draws that depend on their address alone."""
+"""One batched resampling against a slow crop-resize-flip per clip; draws that depend on their
+address alone.
+"""
 
 import pytest
 import torch
@@ -13,7 +15,9 @@ SIZE = (24, 32)
 
 
 def stored(batch: int) -> torch.Tensor:
-    return torch.randint(0, 256, (batch, 3, *SIZE, 3), dtype=torch.uint8, generator=generator(0, 0, 0, "test/clips"))
+    return torch.randint(
+        0, 256, (batch, 3, *SIZE, 3), dtype=torch.uint8, generator=generator(0, 0, 0, "test/clips")
+    )
 
 
 def crops(indices: list[int], **changes: float) -> Crop:
@@ -22,7 +26,9 @@ def crops(indices: list[int], **changes: float) -> Crop:
 
 
 def slow_crop(clip_THWC: torch.Tensor, box: list[int], flip: bool, size: int) -> torch.Tensor:
-    """Cut, then mirror, then bilinear resize, whose edge pixels repeat: what an image library does to one clip."""
+    """Cut, then mirror, then bilinear resize, whose edge pixels repeat: what an image library does
+    to one clip.
+    """
     top, left, height, width = box
     cut = clip_THWC[:, top : top + height, left : left + width].permute(3, 0, 1, 2).float() / 255
     cut = cut.flip(-1) if flip else cut
@@ -37,7 +43,8 @@ def test_batched_crops_equal_slow_ones_inside_their_borders(index: int, size: in
     for row in range(3):
         box = [int(value) for value in crop.box_B4[row]]
         slow = slow_crop(clip[row], box, bool(crop.flip_B[row]), size)
-        # At its rim a crop reaches half a pixel beyond the box, where the batched one sees the true neighbour.
+        # At its rim a crop reaches half a pixel beyond the box, where the batched one sees the true
+        # neighbour.
         rim_y, rim_x = (-(-size // (2 * side)) for side in box[2:])
         inner = (slice(None), slice(None), slice(rim_y, size - rim_y), slice(rim_x, size - rim_x))
         assert torch.allclose(fast[row][inner], slow[inner], atol=1e-4)
@@ -53,7 +60,9 @@ def test_the_whole_frame_at_its_size_is_the_frame_itself_and_its_mirror():
 
 def test_a_map_is_cut_where_its_clip_is():
     crop = crops(list(range(6)))
-    map_Bhw = torch.randint(0, 256, (6, *SIZE), dtype=torch.uint8, generator=generator(0, 0, 0, "test/map"))
+    map_Bhw = torch.randint(
+        0, 256, (6, *SIZE), dtype=torch.uint8, generator=generator(0, 0, 0, "test/map")
+    )
     clip = map_Bhw[:, None, :, :, None].expand(-1, 2, -1, -1, 3)
     from_clip = crop_clip(clip, crop, size=16)[:, 0, 0] * 255
     assert torch.allclose(crop_map(map_Bhw, crop, size=16, frame=SIZE), from_clip, atol=1e-2)
@@ -89,19 +98,26 @@ def test_a_sample_draws_the_same_in_any_batch():
 
 def test_views_epochs_and_seeds_draw_apart():
     boxes = [
-        draw_crop(seed=seed, epoch=epoch, indices=[5], view=view, size=SIZE, min_area=0.2, flip=0.5).box_B4
+        draw_crop(
+            seed=seed, epoch=epoch, indices=[5], view=view, size=SIZE, min_area=0.2, flip=0.5
+        ).box_B4
         for seed, epoch, view in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))
     ]
     assert len({tuple(box[0].tolist()) for box in boxes}) == 4
 
 
 def test_probabilities_are_met():
-    colour = draw_colour(seed=0, epoch=0, indices=range(2000), view=0, gray=0.2, jitter=0.8, blur=0.5)
+    colour = draw_colour(
+        seed=0, epoch=0, indices=range(2000), view=0, gray=0.2, jitter=0.8, blur=0.5
+    )
     for drawn, probability in ((colour.gray_B, 0.2), (colour.jitter_B, 0.8), (colour.blur_B, 0.5)):
         assert float(drawn.float().mean()) == pytest.approx(probability, abs=0.04)
     assert float(colour.sigma_B.min()) >= 0.1
     assert float(colour.sigma_B.max()) <= 2.0
-    assert torch.all((colour.factor_B4 - torch.tensor([1, 1, 1, 0.0])).abs() <= torch.tensor([0.4, 0.4, 0.4, 0.1]))
+    assert torch.all(
+        (colour.factor_B4 - torch.tensor([1, 1, 1, 0.0])).abs()
+        <= torch.tensor([0.4, 0.4, 0.4, 0.1])
+    )
 
 
 def floats(batch: int) -> torch.Tensor:
@@ -123,7 +139,9 @@ def test_a_batch_is_coloured_as_its_clips_one_by_one():
     result = apply_colour(clip, colour, order=order)
     for row in range(6):
         one = type(colour)(*(value[row : row + 1] for value in colour))
-        assert torch.allclose(result[row : row + 1], apply_colour(clip[row : row + 1], one, order=order), atol=1e-5)
+        assert torch.allclose(
+            result[row : row + 1], apply_colour(clip[row : row + 1], one, order=order), atol=1e-5
+        )
     assert float(result.min()) >= 0
     assert float(result.max()) <= 1
 

@@ -13,7 +13,9 @@ from fame.randomness import generator
 seeds = st.integers(0, 2**31)
 
 
-def few_colours(seed: int, frames: int = 5, height: int = 6, width: int = 7) -> tuple[Tensor, Tensor]:
+def few_colours(
+    seed: int, frames: int = 5, height: int = 6, width: int = 7
+) -> tuple[Tensor, Tensor]:
     """A clip of a few colours, so that pixels agree over time, with a little noise, and a mask."""
     rng = np.random.default_rng(seed)
     palette = rng.integers(0, 256, (3, 3))
@@ -27,7 +29,9 @@ def few_colours(seed: int, frames: int = 5, height: int = 6, width: int = 7) -> 
 
 def variants(seed: int) -> dict[str, Tensor]:
     clip, mask = few_colours(seed)
-    drawn = draw_variants(clip, mask, *few_colours(seed + 1), generator=generator(seed, 0, 0, "test"))
+    drawn = draw_variants(
+        clip, mask, *few_colours(seed + 1), generator=generator(seed, 0, 0, "test")
+    )
     return dict(zip(VARIANTS, drawn, strict=True))
 
 
@@ -35,10 +39,19 @@ def slow_take_apart(clip: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.
     """Pixel by pixel, as the docstring says it."""
     frames, height, width, _ = clip.shape
     pixels = [(y, x) for y in range(height) for x in range(width)]
-    middle = {(y, x): np.array([sorted(clip[:, y, x, c])[(frames - 1) // 2] for c in range(3)], int) for y, x in pixels}
+    middle = {
+        (y, x): np.array([sorted(clip[:, y, x, c])[(frames - 1) // 2] for c in range(3)], int)
+        for y, x in pixels
+    }
     outside = [middle[pixel] // 16 for pixel in pixels if not mask[pixel]]
-    occurs = {tuple(level) for level in outside if sum((level == other).all() for other in outside) >= 2}
-    fill = np.round(np.mean([clip[:, y, x] for y, x in pixels if not mask[y, x]], axis=(0, 1)).astype(np.float32))
+    occurs = {
+        tuple(level) for level in outside if sum((level == other).all() for other in outside) >= 2
+    }
+    fill = np.round(
+        np.mean([clip[:, y, x] for y, x in pixels if not mask[y, x]], axis=(0, 1)).astype(
+            np.float32
+        )
+    )
     cover, background = np.zeros(clip.shape[:3], bool), clip.copy()
     for y, x in pixels:
         if not mask[y, x]:
@@ -106,11 +119,17 @@ def test_swapping_the_background_back_restores_the_clip(seed: int) -> None:
 @given(seed=seeds)
 def test_parts_come_from_where_they_should(seed: int) -> None:
     (clip, mask), (other, other_mask) = few_colours(seed), few_colours(seed + 1)
-    (cover, background), (other_cover, other_background) = take_apart(clip, mask), take_apart(other, other_mask)
+    (cover, background), (other_cover, other_background) = (
+        take_apart(clip, mask),
+        take_apart(other, other_mask),
+    )
     drawn = variants(seed)
     assert torch.equal(drawn["original"], clip)
     assert torch.equal(drawn["background only"], background)
-    for name, back in (("foreground only", neutral_like(clip)), ("background swapped", other_background)):
+    for name, back in (
+        ("foreground only", neutral_like(clip)),
+        ("background swapped", other_background),
+    ):
         assert torch.equal(drawn[name][cover], clip[cover])
         assert torch.equal(drawn[name][~cover], back[~cover])
     assert torch.equal(drawn["foreground swapped"][other_cover], other[other_cover])
@@ -140,10 +159,14 @@ def test_clips_that_cannot_be_taken_apart_are_refused() -> None:
 
 
 @given(seed=seeds, videos=st.integers(4, 30), known=st.booleans())
-def test_partners_are_of_another_class_and_on_another_background(seed: int, videos: int, known: bool) -> None:
+def test_partners_are_of_another_class_and_on_another_background(
+    seed: int, videos: int, known: bool
+) -> None:
     label_V, background_V = torch.arange(videos) % 2, torch.arange(videos) // 2 % 2
     chosen = choose_partners(label_V, seed=seed, background_V=background_V if known else None)
-    assert torch.equal(chosen, choose_partners(label_V, seed=seed, background_V=background_V if known else None))
+    assert torch.equal(
+        chosen, choose_partners(label_V, seed=seed, background_V=background_V if known else None)
+    )
     assert (label_V[chosen] != label_V).all()
     assert not known or (background_V[chosen] != background_V).all()
 
@@ -156,7 +179,9 @@ def test_every_possible_partner_is_drawn() -> None:
 
 def test_a_video_without_a_partner_is_named() -> None:
     label_V, background_V = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1])
-    with pytest.raises(ValueError, match="in video b: no video is of another class on another background"):
+    with pytest.raises(
+        ValueError, match="in video b: no video is of another class on another background"
+    ):
         choose_partners(label_V, seed=0, background_V=background_V, names=["a", "b", "c"])
     with pytest.raises(ValueError, match=r"in video 0: no video is of another class$"):
         choose_partners(torch.zeros(3, dtype=torch.int64), seed=0)

@@ -1,4 +1,6 @@
-"""InfoNCE against a loop over queries, and the collapse indicator on features whose spread is known."""
+"""InfoNCE against a loop over queries, and the collapse indicator on features whose spread is
+known.
+"""
 
 import math
 
@@ -13,12 +15,22 @@ from fame.randomness import generator
 
 
 def unit(rows: int, dim: int, seed: int, purpose: str) -> torch.Tensor:
-    return F.normalize(torch.randn(rows, dim, dtype=torch.float64, generator=generator(seed, 0, 0, purpose)), dim=1)
+    return F.normalize(
+        torch.randn(rows, dim, dtype=torch.float64, generator=generator(seed, 0, 0, purpose)), dim=1
+    )
 
 
-@given(st.integers(1, 6), st.integers(1, 8), st.integers(1, 9), st.floats(0.05, 2), st.integers(0, 99))
-def test_equals_a_loop_over_queries(batch: int, dim: int, length: int, temperature: float, seed: int):
-    query, key, queue = unit(batch, dim, seed, "q"), unit(batch, dim, seed, "k"), unit(length, dim, seed, "queue").T
+@given(
+    st.integers(1, 6), st.integers(1, 8), st.integers(1, 9), st.floats(0.05, 2), st.integers(0, 99)
+)
+def test_equals_a_loop_over_queries(
+    batch: int, dim: int, length: int, temperature: float, seed: int
+):
+    query, key, queue = (
+        unit(batch, dim, seed, "q"),
+        unit(batch, dim, seed, "k"),
+        unit(length, dim, seed, "queue").T,
+    )
     result = info_nce(query, key, queue, temperature=temperature)
     for row in range(batch):
         positive = float(query[row] @ key[row]) / temperature

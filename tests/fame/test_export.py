@@ -19,7 +19,8 @@ R2PLUS1D = {"name": "r2plus1d_18", "options": {}, "head": HEAD}
 
 CHECKPOINT = "runs/k400/last.pt"
 
-# Two processes in one: the program with torch alone, the weights with the models and nothing of the other rooms.
+# Two processes in one: the program with torch alone, the weights with the models and nothing of the
+# other rooms.
 SCRIPT = """
 import sys
 import numpy as np
@@ -53,7 +54,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check_in_a_bare_process(exported: Path, *, frames: int, crop: int) -> None:
-    """Program and weights give what the checkpoint gives, for three clips: the program was traced with two."""
+    """Program and weights give what the checkpoint gives, for three clips: the program was traced
+    with two.
+    """
     source = np.random.default_rng(0)
     frames_BTHWC = source.integers(0, 256, (3, frames, crop, crop, 3), dtype=np.uint8)
     np.save(exported / "frames.npy", frames_BTHWC)

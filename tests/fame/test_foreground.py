@@ -15,22 +15,36 @@ SCORES = (paper_score, motion_score, gauss_score)
 seeds = st.integers(0, 2**32)
 
 
-def random_clip(seed: int, *, batch: int = 2, frames: int = 4, height: int = 24, width: int = 30) -> torch.Tensor:
-    """A bright square that moves over noise; a little noise in every frame, so that no two pixels tie in motion."""
+def random_clip(
+    seed: int, *, batch: int = 2, frames: int = 4, height: int = 24, width: int = 30
+) -> torch.Tensor:
+    """A bright square that moves over noise; a little noise in every frame, so that no two pixels
+    tie in motion.
+    """
     rng = numpy_generator(seed, 0, 0, "clip")
     clip = np.repeat(rng.random((batch, 3, 1, height, width)), frames, axis=2) * 0.8
     for b in range(batch):
         top, left = rng.integers(0, height - 9), rng.integers(0, width - 8 - frames)
         for t in range(frames):
-            clip[b, :, t, top : top + 9, left + t : left + t + 8] = rng.random((3, 9, 8)) * 0.3 + 0.6
+            clip[b, :, t, top : top + 9, left + t : left + t + 8] = (
+                rng.random((3, 9, 8)) * 0.3 + 0.6
+            )
     clip += rng.random(clip.shape) * 0.05
     return torch.from_numpy(clip.clip(0, 1).astype(np.float32))
 
 
 @pytest.mark.parametrize("group", ["toy64", "real112", "real224"])
-def test_paper_score_and_masks_match_the_reference(golden: Path, group: str, device: torch.device) -> None:
+def test_paper_score_and_masks_match_the_reference(
+    golden: Path, group: str, device: torch.device
+) -> None:
     with np.load(golden / "foreground_reference.npz") as file:
-        clip = torch.from_numpy(file[f"{group}/clips"]).permute(0, 4, 1, 2, 3).float().div(255).to(device)
+        clip = (
+            torch.from_numpy(file[f"{group}/clips"])
+            .permute(0, 4, 1, 2, 3)
+            .float()
+            .div(255)
+            .to(device)
+        )
         motion, score = (torch.from_numpy(file[f"{group}/{name}"]) for name in ("motion", "score"))
         masks = {beta: file.get(f"{group}/mask_beta_{beta}") for beta in (0.3, 0.5)}
     torch.testing.assert_close(motion_score(clip).cpu(), motion, rtol=0, atol=1e-5)
@@ -44,7 +58,9 @@ def test_paper_score_and_masks_match_the_reference(golden: Path, group: str, dev
 
 
 def nudged(clip_CTHW: np.ndarray, seed: int) -> Iterator[np.ndarray]:
-    """The clip, then it within rounding: a colour on the edge between two levels may fall on either side."""
+    """The clip, then it within rounding: a colour on the edge between two levels may fall on either
+    side.
+    """
     yield clip_CTHW
     rng = numpy_generator(seed, 0, 0, "nudge")
     for _ in range(8):
@@ -55,26 +71,38 @@ def nudged(clip_CTHW: np.ndarray, seed: int) -> Iterator[np.ndarray]:
 @given(seed=seeds, hue=st.sampled_from(["reference", "correct"]))
 def test_scores_match_the_slow_oracle(seed: int, hue: str) -> None:
     clip = random_clip(seed)
-    for one, motion, paper in zip(clip.double().numpy(), motion_score(clip), paper_score(clip, hue=hue), strict=True):
+    for one, motion, paper in zip(
+        clip.double().numpy(), motion_score(clip), paper_score(clip, hue=hue), strict=True
+    ):
         np.testing.assert_allclose(motion.numpy(), oracle.motion_score(one), atol=1e-5)
-        errors = (np.abs(paper.numpy() - oracle.paper_score(like, hue=hue)).mean() for like in nudged(one, seed))
+        errors = (
+            np.abs(paper.numpy() - oracle.paper_score(like, hue=hue)).mean()
+            for like in nudged(one, seed)
+        )
         assert any(error < 1e-5 for error in errors)
 
 
 def test_fast_score_equals_the_straightforward_one() -> None:
     clip = random_clip(3, batch=3, height=64, width=48)
-    torch.testing.assert_close(paper_score(clip), oracle.straightforward_score(clip), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        paper_score(clip), oracle.straightforward_score(clip), rtol=0, atol=1e-5
+    )
 
 
 def test_gauss_score_falls_off_from_the_centre() -> None:
     score = gauss_score(torch.zeros(2, 3, 2, 9, 13))
-    expected = [[np.exp(-(((y - 4) / 2.25) ** 2 + ((x - 6) / 3.25) ** 2) / 2) for x in range(13)] for y in range(9)]
+    expected = [
+        [np.exp(-(((y - 4) / 2.25) ** 2 + ((x - 6) / 3.25) ** 2) / 2) for x in range(13)]
+        for y in range(9)
+    ]
     np.testing.assert_allclose(score[1].numpy(), expected, atol=1e-6)
 
 
 @settings(max_examples=20, deadline=None)
 @given(seed=seeds, cells=st.integers(1, 6), height=st.integers(6, 20), width=st.integers(6, 20))
-def test_grid_score_is_constant_in_each_cell(seed: int, cells: int, height: int, width: int) -> None:
+def test_grid_score_is_constant_in_each_cell(
+    seed: int, cells: int, height: int, width: int
+) -> None:
     clip = torch.zeros(3, 3, 2, height, width)
     score = grid_score(clip, generator=generator(seed, 0, 0, "grid"), cells=cells)
     draw = torch.rand(3, cells, cells, generator=generator(seed, 0, 0, "grid"))
@@ -85,7 +113,9 @@ def test_grid_score_is_constant_in_each_cell(seed: int, cells: int, height: int,
 
 @settings(max_examples=30, deadline=None)
 @given(seed=seeds, beta=st.floats(0, 1, exclude_min=True), levels=st.integers(1, 50))
-def test_mask_has_exactly_k_pixels_and_none_higher_outside(seed: int, beta: float, levels: int) -> None:
+def test_mask_has_exactly_k_pixels_and_none_higher_outside(
+    seed: int, beta: float, levels: int
+) -> None:
     rng = numpy_generator(seed, 0, 0, "score")
     score = torch.from_numpy(rng.integers(0, levels, (3, 11, 7)).astype(np.float32))
     mask = top_fraction(score, beta)
@@ -103,18 +133,25 @@ def test_scores_follow_flips_and_batch_order(score, seed: int) -> None:
     clip = random_clip(seed, batch=3)
     straight = score(clip)
     for axis in (-1, -2):
-        # Mirrored sums round differently; one pixel that changes sides in a ranking moves one count of a histogram.
+        # Mirrored sums round differently; one pixel that changes sides in a ranking moves one count
+        # of a histogram.
         assert (score(clip.flip(axis)) - straight.flip(axis)).abs().mean() < 2e-3
     assert torch.equal(score(clip[[2, 0, 1]]), straight[[2, 0, 1]])
     assert torch.equal(score(clip[1:2]), straight[1:2])
 
 
 @pytest.mark.parametrize("score", SCORES)
-def test_scores_span_0_to_1_leave_the_clip_alone_and_track_no_gradient(score, device: torch.device) -> None:
+def test_scores_span_0_to_1_leave_the_clip_alone_and_track_no_gradient(
+    score, device: torch.device
+) -> None:
     clip = random_clip(1).to(device).requires_grad_()
     before = clip.detach().clone()
     result = score(clip)
-    assert result.dtype == torch.float32 and result.device.type == device.type and not result.requires_grad
+    assert (
+        result.dtype == torch.float32
+        and result.device.type == device.type
+        and not result.requires_grad
+    )
     assert result.min() >= 0 and result.max() <= 1
     assert torch.equal(clip, before)
 
@@ -123,7 +160,9 @@ def test_half_precision_clips_score_as_their_float32_copies(device: torch.device
     clip = random_clip(2).to(device)
     for dtype in (torch.bfloat16, torch.float16):
         assert torch.equal(paper_score(clip.to(dtype)), paper_score(clip.to(dtype).float()))
-        torch.testing.assert_close(motion_score(clip.to(dtype)), motion_score(clip), rtol=0, atol=0.02)
+        torch.testing.assert_close(
+            motion_score(clip.to(dtype)), motion_score(clip), rtol=0, atol=0.02
+        )
         assert (paper_score(clip.to(dtype)) - paper_score(clip)).abs().mean() < 0.05
 
 
@@ -143,7 +182,9 @@ def test_where_nothing_changes_the_map_is_uniform(score, value: float) -> None:
     still = random_clip(5)[:, :, :1].expand(-1, -1, 4, -1, -1)
     for clip in (torch.full((2, 3, 4, 12, 12), value), still):
         assert torch.equal(score(clip), torch.zeros(2, *clip.shape[3:]))
-        assert top_fraction(score(clip), 0.5).sum((1, 2)).tolist() == [clip[0, 0, 0].numel() // 2] * 2
+        assert (
+            top_fraction(score(clip), 0.5).sum((1, 2)).tolist() == [clip[0, 0, 0].numel() // 2] * 2
+        )
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (3, 40), (64, 8)])
@@ -156,7 +197,9 @@ def test_small_and_long_frames_give_finite_maps(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("shape", [(2, 1, 4, 8, 8), (2, 3, 1, 8, 8), (2, 3, 4, 0, 8)])
 @pytest.mark.parametrize("score", SCORES)
 def test_bad_clips_are_refused_by_shape(score, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"\[B, 3, T, H, W\].*" + str(list(shape)).replace("[", r"\[")):
+    with pytest.raises(
+        ValueError, match=r"\[B, 3, T, H, W\].*" + str(list(shape)).replace("[", r"\[")
+    ):
         score(torch.zeros(shape))
 
 
@@ -171,7 +214,9 @@ def test_values_that_are_not_finite_are_refused_by_item(score, bad: float) -> No
 
 def test_bad_options_are_refused_by_value() -> None:
     clip = random_clip(7)
-    with pytest.raises(Exception, match="'true'"):  # by the type check in tests, by the function elsewhere
+    with pytest.raises(
+        Exception, match="'true'"
+    ):  # by the type check in tests, by the function elsewhere
         paper_score(clip, hue="true")
     for beta in (0.0, -0.5, 1.01, float("nan")):
         with pytest.raises(ValueError, match=r"\(0, 1\]"):

@@ -11,7 +11,9 @@ from tests.oracle_foreground import straightforward_merge
 seeds = st.integers(0, 2**32)
 
 
-def draw(seed: int, *, batch: int = 4, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+def draw(
+    seed: int, *, batch: int = 4, dtype: torch.dtype = torch.float32
+) -> tuple[torch.Tensor, torch.Tensor]:
     rng = generator(seed, 0, 0, "merge")
     clip = torch.rand(batch, 3, 5, 6, 7, generator=rng).to(dtype)
     return clip, torch.rand(batch, 6, 7, generator=rng) > 0.5
@@ -27,7 +29,9 @@ def test_merge_takes_each_pixel_from_its_clip_or_its_source(seed: int, dtype: to
     for i in range(4):
         for y in range(6):
             for x in range(7):
-                assert torch.equal(merged[i, :, :, y, x], clip[i if mask[i, y, x] else int(source[i]), :, :, y, x])
+                assert torch.equal(
+                    merged[i, :, :, y, x], clip[i if mask[i, y, x] else int(source[i]), :, :, y, x]
+                )
     assert merged.dtype == dtype
     assert all(torch.equal(a, b) for a, b in zip(before, (clip, mask, source), strict=True))
 
@@ -41,7 +45,10 @@ def test_merge_equals_the_straightforward_merge() -> None:
     clip = torch.rand(3, 3, 4, 20, 24, generator=generator(2, 0, 0, "merge"))
     score, source = paper_score(clip), derangement(3, generator=generator(2, 0, 0, "source"))
     torch.testing.assert_close(
-        merge(clip, top_fraction(score, 0.3), source), straightforward_merge(clip, score, 0.3, source), rtol=0, atol=0
+        merge(clip, top_fraction(score, 0.3), source),
+        straightforward_merge(clip, score, 0.3, source),
+        rtol=0,
+        atol=0,
     )
 
 
@@ -68,7 +75,9 @@ def test_merging_with_given_backgrounds_is_merging_with_another_clip() -> None:
     clip, mask = draw(4)
     source = torch.tensor([2, 3, 1, 0])
     assert torch.equal(merge_with(clip, mask, clip[source]), merge(clip, mask, source))
-    assert torch.equal(merge_with(clip[:1], mask[:1], clip[1:2]), merge(clip, mask, torch.tensor([1, 0, 0, 0]))[:1])
+    assert torch.equal(
+        merge_with(clip[:1], mask[:1], clip[1:2]), merge(clip, mask, torch.tensor([1, 0, 0, 0]))[:1]
+    )
 
 
 def test_no_gradient_is_tracked() -> None:
@@ -99,18 +108,24 @@ def test_sources_are_permutations_within_groups_and_derangements_have_no_fixed_p
             assert (source != torch.arange(n)).all()
 
 
-def test_every_other_clip_is_an_equally_likely_source_and_permutations_keep_one_on_average() -> None:
+def test_every_other_clip_is_an_equally_likely_source_and_permutations_keep_one_on_average() -> (
+    None
+):
     rng = generator(0, 0, 0, "many")
     draws = torch.stack([derangement(5, generator=rng) for _ in range(500)])
     counts = torch.stack([(draws == j).sum(0) for j in range(5)])
     off_diagonal = counts[~torch.eye(5, dtype=torch.bool)]
-    assert counts.diagonal().sum() == 0 and (off_diagonal - 125).abs().max() < 50  # 5 standard deviations
+    assert (
+        counts.diagonal().sum() == 0 and (off_diagonal - 125).abs().max() < 50
+    )  # 5 standard deviations
     kept = [int((permutation(8, generator=rng) == torch.arange(8)).sum()) for _ in range(400)]
     assert 0.75 < sum(kept) / 400 < 1.25  # 5 standard deviations
 
 
 def test_sources_depend_on_the_generator_alone() -> None:
-    first, again, other = (derangement(50, generator=generator(0, 0, i, "source")) for i in (1, 1, 2))
+    first, again, other = (
+        derangement(50, generator=generator(0, 0, i, "source")) for i in (1, 1, 2)
+    )
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 

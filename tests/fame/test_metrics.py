@@ -63,7 +63,10 @@ def test_topk_accuracy_counts_by_sorting(count: int, classes: int, k: int, seed:
 
 @given(count=sizes, classes=sizes, seed=seeds)
 def test_views_are_averaged_in_log_probability(count: int, classes: int, seed: int) -> None:
-    score_NK, video_N = features(count, seed=seed)[:, : min(classes, 6)], labels(count, 4, seed=seed) * 10
+    score_NK, video_N = (
+        features(count, seed=seed)[:, : min(classes, 6)],
+        labels(count, 4, seed=seed) * 10,
+    )
     averaged_VK, video_V = average_views(tensor(score_NK), tensor(video_N))
     assert video_V.tolist() == sorted(set(video_N.tolist()))
     log_NK = score_NK - np.log(np.exp(score_NK.astype(np.float64)).sum(1, keepdims=True))
@@ -72,7 +75,9 @@ def test_views_are_averaged_in_log_probability(count: int, classes: int, seed: i
 
 
 @given(count=st.integers(0, 12), classes=sizes, seed=seeds)
-def test_confusion_and_per_class_accuracy_count_by_hand(count: int, classes: int, seed: int) -> None:
+def test_confusion_and_per_class_accuracy_count_by_hand(
+    count: int, classes: int, seed: int
+) -> None:
     label_N, prediction_N = labels(count, classes, seed=seed), labels(count, classes, seed=seed + 1)
     matrix_KK = confusion_matrix(tensor(prediction_N), tensor(label_N), classes=classes)
     for true in range(classes):
@@ -84,7 +89,9 @@ def test_confusion_and_per_class_accuracy_count_by_hand(count: int, classes: int
 
 
 @given(queries=sizes, gallery=sizes, k=sizes, seed=seeds)
-def test_nearest_are_the_first_of_a_stable_sort(queries: int, gallery: int, k: int, seed: int) -> None:
+def test_nearest_are_the_first_of_a_stable_sort(
+    queries: int, gallery: int, k: int, seed: int
+) -> None:
     k = min(k, gallery)
     similarity_QG = tied(queries, gallery, seed=seed)
     expected = [sorted(order(row)[:k]) for row in similarity_QG]
@@ -104,9 +111,16 @@ def test_first_match_is_found_by_a_stable_sort(queries: int, gallery: int, seed:
 
 @settings(deadline=None)
 @given(
-    queries=st.integers(0, 9), gallery=sizes, k=sizes, classes=st.integers(1, 4), seed=seeds, chunk=st.integers(1, 60)
+    queries=st.integers(0, 9),
+    gallery=sizes,
+    k=sizes,
+    classes=st.integers(1, 4),
+    seed=seeds,
+    chunk=st.integers(1, 60),
 )
-def test_knn_votes_one_by_one(queries: int, gallery: int, k: int, classes: int, seed: int, chunk: int) -> None:
+def test_knn_votes_one_by_one(
+    queries: int, gallery: int, k: int, classes: int, seed: int, chunk: int
+) -> None:
     k = min(k, gallery)
     query_QD, gallery_GD = features(queries, seed=seed), features(gallery, seed=seed + 1)
     label_G = labels(gallery, classes, seed=seed)
@@ -118,16 +132,29 @@ def test_knn_votes_one_by_one(queries: int, gallery: int, k: int, classes: int, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(metrics, "_CHUNK_ELEMENTS", chunk)
         score_QK = knn_scores(
-            tensor(query_QD), tensor(gallery_GD), tensor(label_G), classes=classes, k=k, temperature=0.1
+            tensor(query_QD),
+            tensor(gallery_GD),
+            tensor(label_G),
+            classes=classes,
+            k=k,
+            temperature=0.1,
         )
     np.testing.assert_allclose(score_QK, votes_QK / votes_QK.sum(1, keepdims=True), atol=1e-5)
 
 
 @settings(deadline=None)
 @given(queries=sizes, gallery=sizes, seed=seeds, centre=st.booleans(), chunk=st.integers(1, 60))
-def test_retrieval_counts_by_sorting(queries: int, gallery: int, seed: int, centre: bool, chunk: int) -> None:
-    query_QD, gallery_GD = 1 + features(queries + 1, seed=seed), 1 + features(gallery + 1, seed=seed + 1)
-    query_label_Q, gallery_label_G = labels(queries + 1, 3, seed=seed), labels(gallery + 1, 3, seed=seed + 1)
+def test_retrieval_counts_by_sorting(
+    queries: int, gallery: int, seed: int, centre: bool, chunk: int
+) -> None:
+    query_QD, gallery_GD = (
+        1 + features(queries + 1, seed=seed),
+        1 + features(gallery + 1, seed=seed + 1),
+    )
+    query_label_Q, gallery_label_G = (
+        labels(queries + 1, 3, seed=seed),
+        labels(gallery + 1, 3, seed=seed + 1),
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(metrics, "_CHUNK_ELEMENTS", chunk)
         recall = retrieval_recall(
@@ -142,31 +169,61 @@ def test_retrieval_counts_by_sorting(queries: int, gallery: int, seed: int, cent
         query_QD, gallery_GD = query_QD - query_QD.mean(0), gallery_GD - gallery_GD.mean(0)
     ranked_QG = [order(row) for row in unit(query_QD) @ unit(gallery_GD).T]
     for k in (1, 3):
-        hits = [label in gallery_label_G[row[:k]] for row, label in zip(ranked_QG, query_label_Q, strict=True)]
+        hits = [
+            label in gallery_label_G[row[:k]]
+            for row, label in zip(ranked_QG, query_label_Q, strict=True)
+        ]
         assert recall[k] == np.mean(hits)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: topk_accuracy(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), k=1), "no samples"),
-        (lambda: topk_accuracy(torch.zeros(2, 3), torch.zeros(2, dtype=torch.long), k=4), "3 classes, got 4"),
-        (lambda: confusion_matrix(torch.tensor([3]), torch.tensor([0]), classes=3), r"0\.\.2, got 0\.\.3"),
-        (lambda: knn_scores(torch.ones(1, 2), torch.ones(3, 2), torch.zeros(3).long(), classes=2), "3 samples .* 20"),
         (
-            lambda: knn_scores(torch.ones(1, 2), torch.ones(1, 2), torch.tensor([2]), classes=2, k=1),
+            lambda: topk_accuracy(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), k=1),
+            "no samples",
+        ),
+        (
+            lambda: topk_accuracy(torch.zeros(2, 3), torch.zeros(2, dtype=torch.long), k=4),
+            "3 classes, got 4",
+        ),
+        (
+            lambda: confusion_matrix(torch.tensor([3]), torch.tensor([0]), classes=3),
+            r"0\.\.2, got 0\.\.3",
+        ),
+        (
+            lambda: knn_scores(
+                torch.ones(1, 2), torch.ones(3, 2), torch.zeros(3).long(), classes=2
+            ),
+            "3 samples .* 20",
+        ),
+        (
+            lambda: knn_scores(
+                torch.ones(1, 2), torch.ones(1, 2), torch.tensor([2]), classes=2, k=1
+            ),
             r"labels of the gallery are not all in 0\.\.1",
         ),
         (
-            lambda: knn_scores(torch.ones(1, 2), torch.ones(1, 2), torch.tensor([0]), classes=1, k=1, temperature=0.0),
+            lambda: knn_scores(
+                torch.ones(1, 2),
+                torch.ones(1, 2),
+                torch.tensor([0]),
+                classes=1,
+                k=1,
+                temperature=0.0,
+            ),
             "temperature is positive, got 0.0",
         ),
         (
-            lambda: retrieval_recall(torch.ones(1, 2), torch.tensor([0]), torch.ones(0, 2), torch.zeros(0).long()),
+            lambda: retrieval_recall(
+                torch.ones(1, 2), torch.tensor([0]), torch.ones(0, 2), torch.zeros(0).long()
+            ),
             "at least one query and one gallery",
         ),
         (
-            lambda: retrieval_recall(torch.ones(1, 2), torch.tensor([0]), torch.ones(1, 2), torch.tensor([0]), ks=(0,)),
+            lambda: retrieval_recall(
+                torch.ones(1, 2), torch.tensor([0]), torch.ones(1, 2), torch.tensor([0]), ks=(0,)
+            ),
             r"got \[0\]",
         ),
     ],
@@ -186,18 +243,29 @@ def test_what_is_excluded_does_not_vote(count: int, gallery: int, classes: int, 
     query_QD, gallery_GD = features(count, seed=seed), features(gallery, seed=seed + 1)
     label_G, excluded_QE = labels(gallery, classes, seed=seed), excluded(count, gallery, seed=seed)
     found = knn_scores(
-        tensor(query_QD), tensor(gallery_GD), tensor(label_G), classes=classes, k=2, excluded_QE=tensor(excluded_QE)
+        tensor(query_QD),
+        tensor(gallery_GD),
+        tensor(label_G),
+        classes=classes,
+        k=2,
+        excluded_QE=tensor(excluded_QE),
     )
     for query, row in enumerate(excluded_QE):
         kept = np.setdiff1d(np.arange(gallery), row)
         alone = knn_scores(
-            tensor(query_QD[query : query + 1]), tensor(gallery_GD[kept]), tensor(label_G[kept]), classes=classes, k=2
+            tensor(query_QD[query : query + 1]),
+            tensor(gallery_GD[kept]),
+            tensor(label_G[kept]),
+            classes=classes,
+            k=2,
         )
         assert torch.allclose(found[query], alone[0], atol=1e-6)
 
 
 @given(count=sizes, gallery=st.integers(3, 12), seed=seeds)
-def test_the_nearest_neighbour_is_the_most_similar_of_the_rest(count: int, gallery: int, seed: int) -> None:
+def test_the_nearest_neighbour_is_the_most_similar_of_the_rest(
+    count: int, gallery: int, seed: int
+) -> None:
     query_QD, gallery_GD = features(count, seed=seed), features(gallery, seed=seed + 1)
     excluded_QE = excluded(count, gallery, seed=seed)
     found = nearest_neighbour(tensor(query_QD), tensor(gallery_GD), excluded_QE=tensor(excluded_QE))
@@ -226,15 +294,21 @@ def test_a_gallery_of_excluded_only_is_refused() -> None:
 @given(videos=st.integers(1, 20), seed=seeds)
 def test_the_bootstrap_equals_a_loop_over_its_draws(videos: int, seed: int) -> None:
     value_VF = np.random.default_rng(seed).random((videos, 3))
-    found = bootstrap_interval(tensor(value_VF), generator=torch.Generator().manual_seed(seed), draws=50, level=0.8)
-    index_RV = torch.randint(videos, (50, videos), generator=torch.Generator().manual_seed(seed)).numpy()
+    found = bootstrap_interval(
+        tensor(value_VF), generator=torch.Generator().manual_seed(seed), draws=50, level=0.8
+    )
+    index_RV = torch.randint(
+        videos, (50, videos), generator=torch.Generator().manual_seed(seed)
+    ).numpy()
     means = [value_VF[drawn].mean(0) for drawn in index_RV]
     assert np.allclose(found.numpy(), np.quantile(means, [0.1, 0.9], axis=0))
 
 
 def test_the_bootstrap_of_many_is_as_wide_as_the_normal_interval() -> None:
     value_V1 = np.random.default_rng(3).normal(size=(400, 1))
-    (low,), (high,) = bootstrap_interval(tensor(value_V1), generator=torch.Generator().manual_seed(1)).tolist()
+    (low,), (high,) = bootstrap_interval(
+        tensor(value_V1), generator=torch.Generator().manual_seed(1)
+    ).tolist()
     assert low < value_V1.mean() < high
     assert high - low == pytest.approx(2 * 1.96 * value_V1.std() / 20, rel=0.1)
 

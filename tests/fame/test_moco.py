@@ -1,4 +1,6 @@
-"""The step against the reference's order of events written out, and the laws of queue, shuffling and moving average."""
+"""The step against the reference's order of events written out, and the laws of queue, shuffling
+and moving average.
+"""
 
 import copy
 from collections import deque
@@ -47,8 +49,12 @@ def clips(batch: int, purpose: str, step: int = 0) -> Tensor:
     return torch.rand(batch, 3, 3, 4, 4, generator=generator(0, 0, step, purpose))
 
 
-def reference_step(moco: MoCo, view_1: Tensor, view_2: Tensor, orders: tuple[Tensor, Tensor]) -> Tensor:
-    """Two asymmetric steps in a row, as the reference runs them, each enqueuing its keys at its end."""
+def reference_step(
+    moco: MoCo, view_1: Tensor, view_2: Tensor, orders: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Two asymmetric steps in a row, as the reference runs them, each enqueuing its keys at its
+    end.
+    """
     losses = []
     for query_clips, key_clips, order in ((view_1, view_2, orders[1]), (view_2, view_1, orders[0])):
         query = F.normalize(moco.encoder_q(query_clips), dim=1)
@@ -73,7 +79,9 @@ def test_five_steps_equal_the_reference():
     slow = copy.deepcopy(fast)
     for moco in (fast, slow):
         set_norm_group(moco, 4)
-    fast_sgd, slow_sgd = (torch.optim.SGD(m.encoder_q.parameters(), 0.1, momentum=0.9) for m in (fast, slow))
+    fast_sgd, slow_sgd = (
+        torch.optim.SGD(m.encoder_q.parameters(), 0.1, momentum=0.9) for m in (fast, slow)
+    )
     for step in range(5):
         views = clips(8, "a", step), clips(8, "b", step)
         orders = tuple(shuffle(8, seed=0, epoch=0, step=step, view=view) for view in (1, 2))
@@ -81,7 +89,9 @@ def test_five_steps_equal_the_reference():
         fast_sgd.zero_grad()
         result = fast.step(*views, shuffles=orders, enqueue="between")
         fast_sgd.step()
-        for key, query in zip(slow.encoder_k.parameters(), slow.encoder_q.parameters(), strict=True):
+        for key, query in zip(
+            slow.encoder_k.parameters(), slow.encoder_q.parameters(), strict=True
+        ):
             key.data = 0.9 * key.data + 0.1 * query.data
         slow_sgd.zero_grad()
         loss = reference_step(slow, *views, orders)
@@ -129,7 +139,9 @@ def test_shuffling_changes_whose_statistics_a_key_sees():
     set_norm_group(moco, 2)
     view = clips(8, "a")
     shuffled = moco.keys(view, shuffle(8, seed=0, epoch=0, step=0, view=1), SingleProcess())
-    assert not torch.allclose(shuffled, moco.keys(view, torch.arange(8), SingleProcess()), atol=1e-3)
+    assert not torch.allclose(
+        shuffled, moco.keys(view, torch.arange(8), SingleProcess()), atol=1e-3
+    )
 
 
 def test_moving_average_leaves_buffers_to_their_own_forwards():

@@ -1,4 +1,6 @@
-"""Backbones and heads: the reference's outputs, flat convolutions, padding, small inputs, seeds, checkpointing."""
+"""Backbones and heads: the reference's outputs, flat convolutions, padding, small inputs, seeds,
+checkpointing.
+"""
 
 import json
 import zlib
@@ -12,7 +14,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fame.models import Backbone, build_backbone, build_encoder, set_activation_checkpointing, set_norm_group
+from fame.models import (
+    Backbone,
+    build_backbone,
+    build_encoder,
+    set_activation_checkpointing,
+    set_norm_group,
+)
 from fame.models.convolution import FlatConv3d
 from fame.models.i3d import MaxPool, same_padding, scaled
 from fame.models.registry import seeded
@@ -26,7 +34,9 @@ REFERENCES = {
 
 
 def tiny(head: dict[str, object] | None = None, *, seed: int = 0) -> Backbone:
-    return build_encoder("i3d", head=head or {"kind": "projection", "dim": 16}, options={"width": 0.125}, seed=seed)
+    return build_encoder(
+        "i3d", head=head or {"kind": "projection", "dim": 16}, options={"width": 0.125}, seed=seed
+    )
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -55,12 +65,20 @@ def test_names_shapes_and_outputs_are_those_of_the_reference(reference: str, gol
     described = json.loads((golden / "backbones_reference.json").read_text())[reference]
     expected = np.load(golden / "backbones_reference.npz")
     encoder = build_encoder(name, head=head).eval()
-    assert {key: list(value.shape) for key, value in encoder.state_dict().items()} == described["state_dict"]
-    assert list(encoder.state_dict()) == list(described["state_dict"]), "an optimiser's state goes by order"
+    assert {key: list(value.shape) for key, value in encoder.state_dict().items()} == described[
+        "state_dict"
+    ]
+    assert list(encoder.state_dict()) == list(described["state_dict"]), (
+        "an optimiser's state goes by order"
+    )
 
-    encoder.load_state_dict({key: ruled(key, shape) for key, shape in described["state_dict"].items()})
+    encoder.load_state_dict(
+        {key: ruled(key, shape) for key, shape in described["state_dict"].items()}
+    )
     draw = np.random.RandomState(7)
-    clip_BCTHW = torch.from_numpy(draw.random_sample(described["input"]["shape"]).astype(np.float32))
+    clip_BCTHW = torch.from_numpy(
+        draw.random_sample(described["input"]["shape"]).astype(np.float32)
+    )
     with torch.no_grad():
         features, output = encoder.features(clip_BCTHW), encoder(clip_BCTHW)
     np.testing.assert_allclose(features, expected[f"{reference}/features"], atol=1e-4)
@@ -90,7 +108,9 @@ def test_a_flat_convolution_is_the_convolution(
         flat = FlatConv3d(5, 7, kernel, stride, padding)
     flat.load_state_dict({"weight": noise(7, 5, *kernel)})
     flat = flat.to(device=device).to(memory_format=memory)
-    plain_input = noise(2, 5, 5, 7, 6, seed=1).to(device).contiguous(memory_format=memory).requires_grad_()
+    plain_input = (
+        noise(2, 5, 5, 7, 6, seed=1).to(device).contiguous(memory_format=memory).requires_grad_()
+    )
     flat_input = plain_input.detach().clone().requires_grad_()
     weight = flat.weight.detach().clone().requires_grad_()
     plain, ours = F.conv3d(plain_input, weight, None, stride, padding), flat(flat_input)
@@ -103,7 +123,9 @@ def test_a_flat_convolution_is_the_convolution(
 
 
 @given(size=st.integers(1, 64), kernel=st.integers(1, 8), stride=st.integers(1, 4))
-def test_same_padding_is_the_least_that_reaches_the_ceiling(size: int, kernel: int, stride: int) -> None:
+def test_same_padding_is_the_least_that_reaches_the_ceiling(
+    size: int, kernel: int, stride: int
+) -> None:
     before, after = same_padding(size, kernel, stride)
 
     def outputs(total: int) -> int:
@@ -122,7 +144,12 @@ def test_same_padding_is_the_least_that_reaches_the_ceiling(size: int, kernel: i
 @given(
     size=st.tuples(*[st.integers(1, 9)] * 3),
     shape=st.sampled_from(
-        [((1, 3, 3), (1, 2, 2)), ((3, 3, 3), (2, 2, 2)), ((2, 2, 2), (2, 2, 2)), ((3, 3, 3), (1, 1, 1))]
+        [
+            ((1, 3, 3), (1, 2, 2)),
+            ((3, 3, 3), (2, 2, 2)),
+            ((2, 2, 2), (2, 2, 2)),
+            ((3, 3, 3), (1, 1, 1)),
+        ]
     ),
 )
 def test_pooling_equals_pooling_of_zero_padded_activations(
@@ -142,7 +169,11 @@ def test_any_size_of_clip_is_encoded(name: str, size: tuple[int, int, int]) -> N
     by = {"i3d": (8, 32, 32), "r2plus1d_18": (8, 16, 16), "c3d_small": (4, 8, 8)}[name]
     with torch.no_grad():
         map_BDthw = backbone.feature_map(noise(1, 3, *size))
-    assert map_BDthw.shape == (1, backbone.feature_dim, *(-(-a // b) for a, b in zip(size, by, strict=True)))
+    assert map_BDthw.shape == (
+        1,
+        backbone.feature_dim,
+        *(-(-a // b) for a, b in zip(size, by, strict=True)),
+    )
     assert map_BDthw.isfinite().all()
 
 
@@ -153,22 +184,34 @@ def test_what_is_no_clip_is_refused_with_its_shape(shape: tuple[int, ...]) -> No
 
 
 def test_a_seed_decides_the_weights() -> None:
-    first, again, other = tiny(seed=1).state_dict(), tiny(seed=1).state_dict(), tiny(seed=2).state_dict()
+    first, again, other = (
+        tiny(seed=1).state_dict(),
+        tiny(seed=1).state_dict(),
+        tiny(seed=2).state_dict(),
+    )
     assert all(torch.equal(first[name], again[name]) for name in first)
-    assert not torch.equal(first["conv3d_1a_7x7.conv3d.weight"], other["conv3d_1a_7x7.conv3d.weight"])
+    assert not torch.equal(
+        first["conv3d_1a_7x7.conv3d.weight"], other["conv3d_1a_7x7.conv3d.weight"]
+    )
     assert not torch.equal(first["id_head.4.weight"], other["id_head.4.weight"])
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: build_backbone("resnet"), "unknown backbone 'resnet': there are i3d, r2plus1d_18, c3d_small"),
+        (
+            lambda: build_backbone("resnet"),
+            "unknown backbone 'resnet': there are i3d, r2plus1d_18, c3d_small",
+        ),
         (lambda: build_backbone("i3d", depth=3), "'i3d' cannot be built with .*depth"),
         (lambda: build_backbone("r2plus1d_18", width=0.5), "cannot be built with"),
         (lambda: build_backbone("i3d", width=0.0), "width .* got 0.0"),
         (lambda: build_encoder("i3d", head={}), "unknown head None"),
         (lambda: build_encoder("i3d", head={"kind": "classifier"}), "'classifier' cannot be built"),
-        (lambda: tiny({"kind": "classifier", "classes": 0}), "classes of a head is at least 1, got 0"),
+        (
+            lambda: tiny({"kind": "classifier", "classes": 0}),
+            "classes of a head is at least 1, got 0",
+        ),
         (lambda: tiny({"kind": "classifier", "classes": 2, "dropout": 1.0}), "dropout .* got 1.0"),
         (lambda: tiny({"kind": "linear", "dim": -1}), "dim of a head is at least 1, got -1"),
     ],
@@ -227,7 +270,9 @@ def test_checkpointed_activations_change_nothing() -> None:
 def test_checkpointing_saves_activations() -> None:
     def saved(encoder: Backbone) -> int:
         sizes: list[int] = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t: sizes.append(t.numel()) or t, lambda t: t
+        ):
             encoder.train()(noise(2, 3, 4, 32, 32))
         return sum(sizes)
 
@@ -245,9 +290,13 @@ def test_bf16_autocast_keeps_the_output() -> None:
 
 
 def test_both_forms_of_clips_give_the_same_input() -> None:
-    frames_BTHWC = torch.randint(0, 256, (2, 4, 6, 5, 3), generator=torch.Generator().manual_seed(0)).byte()
+    frames_BTHWC = torch.randint(
+        0, 256, (2, 4, 6, 5, 3), generator=torch.Generator().manual_seed(0)
+    ).byte()
     colours_BCTHW = frames_BTHWC.permute(0, 4, 1, 2, 3) / 255
-    expected = (colours_BCTHW.numpy() - np.reshape(MEAN, (3, 1, 1, 1))) / np.reshape(STD, (3, 1, 1, 1))
+    expected = (colours_BCTHW.numpy() - np.reshape(MEAN, (3, 1, 1, 1))) / np.reshape(
+        STD, (3, 1, 1, 1)
+    )
     np.testing.assert_allclose(encoder_input(frames_BTHWC), expected, atol=1e-5)
     np.testing.assert_allclose(encoder_input(colours_BCTHW), expected, atol=1e-5)
 
@@ -260,7 +309,11 @@ def test_colours_normalised_twice_are_refused() -> None:
 def test_every_norm_is_grouped() -> None:
     for name in ("i3d", "r2plus1d_18", "c3d_small"):
         backbone = build_backbone(name)
-        norms = [module for module in backbone.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        norms = [
+            module
+            for module in backbone.modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        ]
         set_norm_group(backbone, 8)
         assert norms
         assert all(norm.group == 8 for norm in norms)

@@ -44,7 +44,9 @@ def by_group(plain: nn.BatchNorm3d, clip: Tensor, group: int) -> Tensor:
     return torch.cat(outputs)
 
 
-def assert_same_step(forward: Forward, batch: int, group: int | None, *, memory: torch.memory_format) -> None:
+def assert_same_step(
+    forward: Forward, batch: int, group: int | None, *, memory: torch.memory_format
+) -> None:
     ours, plain = pair(5, group)
     ours_input = clips(batch, 5).contiguous(memory_format=memory).requires_grad_()
     plain_input = ours_input.detach().clone().requires_grad_()
@@ -62,7 +64,9 @@ def assert_same_step(forward: Forward, batch: int, group: int | None, *, memory:
 
 @settings(deadline=None, max_examples=30)
 @given(batch=st.integers(1, 11), group=st.none() | st.integers(1, 12), channels_last=st.booleans())
-def test_training_is_batch_norm_of_each_group(batch: int, group: int | None, channels_last: bool) -> None:
+def test_training_is_batch_norm_of_each_group(
+    batch: int, group: int | None, channels_last: bool
+) -> None:
     memory = torch.channels_last_3d if channels_last else torch.contiguous_format
     assert_same_step(FORWARDS["split"], batch, group, memory=memory)
 
@@ -99,7 +103,9 @@ def test_half_precision_keeps_its_type_and_full_statistics(forward: str) -> None
     clip = clips(8, 5).bfloat16()
     output = FORWARDS[forward](ours, clip)
     assert output.dtype == torch.bfloat16
-    torch.testing.assert_close(output.float(), by_group(plain, clip.float(), 4), atol=0.05, rtol=0.02)
+    torch.testing.assert_close(
+        output.float(), by_group(plain, clip.float(), 4), atol=0.05, rtol=0.02
+    )
     torch.testing.assert_close(ours.running_mean, plain.running_mean)
 
 

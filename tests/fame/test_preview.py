@@ -16,7 +16,9 @@ GAP, CAPTION = 6, 24
 
 def clips_and_maps() -> tuple[np.ndarray, np.ndarray]:
     rng = numpy_generator(0, 0, 0, "preview")
-    return rng.integers(0, 256, (3, 4, 40, 56, 3)).astype(np.uint8), rng.integers(0, 256, (3, 10, 14)).astype(np.uint8)
+    return rng.integers(0, 256, (3, 4, 40, 56, 3)).astype(np.uint8), rng.integers(
+        0, 256, (3, 10, 14)
+    ).astype(np.uint8)
 
 
 def panel(picture: np.ndarray, row: int, column: int) -> np.ndarray:
@@ -30,7 +32,12 @@ def test_the_panels_are_frame_heat_mask_and_what_merging_gives() -> None:
     scores = torch.from_numpy(np.stack([enlarge(one, 40, 56) for one in maps]))
     masks = top_fraction(scores, 0.4)
     as_float = torch.from_numpy(clips).permute(0, 4, 1, 2, 3).double()
-    merged = merge(as_float, masks, torch.from_numpy(SOURCES)).permute(0, 2, 3, 4, 1).numpy().astype(np.uint8)
+    merged = (
+        merge(as_float, masks, torch.from_numpy(SOURCES))
+        .permute(0, 2, 3, 4, 1)
+        .numpy()
+        .astype(np.uint8)
+    )
     for i in range(3):
         assert np.array_equal(panel(picture, i, 0), clips[i, 3])
         assert np.array_equal(panel(picture, i, 1), heat(clips[i, 3], scores[i].numpy()))
@@ -56,9 +63,16 @@ def test_heat_rises_from_dark_to_bright_and_dim_keeps_the_inside() -> None:
 
 
 def test_enlarging_keeps_constants_and_range() -> None:
-    assert np.array_equal(enlarge(np.full((3, 4), 51, np.uint8), 9, 7), np.full((9, 7), np.float32(0.2)))
+    assert np.array_equal(
+        enlarge(np.full((3, 4), 51, np.uint8), 9, 7), np.full((9, 7), np.float32(0.2))
+    )
     ramp = enlarge(np.array([[0, 255]], np.uint8), 4, 16)
-    assert ramp.shape == (4, 16) and ramp[0, 0] == 0 and ramp[0, -1] == 1 and (np.diff(ramp[0]) >= 0).all()
+    assert (
+        ramp.shape == (4, 16)
+        and ramp[0, 0] == 0
+        and ramp[0, -1] == 1
+        and (np.diff(ramp[0]) >= 0).all()
+    )
 
 
 def test_files_hold_the_sheet_and_every_frame(tmp_path: Path) -> None:

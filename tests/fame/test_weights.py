@@ -1,4 +1,6 @@
-"""Checkpoints of every kind, good and bad; nothing may run code or end in a traceback of someone else's."""
+"""Checkpoints of every kind, good and bad; nothing may run code or end in a traceback of someone
+else's.
+"""
 
 import os
 import pickle
@@ -31,7 +33,13 @@ def contents(**changes: object) -> dict[str, object]:
     """What a pretraining run saves."""
     model = {"name": "i3d", "options": OPTIONS, "head": PROJECTION}
     state = {"encoder_q": trained(), "encoder_k": {}}
-    return {"format": "fame-checkpoint/1", "model": model, "config": {"beta": 0.3}, "state": state, **changes}
+    return {
+        "format": "fame-checkpoint/1",
+        "model": model,
+        "config": {"beta": 0.3},
+        "state": state,
+        **changes,
+    }
 
 
 @cache
@@ -45,7 +53,9 @@ def save(path: Path, content: object) -> Path:
 
 
 def clips() -> Tensor:
-    return torch.randint(0, 256, (2, 4, 32, 32, 3), generator=torch.Generator().manual_seed(0)).byte()
+    return torch.randint(
+        0, 256, (2, 4, 32, 32, 3), generator=torch.Generator().manual_seed(0)
+    ).byte()
 
 
 def test_a_pretraining_checkpoint_gives_the_query_encoder(tmp_path: Path) -> None:
@@ -54,14 +64,19 @@ def test_a_pretraining_checkpoint_gives_the_query_encoder(tmp_path: Path) -> Non
     assert encoder.feature_dim == 128
     assert encoder.card == Card(name="i3d", options=OPTIONS, head=PROJECTION, config={"beta": 0.3})
     colours = clips().permute(0, 4, 1, 2, 3) / 255
-    mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (fame.normalize.MEAN, fame.normalize.STD))
+    mean, std = (
+        torch.tensor(values).view(3, 1, 1, 1)
+        for values in (fame.normalize.MEAN, fame.normalize.STD)
+    )
     with torch.no_grad():
         wanted = expected.features((colours - mean) / std)
         head = expected((colours - mean) / std)
     torch.testing.assert_close(encoder.features(clips()), wanted, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(encoder.features(colours), wanted, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(encoder.output(clips()), head, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(encoder.feature_map(clips()).mean((2, 3, 4)), wanted, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        encoder.feature_map(clips()).mean((2, 3, 4)), wanted, atol=1e-5, rtol=1e-4
+    )
     assert not encoder.features(clips()).requires_grad
     assert not encoder.network.training
 
@@ -82,12 +97,17 @@ def test_a_fine_tuned_checkpoint_gives_the_classifier(tmp_path: Path) -> None:
         ("i3d", "module.", None),
     ],
 )
-def test_releases_of_the_reference_are_recognised(tmp_path: Path, name: str, prefix: str, head: Any) -> None:
+def test_releases_of_the_reference_are_recognised(
+    tmp_path: Path, name: str, prefix: str, head: Any
+) -> None:
     encoder = build_backbone(name) if head is None else build_encoder(name, head=head)
     states = {prefix + key: value for key, value in encoder.state_dict().items()}
     if prefix == "module.encoder_q.":
         states |= {"module.encoder_k.fc.bias": torch.zeros(128)}
-        states |= {"module.queue": torch.zeros(128, 8), "module.queue_ptr": torch.zeros(1, dtype=torch.long)}
+        states |= {
+            "module.queue": torch.zeros(128, 8),
+            "module.queue_ptr": torch.zeros(1, dtype=torch.long),
+        }
     loaded = load(save(tmp_path / "released.pth.tar", {"epoch": 200, "state_dict": states}))
     assert loaded.card.name == name
     assert loaded.card.head == head
@@ -101,7 +121,9 @@ def test_the_backbone_moves_into_a_network_with_another_head(tmp_path: Path) -> 
     head_before = fresh.fc.weight.detach().clone()
     weights.load_backbone_into_(fresh)
     assert torch.equal(fresh.fc.weight, head_before)
-    assert torch.equal(fresh.mixed_5c.branch_0.conv3d.weight, network().mixed_5c.branch_0.conv3d.weight)
+    assert torch.equal(
+        fresh.mixed_5c.branch_0.conv3d.weight, network().mixed_5c.branch_0.conv3d.weight
+    )
     with pytest.raises(WeightsError, match=r"lacks fc\.bias"):
         weights.load_into_(fresh)
 
@@ -119,7 +141,9 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, plain: bool) -> None
     proof, path = tmp_path / "owned", tmp_path / "evil.pth.tar"
     content = {"state_dict": RunsCode(proof)}
     path.write_bytes(pickle.dumps(content)) if plain else torch.save(content, path)
-    with pytest.raises(WeightsError, match=r"^\S+evil.pth.tar: refused: .*could run code") as caught:
+    with pytest.raises(
+        WeightsError, match=r"^\S+evil.pth.tar: refused: .*could run code"
+    ) as caught:
         load(path)
     assert "\n" not in str(caught.value)
     assert not proof.exists()
@@ -148,15 +172,26 @@ STEM = "conv3d_1a_7x7.conv3d.weight"
         ),
         (contents(state={"optimiser": {}}), "has no encoder .*holds: optimiser"),
         (contents(state=None), "has no encoder .*holds: nothing"),
-        (contents(state={"encoder_q": {STEM: 3}}), f"{STEM} among the weights is not a named tensor"),
+        (
+            contents(state={"encoder_q": {STEM: 3}}),
+            f"{STEM} among the weights is not a named tensor",
+        ),
         ({"state_dict": {"conv.weight": torch.ones(1)}}, "no name begins with module"),
-        ({"state_dict": {"module.conv.weight": torch.ones(1)}}, "no encoder known here .*conv.weight"),
-        ({"state_dict": {f"module.{STEM}": torch.ones(1), "module.fc.bias": 2}}, "fc.bias .* not a named tensor"),
+        (
+            {"state_dict": {"module.conv.weight": torch.ones(1)}},
+            "no encoder known here .*conv.weight",
+        ),
+        (
+            {"state_dict": {f"module.{STEM}": torch.ones(1), "module.fc.bias": 2}},
+            "fc.bias .* not a named tensor",
+        ),
         ({"weights": 1}, r"neither fame-checkpoint/1 nor .*found: weights"),
         ([1], "found: list"),
     ],
 )
-def test_what_is_no_encoder_is_said_in_one_line(tmp_path: Path, content: object, message: str) -> None:
+def test_what_is_no_encoder_is_said_in_one_line(
+    tmp_path: Path, content: object, message: str
+) -> None:
     path = save(tmp_path / "odd.pt", content)
     with pytest.raises(WeightsError, match=message) as caught:
         load(path)
@@ -169,14 +204,20 @@ def test_what_is_no_encoder_is_said_in_one_line(tmp_path: Path, content: object,
 def test_a_truncated_file_is_said_in_one_line(tmp_path: Path, suffix: str, kept: float) -> None:
     path = tmp_path / f"cut.{suffix}"
     state = {"weight": torch.ones(64)}
-    save(path, {"state_dict": state}) if suffix == "pt" else safetensors.torch.save_file(state, path)
+    save(path, {"state_dict": state}) if suffix == "pt" else safetensors.torch.save_file(
+        state, path
+    )
     path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
-    with pytest.raises(WeightsError, match=r"truncated|refused: damaged|not a readable safetensors") as caught:
+    with pytest.raises(
+        WeightsError, match=r"truncated|refused: damaged|not a readable safetensors"
+    ) as caught:
         load(path)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("garbage", [b"hello world\n", b"\x80\x04hello", bytes(range(256)) * 4, b"PK\x03\x04 no zip"])
+@pytest.mark.parametrize(
+    "garbage", [b"hello world\n", b"\x80\x04hello", bytes(range(256)) * 4, b"PK\x03\x04 no zip"]
+)
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
 def test_garbage_is_said_in_one_line(tmp_path: Path, garbage: bytes, suffix: str) -> None:
     path = tmp_path / f"garbage.{suffix}"
@@ -202,7 +243,9 @@ def test_no_file_and_a_folder_are_said(tmp_path: Path) -> None:
 
 def test_clips_of_another_form_are_refused(tmp_path: Path) -> None:
     encoder = load(save(tmp_path / "last.pt", contents()))
-    with pytest.raises(ValueError, match=r"clips are uint8 .* got torch.float32 \[2, 4, 32, 32, 3\]"):
+    with pytest.raises(
+        ValueError, match=r"clips are uint8 .* got torch.float32 \[2, 4, 32, 32, 3\]"
+    ):
         encoder.features(clips().float())
 
 

@@ -18,13 +18,19 @@ from tests.preprocess.videos import write_video
 
 SPEC = StoreSpec(frames=4, clips_per_video=3, height=24, width=32, foreground="none")
 # Before the processes are forked that join the session: Ray reads these once.
-os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_AUTH_MODE": "token"}
+os.environ |= {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AUTH_MODE": "token",
+}
 Configure = Callable[..., PreprocessConfig]
 
 
 def tree(store: Path) -> dict[str, bytes]:
     """Every file of a store."""
-    return {str(p.relative_to(store)): p.read_bytes() for p in sorted(store.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(store)): p.read_bytes() for p in sorted(store.rglob("*")) if p.is_file()
+    }
 
 
 def wait_until(condition: Callable[[], object], *, seconds: float = 20) -> None:
@@ -40,7 +46,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """12 videos of two classes, among them a short one (looped) and two that fail."""
     root = tmp_path_factory.mktemp("corpus")
     for number in range(10):
-        write_video(root / "abc"[number % 2] / f"slow_{number}.mkv", 3 if number == 4 else 8 + number)
+        write_video(
+            root / "abc"[number % 2] / f"slow_{number}.mkv", 3 if number == 4 else 8 + number
+        )
     (root / "a" / "slow_text.mp4").write_text("not a video")
     (root / "b" / "slow_empty.avi").touch()
     return root
@@ -52,7 +60,13 @@ def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     import ray
 
     state = random.getstate()  # Ray names things with the global generator that the suite guards
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
     random.setstate(state)
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()
@@ -71,8 +85,15 @@ def configure(corpus: Path, tmp_path: Path) -> Configure:
     """Make a config for the corpus; any field can be given."""
 
     def make(**fields: Any) -> PreprocessConfig:
-        defaults = {"dataset": "folder", "split": "train", "videos": corpus, "store": tmp_path / "store"}
-        return PreprocessConfig(**{**defaults, "spec": SPEC, "videos_per_shard": 2, "max_failed": 1.0, **fields})
+        defaults = {
+            "dataset": "folder",
+            "split": "train",
+            "videos": corpus,
+            "store": tmp_path / "store",
+        }
+        return PreprocessConfig(
+            **{**defaults, "spec": SPEC, "videos_per_shard": 2, "max_failed": 1.0, **fields}
+        )
 
     return make
 
@@ -82,7 +103,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 KiB."""
     disk, mount = tmp_path / "disk", shutil.which("mount")
     disk.mkdir()
-    if not mount or subprocess.run([mount, "-t", "tmpfs", "-o", "size=64k", "none", disk], check=False).returncode:
+    if (
+        not mount
+        or subprocess.run(
+            [mount, "-t", "tmpfs", "-o", "size=64k", "none", disk], check=False
+        ).returncode
+    ):
         pytest.skip("cannot mount a small file system here")
     yield disk
     subprocess.run(["umount", disk], check=True)

@@ -1,4 +1,6 @@
-"""Runs of the stage in processes of their own, to be killed. They are forked from a process that has all imported."""
+"""Runs of the stage in processes of their own, to be killed. They are forked from a process that
+has all imported.
+"""
 
 import multiprocessing
 import os
@@ -24,7 +26,9 @@ def start(config: PreprocessConfig, *, decoder: tuple[str, ...]) -> BaseProcess:
 
 def _drive(config: PreprocessConfig, decoder: tuple[str, ...]) -> None:
     os.setpgid(0, 0)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background begins with it ignored
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a script's background begins with it ignored
     try:
         preprocess(config, decoder=decoder)
     except KeyboardInterrupt:

@@ -1,6 +1,7 @@
 """The story of a kill test, for people to read.
 
-FAME_KILL_LOG=benchmarks/results/kill_tests.md python -m pytest tests/preprocess -k killed_drivers --timeout 1800
+FAME_KILL_LOG=benchmarks/results/kill_tests.md python -m pytest tests/preprocess -k killed_drivers
+--timeout 1800
 """
 
 from pathlib import Path
@@ -28,19 +29,27 @@ class KillLog:
     """What was there after each kill, and how it went on."""
 
     def __init__(self, executor: str, seconds: float) -> None:
-        self._text, self._kills, self._stores = TABLE.format(executor=executor, seconds=seconds), 0, 1
+        self._text, self._kills, self._stores = (
+            TABLE.format(executor=executor, seconds=seconds),
+            0,
+            1,
+        )
         self._before = ""
 
     def killed(self, store: Path, moment: float, *, whom: str) -> None:
         """Tell of one kill."""
-        records, drafts = (len(list(store.glob(pattern))) for pattern in ("records/*.json", ".partial/*"))
+        records, drafts = (
+            len(list(store.glob(pattern))) for pattern in ("records/*.json", ".partial/*")
+        )
         begun = (store / "zarr.json").exists()
         self._end_row("resumed")
         self._kills += 1
         there = f"{records} of 6" if begun else "no store yet"
         if (store / "seal.json").exists():
             there += ", sealed"
-        self._before = f"| {self._kills} | {self._stores} | {moment:.2f} | {whom} | {there} | {drafts} |"
+        self._before = (
+            f"| {self._kills} | {self._stores} | {moment:.2f} | {whom} | {there} | {drafts} |"
+        )
 
     def finished(self, shards: int) -> None:
         """Tell that a store was finished."""

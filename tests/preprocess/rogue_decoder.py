@@ -1,4 +1,6 @@
-"""A decoder process that misbehaves as a video's name asks it to; run in place of `preprocess.decode`."""
+"""A decoder process that misbehaves as a video's name asks it to; run in place of
+`preprocess.decode`.
+"""
 
 import json
 import os

@@ -1,4 +1,6 @@
-"""A cluster of several nodes on this machine: one is killed in the middle, and the store is that of a serial run."""
+"""A cluster of several nodes on this machine: one is killed in the middle, and the store is that of
+a serial run.
+"""
 
 import random
 import subprocess
@@ -23,11 +25,14 @@ def cluster() -> Iterator[Any]:
     """A head without a CPU and three nodes of one CPU each."""
     from ray.cluster_utils import Cluster
 
-    # Where Ray was never started there is no token: a driver makes one, `Cluster` waits for a server that died of it.
+    # Where Ray was never started there is no token: a driver makes one, `Cluster` waits for a
+    # server that died of it.
     ray = Path(sys.executable).with_name("ray")
     subprocess.run([ray, "get-auth-token", "--generate"], check=True, capture_output=True)
     state = random.getstate()  # Ray names things with the global generator that the suite guards
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+    )
     for _ in range(WORKERS):
         cluster.add_node(num_cpus=1)
     random.setstate(state)
@@ -39,7 +44,9 @@ def cluster() -> Iterator[Any]:
 def making_a_shard(node: Any) -> bool:
     """Whether a worker of the node is at work now."""
     (raylet,) = node.all_processes["raylet"]
-    return any("_make_shard" in " ".join(cmdline(p)) for p in psutil.Process(raylet.process.pid).children())
+    return any(
+        "_make_shard" in " ".join(cmdline(p)) for p in psutil.Process(raylet.process.pid).children()
+    )
 
 
 @pytest.mark.slow

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preprocess.decode import Decoded, DecodeError, Sampling, complaint, decode, fit, window_frames, window_starts
+from preprocess.decode import (
+    Decoded,
+    DecodeError,
+    Sampling,
+    complaint,
+    decode,
+    fit,
+    window_frames,
+    window_starts,
+)
 from tests.preprocess.videos import all_frames, frame_number, write_video
 
 samplings = st.builds(
@@ -32,7 +41,9 @@ def sampling(
     width: int = 32,
     geometry: Literal["cover", "squash"] = "cover",
 ) -> Sampling:
-    return Sampling(clips=clips, frames=frames, stride=stride, height=height, width=width, geometry=geometry)
+    return Sampling(
+        clips=clips, frames=frames, stride=stride, height=height, width=width, geometry=geometry
+    )
 
 
 def decoded(path: Path, wanted: Sampling) -> tuple[Decoded, np.ndarray]:
@@ -58,14 +69,21 @@ def test_windows_are_evenly_spaced_and_reach_both_ends(wanted: Sampling, frame_c
 
 @settings(max_examples=40, deadline=None)
 @given(samplings, st.integers(1, 40))
-def test_decoding_equals_reading_everything_and_indexing(wanted: Sampling, frame_count: int) -> None:
+def test_decoding_equals_reading_everything_and_indexing(
+    wanted: Sampling, frame_count: int
+) -> None:
     path = LOSSLESS[frame_count]
     result, clips_NTHW3 = decoded(path, wanted)
     oracle = [fit(frame, wanted) for frame in all_frames(path)]
-    indices = [[(s + t * wanted.stride) % frame_count for t in range(wanted.frames)] for s in result.start_frame]
+    indices = [
+        [(s + t * wanted.stride) % frame_count for t in range(wanted.frames)]
+        for s in result.start_frame
+    ]
     assert result.frame_count == result.frames_read == frame_count
     assert result.looped == (frame_count < (wanted.frames - 1) * wanted.stride + 1)
-    np.testing.assert_array_equal(clips_NTHW3, np.array([[oracle[i] for i in row] for row in indices]))
+    np.testing.assert_array_equal(
+        clips_NTHW3, np.array([[oracle[i] for i in row] for row in indices])
+    )
     assert [[frame_number(f) for f in clip] for clip in clips_NTHW3] == indices
 
 
@@ -93,19 +111,30 @@ def test_a_wrong_frame_count_in_the_header_changes_nothing(tmp_path: Path, decla
 
 
 @pytest.mark.parametrize(
-    ("source", "target"), [((64, 100), (32, 40)), ((100, 64), (40, 32)), ((96, 96), (24, 48)), ((48, 64), (24, 32))]
+    ("source", "target"),
+    [((64, 100), (32, 40)), ((100, 64), (40, 32)), ((96, 96), (24, 48)), ((48, 64), (24, 32))],
 )
-def test_cover_is_a_resize_and_a_centre_crop(source: tuple[int, int], target: tuple[int, int]) -> None:
+def test_cover_is_a_resize_and_a_centre_crop(
+    source: tuple[int, int], target: tuple[int, int]
+) -> None:
     frame_hw3 = np.random.Generator(np.random.Philox(0)).integers(0, 256, (*source, 3), np.uint8)
     scale = max(target[0] / source[0], target[1] / source[1])
-    whole = cv2.resize(frame_hw3, (round(source[1] * scale), round(source[0] * scale)), interpolation=cv2.INTER_AREA)
+    whole = cv2.resize(
+        frame_hw3,
+        (round(source[1] * scale), round(source[0] * scale)),
+        interpolation=cv2.INTER_AREA,
+    )
     top, left = (whole.shape[0] - target[0]) // 2, (whole.shape[1] - target[1]) // 2
     expected = whole[top : top + target[0], left : left + target[1], ::-1]
-    np.testing.assert_array_equal(fit(frame_hw3, sampling(height=target[0], width=target[1])), expected)
+    np.testing.assert_array_equal(
+        fit(frame_hw3, sampling(height=target[0], width=target[1])), expected
+    )
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.sampled_from(["cover", "squash"]))
-def test_any_source_size_fits(height: int, width: int, geometry: Literal["cover", "squash"]) -> None:
+def test_any_source_size_fits(
+    height: int, width: int, geometry: Literal["cover", "squash"]
+) -> None:
     flat = np.full((height, width, 3), (10, 20, 30), np.uint8)
     fitted = fit(flat, sampling(geometry=geometry))
     assert fitted.shape == (24, 32, 3)
@@ -131,7 +160,9 @@ def test_rotation_is_honoured(footage: Path) -> None:
 
 
 def test_a_frame_size_that_changes_midway_is_decoded(tmp_path: Path) -> None:
-    parts = [write_video(tmp_path / f"{w}.avi", 6, codec="MJPG", width=w).read_bytes() for w in (32, 64)]
+    parts = [
+        write_video(tmp_path / f"{w}.avi", 6, codec="MJPG", width=w).read_bytes() for w in (32, 64)
+    ]
     path = tmp_path / "joined.mjpeg"
     path.write_bytes(b"".join(_jpegs(part) for part in parts))
     assert decoded(path, sampling())[0].frame_count == 12

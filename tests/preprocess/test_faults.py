@@ -1,4 +1,6 @@
-"""Whatever is killed, whenever: the same command goes on, and the finished store is the one that was never killed."""
+"""Whatever is killed, whenever: the same command goes on, and the finished store is the one that
+was never killed.
+"""
 
 import os
 import signal
@@ -20,8 +22,13 @@ from tests.preprocess.kill_log import KillLog
 from tests.preprocess.test_isolation import ROGUE
 from tests.preprocess.videos import write_video
 
-KILLS = {"serial": 20, "ray": 6}  # the driver's code is the same; a session of Ray takes seconds to start
-KILL_LOG = os.environ.get("FAME_KILL_LOG")  # where to tell of 20 kills of each; see tests/preprocess/kill_log.py
+KILLS = {
+    "serial": 20,
+    "ray": 6,
+}  # the driver's code is the same; a session of Ray takes seconds to start
+KILL_LOG = os.environ.get(
+    "FAME_KILL_LOG"
+)  # where to tell of 20 kills of each; see tests/preprocess/kill_log.py
 
 
 def kill_one(driver: BaseProcess) -> None:
@@ -55,7 +62,11 @@ def test_killed_drivers_leave_the_same_store(
                 kill = kill_group if kills % 2 else kill_one
                 kill(driver)
                 kills += 1
-                log.killed(config.store, moment, whom="driver and children" if kill is kill_group else "driver")
+                log.killed(
+                    config.store,
+                    moment,
+                    whom="driver and children" if kill is kill_group else "driver",
+                )
             driver.join()
             assert driver.exitcode in (0, -signal.SIGKILL)
         report = preprocess(config)
@@ -67,7 +78,10 @@ def test_killed_drivers_leave_the_same_store(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_stops_within_seconds_and_goes_on(
-    configure: Configure, executor: dict[str, Any], reference: dict[str, bytes], number: signal.Signals
+    configure: Configure,
+    executor: dict[str, Any],
+    reference: dict[str, bytes],
+    number: signal.Signals,
 ) -> None:
     config = configure(**executor)
     driver = start(config, decoder=ROGUE)
@@ -79,7 +93,9 @@ def test_an_interrupted_run_stops_within_seconds_and_goes_on(
     assert tree(config.store) == reference
 
 
-def test_interrupting_a_hanging_decoder_does_not_wait_for_it(configure: Configure, tmp_path: Path) -> None:
+def test_interrupting_a_hanging_decoder_does_not_wait_for_it(
+    configure: Configure, tmp_path: Path
+) -> None:
     path = write_video(tmp_path / "videos" / "hang.mkv", 9)
     driver = start(configure(executor="serial", videos=tmp_path / "videos"), decoder=ROGUE)
     wait_until(Path(f"{path}.hangs").exists)
@@ -88,7 +104,9 @@ def test_interrupting_a_hanging_decoder_does_not_wait_for_it(configure: Configur
     assert driver.exitcode == INTERRUPTED
 
 
-def test_killed_workers_are_replaced(configure: Configure, ray_address: str, reference: dict[str, bytes]) -> None:
+def test_killed_workers_are_replaced(
+    configure: Configure, ray_address: str, reference: dict[str, bytes]
+) -> None:
     config = configure(executor="ray", workers=2, address=ray_address)
     driver = start(config, decoder=ROGUE)
     kills = 0
@@ -103,14 +121,20 @@ def test_killed_workers_are_replaced(configure: Configure, ray_address: str, ref
 
 
 def may_write(process: psutil.Process) -> bool:
-    """Whether it is a decoder or a worker of Ray, busy or idle; Ray's agents, which end later, write no store."""
+    """Whether it is a decoder or a worker of Ray, busy or idle; Ray's agents, which end later,
+    write no store.
+    """
     line = " ".join(cmdline(process))
     return "ray::_make_shard" in line or "ray::IDLE" in line or ROGUE[1] in line
 
 
 def shard_workers() -> list[psutil.Process]:
     """Ray's workers that are making a shard now."""
-    return [p for p in psutil.Process().children(recursive=True) if "_make_shard" in " ".join(cmdline(p))]
+    return [
+        p
+        for p in psutil.Process().children(recursive=True)
+        if "_make_shard" in " ".join(cmdline(p))
+    ]
 
 
 def cmdline(process: psutil.Process) -> list[str]:
@@ -137,7 +161,9 @@ def test_a_video_that_always_kills_its_worker_costs_its_shard(
 
 
 @pytest.mark.slow
-def test_a_session_of_its_own_dies_with_its_driver(configure: Configure, reference: dict[str, bytes]) -> None:
+def test_a_session_of_its_own_dies_with_its_driver(
+    configure: Configure, reference: dict[str, bytes]
+) -> None:
     config = configure(executor="ray", workers=1, address="local")
     driver = start(config, decoder=ROGUE)
     wait_until(lambda: list(config.store.glob("records/*.json")), seconds=60)
@@ -146,6 +172,8 @@ def test_a_session_of_its_own_dies_with_its_driver(configure: Configure, referen
     assert len(writers) >= 2, "a worker and its decoder"
     kill_one(driver)
     driver.join()
-    wait_until(lambda: not [p for p in writers if p.is_running() and p.status() != psutil.STATUS_ZOMBIE])
+    wait_until(
+        lambda: not [p for p in writers if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    )
     preprocess(replace(config, executor="serial", workers=None))
     assert tree(config.store) == reference

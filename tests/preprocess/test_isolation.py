@@ -1,4 +1,6 @@
-"""The decoder process: what it returns is what decoding in this process gives, and nothing that it does harms us."""
+"""The decoder process: what it returns is what decoding in this process gives, and nothing that it
+does harms us.
+"""
 
 import signal
 import sys
@@ -122,7 +124,9 @@ def test_a_playlist_reaches_no_other_file(decoder: Decoder, tmp_path: Path) -> N
             decoder.decode(str(tmp_path / name))
 
 
-def test_a_damaged_video_decodes_to_the_same_bytes_after_any_other(footage: Path, tmp_path: Path) -> None:
+def test_a_damaged_video_decodes_to_the_same_bytes_after_any_other(
+    footage: Path, tmp_path: Path
+) -> None:
     source = footage / "robustness" / "testsrc2_odd_height_and_width_vp9_10bit.mp4"
     data = bytearray(source.read_bytes())
     for place, bits in FLIPS:
@@ -138,10 +142,46 @@ def test_a_damaged_video_decodes_to_the_same_bytes_after_any_other(footage: Path
 
 
 FLIPS = (
-    *((1274, 1), (4203, 64), (5223, 128), (9222, 128), (11691, 1), (11695, 32), (12370, 4), (13753, 128)),
-    *((14882, 8), (15240, 8), (16379, 2), (17218, 8), (20667, 4), (21682, 128), (22696, 128), (23909, 8)),
-    *((27197, 32), (27436, 32), (29181, 2), (30006, 1), (31772, 64), (33874, 32), (35051, 8), (40515, 1)),
-    *((43838, 4), (45957, 1), (46311, 2), (56482, 2), (60477, 1), (62167, 4), (63047, 2), (63372, 2)),
+    *(
+        (1274, 1),
+        (4203, 64),
+        (5223, 128),
+        (9222, 128),
+        (11691, 1),
+        (11695, 32),
+        (12370, 4),
+        (13753, 128),
+    ),
+    *(
+        (14882, 8),
+        (15240, 8),
+        (16379, 2),
+        (17218, 8),
+        (20667, 4),
+        (21682, 128),
+        (22696, 128),
+        (23909, 8),
+    ),
+    *(
+        (27197, 32),
+        (27436, 32),
+        (29181, 2),
+        (30006, 1),
+        (31772, 64),
+        (33874, 32),
+        (35051, 8),
+        (40515, 1),
+    ),
+    *(
+        (43838, 4),
+        (45957, 1),
+        (46311, 2),
+        (56482, 2),
+        (60477, 1),
+        (62167, 4),
+        (63047, 2),
+        (63372, 2),
+    ),
     *((64847, 64), (68806, 4), (69979, 2), (70193, 16)),
 )
 
@@ -171,5 +211,7 @@ def memory_after(path: Path) -> int:
 
 
 def test_an_hour_takes_the_memory_of_ten_seconds(tmp_path: Path) -> None:
-    short, hour = (write_video(tmp_path / f"{n}.avi", n, codec="XVID", numbers=25) for n in (250, 90_000))
+    short, hour = (
+        write_video(tmp_path / f"{n}.avi", n, codec="XVID", numbers=25) for n in (250, 90_000)
+    )
     assert memory_after(hour) < 1.2 * memory_after(short)

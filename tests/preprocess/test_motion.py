@@ -43,7 +43,9 @@ def test_the_object_ranks_above_the_background_whatever_the_camera_does(camera: 
 
 
 def test_a_moving_camera_alone_leaves_little_and_an_object_stands_out_of_it() -> None:
-    """The camera pans, zooms and turns over a texture; a patch that moves otherwise is the one thing left."""
+    """The camera pans, zooms and turns over a texture; a patch that moves otherwise is the one
+    thing left.
+    """
     scene, frames = texture(1, 160, 200), []
     for t in range(8):
         turn = cv2.getRotationMatrix2D((100, 80), angle=0.4 * t, scale=1 + 0.01 * t)
@@ -70,7 +72,9 @@ def _noise(level: int) -> np.ndarray:
     ids=["black", "white", "one colour", "no motion"],
 )
 @pytest.mark.parametrize("method", ["flow", "paper", "seed", "none"])
-def test_where_there_is_nothing_to_see_the_map_is_uniform(method: motion.Method, frames: np.ndarray) -> None:
+def test_where_there_is_nothing_to_see_the_map_is_uniform(
+    method: motion.Method, frames: np.ndarray
+) -> None:
     score = map_clip(method, frames, height=15, width=20)
     assert score.dtype == np.uint8 and score.shape == (15, 20) and not score.any()
 
@@ -78,7 +82,9 @@ def test_where_there_is_nothing_to_see_the_map_is_uniform(method: motion.Method,
 @pytest.mark.parametrize(
     "frames",
     [
-        np.concatenate([np.zeros((8, 60, 80, 3), np.uint8), np.full((8, 60, 80, 3), 255, np.uint8)]),
+        np.concatenate(
+            [np.zeros((8, 60, 80, 3), np.uint8), np.full((8, 60, 80, 3), 255, np.uint8)]
+        ),
         _noise(256),
         _noise(3),
         np.repeat(_noise(256)[:2], 2, axis=0)[:3],
@@ -94,20 +100,34 @@ def test_odd_clips_give_a_map_without_warnings(method: motion.Method, frames: np
 
 
 def test_a_scene_cut_does_not_drown_the_object() -> None:
-    """The cut falls inside a pair: its flow is wild, but one pair of five counts no more than another."""
-    first, second = (render(WorldSpec(videos=12, frames=31, camera_motion=True, seed=5), index) for index in (2, 3))
-    frames = np.concatenate([first.frames_THWC[:16:2], second.frames_THWC[16::2]])  # the pair (7, 8) holds the cut
+    """The cut falls inside a pair: its flow is wild, but one pair of five counts no more than
+    another.
+    """
+    first, second = (
+        render(WorldSpec(videos=12, frames=31, camera_motion=True, seed=5), index)
+        for index in (2, 3)
+    )
+    frames = np.concatenate(
+        [first.frames_THWC[:16:2], second.frames_THWC[16::2]]
+    )  # the pair (7, 8) holds the cut
     truth = np.concatenate([first.mask_THW[:16:2], second.mask_THW[16::2]]).mean(0) >= 0.25
     assert auc(flow_score(frames, height=96, width=128)[::3, ::3], truth[::3, ::3]) > 0.8
 
 
 @settings(max_examples=8, deadline=None)
-@given(seed=st.integers(0, 2**32), height=st.integers(1, 70), width=st.integers(1, 90), frames=st.integers(2, 5))
+@given(
+    seed=st.integers(0, 2**32),
+    height=st.integers(1, 70),
+    width=st.integers(1, 90),
+    frames=st.integers(2, 5),
+)
 def test_any_clip_gives_a_map_of_the_asked_size_that_spans_the_bytes(
     seed: int, height: int, width: int, frames: int
 ) -> None:
     rng = numpy_generator(seed, 0, 0, "clip")
-    clip = rng.integers(0, 256, (frames, int(rng.integers(1, 90)), int(rng.integers(1, 90)), 3)).astype(np.uint8)
+    clip = rng.integers(
+        0, 256, (frames, int(rng.integers(1, 90)), int(rng.integers(1, 90)), 3)
+    ).astype(np.uint8)
     before = clip.copy()
     score = flow_score(clip, height=height, width=width)
     assert score.shape == (height, width)
@@ -134,7 +154,9 @@ def test_the_bytes_do_not_depend_on_threads_and_their_number_is_restored() -> No
 
 def test_paper_and_seed_are_the_librarys_at_the_size_of_the_map() -> None:
     frames, _ = world_clip(1, camera=False)
-    small = np.stack([cv2.resize(frame, (32, 24), interpolation=cv2.INTER_AREA) for frame in frames])
+    small = np.stack(
+        [cv2.resize(frame, (32, 24), interpolation=cv2.INTER_AREA) for frame in frames]
+    )
     clip = torch.from_numpy(small).permute(3, 0, 1, 2)[None].float() / 255
     for method, score in (("paper", paper_score), ("seed", motion_score)):
         expected = score(clip)[0].numpy() * 255
@@ -143,7 +165,9 @@ def test_paper_and_seed_are_the_librarys_at_the_size_of_the_map() -> None:
 
 def test_the_camera_fit_recovers_an_affine_motion_under_gross_outliers() -> None:
     rng = numpy_generator(0, 0, 0, "camera")
-    affine = np.concatenate([np.ones((400, 1)), rng.uniform(-1, 1, (400, 2))], axis=1).astype(np.float32)
+    affine = np.concatenate([np.ones((400, 1)), rng.uniform(-1, 1, (400, 2))], axis=1).astype(
+        np.float32
+    )
     truth = rng.normal(0, 2, (3, 3, 2)).astype(np.float32)
     flow = affine @ truth
     flow[:, :140] += (8, -5)  # a third of the pixels move on their own, all the same way
@@ -154,8 +178,13 @@ def test_the_camera_fit_recovers_an_affine_motion_under_gross_outliers() -> None
 
 def test_slow_oracle_of_the_weighted_fit() -> None:
     rng = numpy_generator(1, 0, 0, "camera")
-    affine = np.concatenate([np.ones((50, 1)), rng.uniform(-1, 1, (50, 2))], axis=1).astype(np.float32)
-    flow, weight = rng.normal(0, 1, (2, 50, 2)).astype(np.float32), rng.uniform(0.1, 1, (2, 50)).astype(np.float32)
+    affine = np.concatenate([np.ones((50, 1)), rng.uniform(-1, 1, (50, 2))], axis=1).astype(
+        np.float32
+    )
+    flow, weight = (
+        rng.normal(0, 1, (2, 50, 2)).astype(np.float32),
+        rng.uniform(0.1, 1, (2, 50)).astype(np.float32),
+    )
     camera, typical = motion._fit_weighted(flow, affine, weight)
     for p in range(2):
         root = np.sqrt(weight[p])[:, None].astype(np.float64)
@@ -166,11 +195,23 @@ def test_slow_oracle_of_the_weighted_fit() -> None:
 
 
 def test_davis_stays_above_what_is_promised_on_a_hard_window(footage: Path) -> None:
-    frames = [cv2.imread(str(path)) for path in sorted((footage / "davis/drift-straight/frames").glob("*.jpg"))[:32:2]]
-    masks = [cv2.imread(str(path), 0) for path in sorted((footage / "davis/drift-straight/masks").glob("*.png"))[:32:2]]
-    small = np.stack([cv2.resize(frame, (224, 224), interpolation=cv2.INTER_AREA)[..., ::-1] for frame in frames])
+    frames = [
+        cv2.imread(str(path))
+        for path in sorted((footage / "davis/drift-straight/frames").glob("*.jpg"))[:32:2]
+    ]
+    masks = [
+        cv2.imread(str(path), 0)
+        for path in sorted((footage / "davis/drift-straight/masks").glob("*.png"))[:32:2]
+    ]
+    small = np.stack(
+        [cv2.resize(frame, (224, 224), interpolation=cv2.INTER_AREA)[..., ::-1] for frame in frames]
+    )
     truth = (
-        np.mean([cv2.resize(mask, (56, 56), interpolation=cv2.INTER_NEAREST) > 127 for mask in masks], axis=0) >= 0.5
+        np.mean(
+            [cv2.resize(mask, (56, 56), interpolation=cv2.INTER_NEAREST) > 127 for mask in masks],
+            axis=0,
+        )
+        >= 0.5
     )
     score = flow_score(small, height=56, width=56)
     assert (score >= np.median(score))[truth].mean() > 0.97
@@ -190,7 +231,9 @@ def test_davis_stays_above_what_is_promised_on_a_hard_window(footage: Path) -> N
 )
 def test_bad_clips_are_refused_by_shape_and_dtype(frames: UInt8[np.ndarray, "..."]) -> None:
     for method in ("flow", "paper", "seed", "none"):
-        with pytest.raises(ValueError, match=r"uint8 \[T, H, W, 3\] with T >= 2, got " + str(frames.dtype)):
+        with pytest.raises(
+            ValueError, match=r"uint8 \[T, H, W, 3\] with T >= 2, got " + str(frames.dtype)
+        ):
             map_clip(method, frames, height=4, width=4)
 
 

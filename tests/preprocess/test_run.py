@@ -1,4 +1,6 @@
-"""The stage from end to end, on both executors: same bytes, every video's fate on record, and clear refusals."""
+"""The stage from end to end, on both executors: same bytes, every video's fate on record, and clear
+refusals.
+"""
 
 import json
 import os
@@ -30,7 +32,9 @@ def test_both_executors_make_the_same_finished_store(
     assert (report.videos, report.ok, report.looped, report.failed) == (12, 9, 1, 2)
     assert report.shards_made == report.shards == 6 and report.problems == ()
     assert [name for name, _ in report.failures] == ["a/slow_text.mp4", "b/slow_empty.avi"]
-    assert all(reason.startswith("no video stream could be opened") for _, reason in report.failures)
+    assert all(
+        reason.startswith("no video stream could be opened") for _, reason in report.failures
+    )
 
 
 def test_the_store_holds_the_frames_it_says(configure: Configure, corpus: Path) -> None:
@@ -40,11 +44,15 @@ def test_the_store_holds_the_frames_it_says(configure: Configure, corpus: Path) 
     assert store.header.class_names == ("a", "b")
     listed = sorted(p.relative_to(corpus).as_posix() for p in corpus.rglob("*") if p.is_file())
     assert list(store.names) == listed
-    assert [store.header.class_names[label] for label in store.labels_V] == [name[0] for name in listed]
+    assert [store.header.class_names[label] for label in store.labels_V] == [
+        name[0] for name in listed
+    ]
     for clip in np.flatnonzero(store.valid_N).tolist():
         name, start = listed[store.video_N[clip]], int(store.start_frame_N[clip])
         length = 3 if name.endswith("_4.mkv") else 8 + int(name[-5])
-        assert [frame_number(f) for f in store.clip(clip)] == [(start + 2 * t) % length for t in range(4)]
+        assert [frame_number(f) for f in store.clip(clip)] == [
+            (start + 2 * t) % length for t in range(4)
+        ]
     failed = [n for n, valid in zip(listed, store.valid_N[::3], strict=True) if not valid]
     assert failed == ["a/slow_text.mp4", "b/slow_empty.avi"]
 
@@ -56,10 +64,14 @@ def test_maps_are_those_of_the_stored_clips(configure: Configure, foreground: st
     store = ClipStore.open(config.store)
     size = {"height": SPEC.foreground_height, "width": SPEC.foreground_width}
     for clip in np.flatnonzero(store.valid_N)[::5].tolist():
-        np.testing.assert_array_equal(store.foreground(clip), map_clip(foreground, store.clip(clip), **size))
+        np.testing.assert_array_equal(
+            store.foreground(clip), map_clip(foreground, store.clip(clip), **size)
+        )
 
 
-def test_a_second_run_says_so_and_does_nothing(configure: Configure, executor: dict[str, Any]) -> None:
+def test_a_second_run_says_so_and_does_nothing(
+    configure: Configure, executor: dict[str, Any]
+) -> None:
     config = configure(**executor)
     preprocess(config)
     before = times(config.store.parent)
@@ -82,7 +94,9 @@ def times(folder: Path) -> dict[Path, int]:
         ({"split": "test"}, "split 'train'"),
     ],
 )
-def test_another_recipe_is_refused(configure: Configure, change: dict[str, Any], message: str) -> None:
+def test_another_recipe_is_refused(
+    configure: Configure, change: dict[str, Any], message: str
+) -> None:
     preprocess(configure(executor="serial"))
     with pytest.raises(StoreError, match=message):
         preprocess(configure(executor="serial", **change))
@@ -103,7 +117,9 @@ def test_reports_lie_beside_the_store(configure: Configure) -> None:
     assert (written["ok"], written["failed"], written["problems"]) == (9, 2, list(report.problems))
     lines = (config.store.parent / "store.failures.jsonl").read_text().splitlines()
     assert [tuple(json.loads(line).values()) for line in lines] == list(report.failures)
-    assert preprocess(config).problems == report.problems, "a finished store is judged by the same budget"
+    assert preprocess(config).problems == report.problems, (
+        "a finished store is judged by the same budget"
+    )
     assert preprocess(replace(config, max_failed=0.2)).problems == ()
 
 
@@ -111,7 +127,9 @@ def test_missing_videos_are_counted_up_to_a_share(configure: Configure, tmp_path
     names = ["a/slow_0.mkv", "a/slow_2.mkv", "a/slow_0.mkv", "b/gone.mkv", "b/slow_1.mkv"]
     (tmp_path / "list.txt").write_text("\n".join(names))
     config = configure(executor="serial", list_file=tmp_path / "list.txt")
-    with pytest.raises(ValueError, match=r"1 of 4 listed videos are missing.*above the 20% allowed.*b/gone.mkv"):
+    with pytest.raises(
+        ValueError, match=r"1 of 4 listed videos are missing.*above the 20% allowed.*b/gone.mkv"
+    ):
         preprocess(config)
     report = preprocess(replace(config, max_missing=0.25))
     assert (report.videos, report.missing, report.doubled, report.extra) == (3, 1, 1, 9)
@@ -133,7 +151,9 @@ def test_bad_videos_cost_themselves(
 ) -> None:
     for name in ("crash", "hang", "greedy", "noisy", "good"):
         write_video(tmp_path / "videos" / f"{name}.mkv", 9)
-    config = configure(videos=tmp_path / "videos", time_limit=1, memory_per_worker=1 << 30, **executor)
+    config = configure(
+        videos=tmp_path / "videos", time_limit=1, memory_per_worker=1 << 30, **executor
+    )
     report = preprocess(config, decoder=ROGUE)
     assert (report.ok, report.failed, report.problems) == (2, 3, ())
     reasons = dict(report.failures)
@@ -142,7 +162,9 @@ def test_bad_videos_cost_themselves(
     assert reasons["greedy.mkv"].startswith("Unable to allocate")
 
 
-def test_a_decoder_that_does_not_start_stops_the_run(configure: Configure, executor: dict[str, Any]) -> None:
+def test_a_decoder_that_does_not_start_stops_the_run(
+    configure: Configure, executor: dict[str, Any]
+) -> None:
     with pytest.raises(DecoderStartError):
         preprocess(configure(**executor), decoder=("false",))
 
@@ -153,7 +175,9 @@ def test_a_full_disk_stops_the_run_and_space_lets_it_go_on(
     config = configure(store=small_disk / "store", **executor)
     filler = small_disk / "filler"
     filler.write_bytes(bytes(36 << 10))
-    with pytest.raises(StoreError, match=r"No space left on device.*free some space.*same command again"):
+    with pytest.raises(
+        StoreError, match=r"No space left on device.*free some space.*same command again"
+    ):
         preprocess(config)
     filler.unlink()
     os.system(f"mount -o remount,size=4m {small_disk}")
@@ -161,7 +185,9 @@ def test_a_full_disk_stops_the_run_and_space_lets_it_go_on(
     assert tree(config.store) == reference
 
 
-def test_an_unforeseen_error_costs_its_shard(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unforeseen_error_costs_its_shard(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = iter(range(100))
 
     def trip(*args: object) -> None:
@@ -184,7 +210,9 @@ def test_mutated_videos_are_all_on_record(
     report = preprocess(config)
     assert report.ok + report.looped + report.failed == report.videos == 504
     assert report.ok + report.looped > 100 and report.failed > 200
-    assert all(reason and "died" not in reason and "longer" not in reason for _, reason in report.failures)
+    assert all(
+        reason and "died" not in reason and "longer" not in reason for _, reason in report.failures
+    )
     assert tree(config.store) == expected
 
 
@@ -192,8 +220,19 @@ def test_mutated_videos_are_all_on_record(
 def mutants(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
     """504 damaged videos and the store that a serial run makes of them."""
     folder = tmp_path_factory.mktemp("mutants")
-    codecs = {"mkv": "FFV1", "avi": "XVID", "mp4": "mp4v", "webm": "VP80", "mpg": "MPG1", "wmv": "WMV2", "mov": "MJPG"}
-    sources = [write_video(folder / f"source.{suffix}", 12, codec=codec) for suffix, codec in codecs.items()]
+    codecs = {
+        "mkv": "FFV1",
+        "avi": "XVID",
+        "mp4": "mp4v",
+        "webm": "VP80",
+        "mpg": "MPG1",
+        "wmv": "WMV2",
+        "mov": "MJPG",
+    }
+    sources = [
+        write_video(folder / f"source.{suffix}", 12, codec=codec)
+        for suffix, codec in codecs.items()
+    ]
     (folder / "videos").mkdir()
     mutated(sources, folder / "videos", count=504)
     config = PreprocessConfig(
@@ -225,7 +264,9 @@ def mutants(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, b
         ({"dataset": "k400", "list_file": Path("a")}, "k400 has its own lists"),
     ],
 )
-def test_a_config_that_makes_no_sense_is_refused(configure: Configure, fields: dict[str, Any], message: str) -> None:
+def test_a_config_that_makes_no_sense_is_refused(
+    configure: Configure, fields: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         configure(**fields)
 

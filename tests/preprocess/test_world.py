@@ -48,16 +48,22 @@ def test_every_motion_moves_its_mask_and_only_its_own_way() -> None:
 def test_a_moving_camera_changes_the_background() -> None:
     spec = WorldSpec(videos=24, frames=24, height=48, width=64, camera_motion=True)
     video = render(spec, 0)
-    outside_HW = ~cv2.dilate(video.mask_THW.any(0).astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
+    outside_HW = ~cv2.dilate(
+        video.mask_THW.any(0).astype(np.uint8), np.ones((5, 5), np.uint8)
+    ).astype(bool)
     changes_HW = (video.frames_THWC[0] != video.frames_THWC[12]).any(-1)
     assert changes_HW[outside_HW].mean() > 0.5
 
 
-@pytest.mark.parametrize(("rho", "low", "high"), [(0.0, 0.05, 0.35), (0.5, 0.4, 0.75), (1.0, 1.0, 1.0)])
+@pytest.mark.parametrize(
+    ("rho", "low", "high"), [(0.0, 0.05, 0.35), (0.5, 0.4, 0.75), (1.0, 1.0, 1.0)]
+)
 def test_rho_is_the_bias_between_class_and_background(rho: float, low: float, high: float) -> None:
     spec = WorldSpec(videos=120, frames=2, height=16, width=16, rho=rho)
     videos = [render(spec, index) for index in range(spec.videos)]
-    own = np.mean([video.background % len(MOTIONS) == MOTIONS.index(video.motion) for video in videos])
+    own = np.mean(
+        [video.background % len(MOTIONS) == MOTIONS.index(video.motion) for video in videos]
+    )
     assert low <= own <= high
 
 
@@ -75,10 +81,14 @@ def test_what_is_written_reads_back(tmp_path: Path) -> None:
     done: list[int] = []
     write_world(spec, tmp_path, on_video=done.append)
     assert done == list(range(1, 13))
-    listed = (tmp_path / "train.txt").read_text().split() + (tmp_path / "test.txt").read_text().split()
+    listed = (tmp_path / "train.txt").read_text().split() + (
+        tmp_path / "test.txt"
+    ).read_text().split()
     assert sorted(listed) == sorted(render(spec, index).name for index in range(12))
     video = render(spec, 7)
-    assert np.array_equal(read_mask(tmp_path / "masks" / video.motion / "00007.npz"), video.mask_THW)
+    assert np.array_equal(
+        read_mask(tmp_path / "masks" / video.motion / "00007.npz"), video.mask_THW
+    )
     capture = cv2.VideoCapture(str(tmp_path / "videos" / video.name))
     for frame_HWC in video.frames_THWC:
         ok, decoded_HWC = capture.read()

@@ -21,7 +21,13 @@ def frame(index: int, *, height: int = 24, width: int = 32) -> np.ndarray:
 
 
 def write_video(
-    path: Path, frames: int, *, codec: str = "FFV1", height: int = 24, width: int = 32, numbers: int = 1 << 16
+    path: Path,
+    frames: int,
+    *,
+    codec: str = "FFV1",
+    height: int = 24,
+    width: int = 32,
+    numbers: int = 1 << 16,
 ) -> Path:
     """Write a video of frames numbered modulo ``numbers``; FFV1 (in .mkv) keeps them exactly."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +44,10 @@ def write_video(
 def frame_number(frame_HW3: np.ndarray) -> int:
     """The number that a stored RGB frame tells."""
     height, width = frame_HW3.shape[:2]
-    low, high = frame_HW3[3 * height // 4, width // 4, 0], frame_HW3[3 * height // 4, 3 * width // 4, 0]
+    low, high = (
+        frame_HW3[3 * height // 4, width // 4, 0],
+        frame_HW3[3 * height // 4, 3 * width // 4, 0],
+    )
     return int(low) + 256 * int(high)
 
 
@@ -52,7 +61,9 @@ def all_frames(path: Path) -> list[np.ndarray]:
 
 
 def mutated(sources: Sequence[Path], folder: Path, *, count: int) -> list[Path]:
-    """``count`` damaged copies of the sources: cut short, bits flipped, a stretch overwritten, or no video at all."""
+    """``count`` damaged copies of the sources: cut short, bits flipped, a stretch overwritten, or
+    no video at all.
+    """
     contents = [(path.suffix, path.read_bytes()) for path in sources]
     return [_mutate(folder, number, *contents[number % len(contents)]) for number in range(count)]
 

@@ -18,7 +18,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True, scope="package")
 def one_thread() -> Iterator[None]:
-    """Tiny networks gain nothing from threads, and bitwise comparisons with other processes need their number fixed."""
+    """Tiny networks gain nothing from threads, and bitwise comparisons with other processes need
+    their number fixed.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -27,5 +29,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_flushing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A killed process loses nothing that the system holds; waiting for a busy disk would only cost time."""
+    """A killed process loses nothing that the system holds; waiting for a busy disk would only cost
+    time.
+    """
     monkeypatch.setattr(os, "fsync", lambda _: None)

@@ -1,4 +1,6 @@
-"""Small labelled stores of any classes, and checkpoints for them: what fine-tuning and testing start from."""
+"""Small labelled stores of any classes, and checkpoints for them: what fine-tuning and testing
+start from.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -12,9 +14,13 @@ from tests.stores import SPEC, tiny_video
 SEVEN = ("bow", "dive", "fall", "jump", "run", "sit", "walk")
 
 
-def labelled_store(path: Path, classes: tuple[str, ...], labels: list[int], *, foreground: str = "seed") -> Path:
+def labelled_store(
+    path: Path, classes: tuple[str, ...], labels: list[int], *, foreground: str = "seed"
+) -> Path:
     """A finished store of one video for each label (-1 for none), two clips each."""
-    spec = dataclasses.replace(SPEC, clips_per_video=2, videos_per_shard=len(labels), foreground=foreground)
+    spec = dataclasses.replace(
+        SPEC, clips_per_video=2, videos_per_shard=len(labels), foreground=foreground
+    )
     header = StoreHeader(dataset="tiny", split="test", class_names=classes, spec=spec)
     create(path, header, names=[f"{video:03d}" for video in range(len(labels))], labels=labels)
     write_shard(path, 0, [tiny_video(spec, video) for video in range(len(labels))])
@@ -23,7 +29,12 @@ def labelled_store(path: Path, classes: tuple[str, ...], labels: list[int], *, f
 
 
 def checkpoint(
-    path: Path, *, head: dict[str, object], names: tuple[str, ...] = (), part: str = "classifier", seed: int = 0
+    path: Path,
+    *,
+    head: dict[str, object],
+    names: tuple[str, ...] = (),
+    part: str = "classifier",
+    seed: int = 0,
 ) -> Path:
     """A checkpoint of an untrained small I3D with a head."""
     options = {"width": 0.125}

@@ -36,36 +36,61 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="module")
 def drawn(store: Path, checkpoints: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("drawn")
-    words = ["activate", *map(str, checkpoints), "--store", str(store), "--out", str(out), "--device", "cpu"]
-    done = CliRunner().invoke(app, [*words, "--clips", "5", "--rows", "2", "--beta", "0.3", "--batch", "2"])
+    words = [
+        "activate",
+        *map(str, checkpoints),
+        "--store",
+        str(store),
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+    ]
+    done = CliRunner().invoke(
+        app, [*words, "--clips", "5", "--rows", "2", "--beta", "0.3", "--batch", "2"]
+    )
     assert done.exit_code == 0, done.output
     assert "if it were uniform" in done.stdout
     return out
 
 
 def test_the_shares_equal_a_slow_oracle(checkpoints: list[Path], tmp_path: Path) -> None:
-    """The last map, averaged over channels and enlarged by hand, summed pixel by pixel inside the mask."""
+    """The last map, averaged over channels and enlarged by hand, summed pixel by pixel inside the
+    mask.
+    """
     size = {"height": 66, "width": 88, "foreground_height": 11, "foreground_width": 11}
     large = make_store(tmp_path / "large.zarr", videos=4, spec=dataclasses.replace(SPEC, **size))
-    config = ActivationConfig(store=large, out=tmp_path, crop=64, clips=3, batch=2, beta=0.3, device="cpu")
+    config = ActivationConfig(
+        store=large, out=tmp_path, crop=64, clips=3, batch=2, beta=0.3, device="cpu"
+    )
     shown = choose_clips(ClipStore.open(large), config, crop=64)
     for path, found in zip(checkpoints, activate(checkpoints, config), strict=True):
         maps_NDthw = load(path).feature_map(shown.clip_NTSS3)
         assert maps_NDthw.shape[2:] == (1, 2, 2)
-        for map_hw, mask_SS, share in zip(maps_NDthw.mean(1)[:, 0].numpy(), shown.mask_NSS, found.share_N, strict=True):
-            weight_S2 = np.array([np.interp((i + 0.5) / 32 - 0.5, [0, 1], [0, 1]) for i in range(64)])
+        for map_hw, mask_SS, share in zip(
+            maps_NDthw.mean(1)[:, 0].numpy(), shown.mask_NSS, found.share_N, strict=True
+        ):
+            weight_S2 = np.array(
+                [np.interp((i + 0.5) / 32 - 0.5, [0, 1], [0, 1]) for i in range(64)]
+            )
             enlarge_S2 = np.stack([1 - weight_S2, weight_S2], 1)
             energy_SS = enlarge_S2 @ map_hw @ enlarge_S2.T
-            assert share == pytest.approx(energy_SS[mask_SS.numpy()].sum() / energy_SS.sum(), abs=1e-5)
+            assert share == pytest.approx(
+                energy_SS[mask_SS.numpy()].sum() / energy_SS.sum(), abs=1e-5
+            )
             assert abs(share - 0.3) > 1e-4  # the activation is not uniform
     content = json.loads((tmp_path / "activation.json").read_text())
     assert [entry["checkpoint"] for entry in content["results"]] == list(map(str, checkpoints))
-    assert content["results"][1]["mean"] == pytest.approx(np.mean(list(content["results"][1]["share"].values())))
+    assert content["results"][1]["mean"] == pytest.approx(
+        np.mean(list(content["results"][1]["share"].values()))
+    )
 
 
 def test_the_foreground_is_the_stored_map_under_the_crop(store: Path) -> None:
     opened = ClipStore.open(store)
-    shown = choose_clips(opened, ActivationConfig(store=store, out=Path(), clips=3, beta=0.25), crop=32)
+    shown = choose_clips(
+        opened, ActivationConfig(store=store, out=Path(), clips=3, beta=0.25), crop=32
+    )
     assert [int(opened.video_N[index]) for index in shown.index_N] == [0, 9, 19]
     assert shown.clip_NTSS3.shape == (3, 8, 32, 32, 3)
     for mask_SS, index in zip(shown.mask_NSS, shown.index_N, strict=True):
@@ -93,15 +118,24 @@ def test_the_pictures(drawn: Path) -> None:
         assert len(violins.convert("RGB").getcolors(2**20)) > 50
 
 
-def test_without_stored_maps_frame_differences_are_the_foreground(checkpoints: list[Path], tmp_path: Path) -> None:
+def test_without_stored_maps_frame_differences_are_the_foreground(
+    checkpoints: list[Path], tmp_path: Path
+) -> None:
     plain = labelled_store(tmp_path / "plain.zarr", CLASSES, [0, 1, -1], foreground="none")
-    (found,) = activate(checkpoints[:1], ActivationConfig(store=plain, out=tmp_path, rows=9, device="cpu"))
+    (found,) = activate(
+        checkpoints[:1], ActivationConfig(store=plain, out=tmp_path, rows=9, device="cpu")
+    )
     assert len(found.share_N) == 3
-    assert "frame differences" in json.loads((tmp_path / "activation.json").read_text())["foreground"]
+    assert (
+        "frame differences" in json.loads((tmp_path / "activation.json").read_text())["foreground"]
+    )
 
 
 def test_names_say_what_differs() -> None:
-    assert short_names([Path("/a/moco/ckpt/last.pt"), Path("/a/fame/ckpt/last.pt")]) == ["moco", "fame"]
+    assert short_names([Path("/a/moco/ckpt/last.pt"), Path("/a/fame/ckpt/last.pt")]) == [
+        "moco",
+        "fame",
+    ]
     assert short_names([Path("runs/last.pt")]) == ["last"]
     assert short_names([Path("a/b.pt"), Path("c.pt")]) == ["a/b", "c"]
     assert short_names([Path("b.pt"), Path("b.pt")]) == ["1: b", "2: b"]
@@ -118,7 +152,9 @@ def test_temporal_kernels_are_those_of_more_than_one_frame() -> None:
 
 
 def test_bad_input_is_one_clear_line(store: Path, checkpoints: list[Path], tmp_path: Path) -> None:
-    empty = checkpoint(tmp_path / "empty.pt", head={"kind": "projection", "dim": 8}, part="optimizer")
+    empty = checkpoint(
+        tmp_path / "empty.pt", head={"kind": "projection", "dim": 8}, part="optimizer"
+    )
     other = tmp_path / "r2plus1d.pt"
     model = {"name": "r2plus1d_18", "options": {}, "head": None}
     state = {"encoder_q": build_backbone("r2plus1d_18").state_dict()}
@@ -130,7 +166,16 @@ def test_bad_input_is_one_clear_line(store: Path, checkpoints: list[Path], tmp_p
         ([checkpoints[0]], ["--beta", "0"], "beta is a share"),
         ([checkpoints[0]], ["--store", "gone"], "gone is not there"),
     ):
-        words_of = ["activate", *map(str, paths), "--store", str(store), "--out", str(tmp_path), "--device", "cpu"]
+        words_of = [
+            "activate",
+            *map(str, paths),
+            "--store",
+            str(store),
+            "--out",
+            str(tmp_path),
+            "--device",
+            "cpu",
+        ]
         done = CliRunner().invoke(app, [*words_of, *options])
         assert done.exit_code == 2, done.output
         (line,) = done.stderr.splitlines()
@@ -139,5 +184,7 @@ def test_bad_input_is_one_clear_line(store: Path, checkpoints: list[Path], tmp_p
 
 def test_a_classifier_looks_too(store: Path, tmp_path: Path) -> None:
     path = classifier(tmp_path / "two.pt", CLASSES)
-    (found,) = activate([path], ActivationConfig(store=store, out=tmp_path, clips=1, rows=1, device="cpu"))
+    (found,) = activate(
+        [path], ActivationConfig(store=store, out=tmp_path, clips=1, rows=1, device="cpu")
+    )
     assert found.checkpoint == str(path)

@@ -1,4 +1,6 @@
-"""The bias report: slow counterparts of its figures, encoders whose bias is known, and what it refuses."""
+"""The bias report: slow counterparts of its figures, encoders whose bias is known, and what it
+refuses.
+"""
 
 import dataclasses
 import json
@@ -21,7 +23,15 @@ from fame.models import Backbone, build_encoder
 from fame.weights import Card, Encoder
 from tests.stores import SPEC, make_store
 from tests.train.labelled import labelled_store
-from train.bias import BiasConfig, Figure, bias, encoder_report, open_scene, report_on, with_intervals
+from train.bias import (
+    BiasConfig,
+    Figure,
+    bias,
+    encoder_report,
+    open_scene,
+    report_on,
+    with_intervals,
+)
 from train.bias_clips import VariantClips, read_backgrounds
 from train.bias_measures import (
     Parts,
@@ -39,7 +49,9 @@ from train.features import VideoFeatures
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Squares that move left or right, each video on a background of its own; the map is the way of the square."""
+    """Squares that move left or right, each video on a background of its own; the map is the way of
+    the square.
+    """
     folder = tmp_path_factory.mktemp("stores")
     spec = dataclasses.replace(SPEC, frames=12, clips_per_video=2, quality=95)
     return {
@@ -49,7 +61,9 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def config(stores: dict[str, Path], cache: Path, **changes: Any) -> BiasConfig:
-    return BiasConfig(**{**stores, "cache": cache, "device": "cpu", "crop": 36, "weight_decay": 0.1, **changes})
+    return BiasConfig(
+        **{**stores, "cache": cache, "device": "cpu", "crop": 36, "weight_decay": 0.1, **changes}
+    )
 
 
 class Eye(Backbone):
@@ -71,12 +85,21 @@ class SeesMotion(Eye):
     """Whether what differs from most frames goes left or right."""
 
     def features(self, clip_BCTHW: Tensor) -> Tensor:
-        differs_BTW = (clip_BCTHW - clip_BCTHW.median(2, keepdim=True).values).abs().gt(0.4).any(1).sum(2).float()
+        differs_BTW = (
+            (clip_BCTHW - clip_BCTHW.median(2, keepdim=True).values)
+            .abs()
+            .gt(0.4)
+            .any(1)
+            .sum(2)
+            .float()
+        )
         place_W = torch.arange(clip_BCTHW.shape[-1])
         centre_BT = (differs_BTW * place_W).sum(2) / differs_BTW.sum(2).clamp_min(1)
         half = clip_BCTHW.shape[2] // 2
         shift_B = centre_BT[:, half:].mean(1) - centre_BT[:, :half].mean(1)
-        return torch.stack([shift_B.clamp_min(0), (-shift_B).clamp_min(0), torch.full_like(shift_B, 1e-3)], 1)
+        return torch.stack(
+            [shift_B.clamp_min(0), (-shift_B).clamp_min(0), torch.full_like(shift_B, 1e-3)], 1
+        )
 
 
 def values(eye: Eye, stores: dict[str, Path], cache: Path, **changes: Any) -> dict[str, float]:
@@ -88,7 +111,12 @@ def values(eye: Eye, stores: dict[str, Path], cache: Path, **changes: Any) -> di
 
 def test_an_encoder_of_backgrounds_is_found_out(stores: dict[str, Path], tmp_path: Path) -> None:
     found = values(SeesBackground(), stores, tmp_path)
-    assert found["merged/lender"] == found["merged/lender class"] == found["cosine/background wins"] == 100
+    assert (
+        found["merged/lender"]
+        == found["merged/lender class"]
+        == found["cosine/background wins"]
+        == 100
+    )
     assert found["merged/own class"] == 0
     assert found["cosine/foreground swapped"] > 0.8 > 0.5 > found["cosine/background swapped"]
 
@@ -98,7 +126,10 @@ def test_an_encoder_of_motion_is_cleared(stores: dict[str, Path], tmp_path: Path
     for measure in ("knn", "linear"):
         for variant in ("original", "foreground only", "background swapped"):
             assert found[f"{measure}/{variant}"] > 90, (measure, variant)
-        for variant in ("foreground swapped", "frames reversed"):  # both show the motion of the other class
+        for variant in (
+            "foreground swapped",
+            "frames reversed",
+        ):  # both show the motion of the other class
             assert found[f"{measure}/{variant}"] < 10, (measure, variant)
     assert found["merged/own class"] > 90
     assert found["cosine/background wins"] < 10
@@ -106,7 +137,9 @@ def test_an_encoder_of_motion_is_cleared(stores: dict[str, Path], tmp_path: Path
 
 
 def test_a_report_does_not_depend_on_batches(stores: dict[str, Path], tmp_path: Path) -> None:
-    whole, single = (values(SeesBackground(), stores, tmp_path / str(batch), batch=batch) for batch in (64, 1))
+    whole, single = (
+        values(SeesBackground(), stores, tmp_path / str(batch), batch=batch) for batch in (64, 1)
+    )
     assert single == pytest.approx(whole)
 
 
@@ -118,7 +151,9 @@ def test_another_process_makes_the_same_clips(stores: dict[str, Path]) -> None:
     assert not torch.equal(clips.partner_V, other.partner_V)
 
 
-def test_without_a_training_store_the_other_test_videos_vote(stores: dict[str, Path], tmp_path: Path) -> None:
+def test_without_a_training_store_the_other_test_videos_vote(
+    stores: dict[str, Path], tmp_path: Path
+) -> None:
     settings = config(stores, tmp_path, train_store=None)
     encoder = Encoder(SeesMotion(), Card(name="motion"))
     found = report_on(encoder, "eye", open_scene(settings), settings)
@@ -127,7 +162,7 @@ def test_without_a_training_store_the_other_test_videos_vote(stores: dict[str, P
     assert not any(name.startswith(("linear", "neighbour", "classifier")) for name in found.figures)
 
 
-# Figures against slow counterparts -----------------------------------------------------------------------------------
+# Figures against slow counterparts ----------------------------------------------------------------
 
 
 def seen(seed: int, videos: int = 15, classes: int = 3) -> Seen:
@@ -159,7 +194,8 @@ def test_merged_and_cosine_equal_slow_counterparts(seed: int) -> None:
     given = seen(seed)
     labels, partners = given.label_V.tolist(), given.partner_V.tolist()
     original, merged, other = (
-        given.of(name).double().numpy() for name in ("original", "background swapped", "foreground swapped")
+        given.of(name).double().numpy()
+        for name in ("original", "background swapped", "foreground swapped")
     )
     hits: dict[str, list[float]] = {name: [] for name in ("lender", "lender class", "own class")}
     guesses: dict[str, list[float]] = {name: [] for name in ("lender", "lender class", "own class")}
@@ -176,7 +212,8 @@ def test_merged_and_cosine_equal_slow_counterparts(seed: int) -> None:
             guesses[name].append(np.mean([truth[place] for place in others]))
     parts = merged_parts(given)
     expected = {
-        "merged/nearer to lender" if k == "nearer" else f"merged/{k}": 100 * np.mean(v) for k, v in hits.items()
+        "merged/nearer to lender" if k == "nearer" else f"merged/{k}": 100 * np.mean(v)
+        for k, v in hits.items()
     }
     assert means(parts) == pytest.approx(expected)
     guessed = {f"merged/{name}": 100 * np.mean(guess) for name, guess in guesses.items()}
@@ -208,12 +245,18 @@ def test_neighbours_equal_a_slow_counterpart(seed: int) -> None:
             hits[name].append(truth[near])
             guesses[name].append(truth[others].mean())
     parts = neighbour_parts(given, torch.tensor(background))
-    assert means(parts) == pytest.approx({f"neighbour/{name}": 100 * np.mean(hits[name]) for name in names})
-    assert chances(parts) == pytest.approx({f"neighbour/{name}": 100 * np.mean(guesses[name]) for name in names})
+    assert means(parts) == pytest.approx(
+        {f"neighbour/{name}": 100 * np.mean(hits[name]) for name in names}
+    )
+    assert chances(parts) == pytest.approx(
+        {f"neighbour/{name}": 100 * np.mean(guesses[name]) for name in names}
+    )
 
 
 def test_knn_and_probe_read_every_variant() -> None:
-    """Features that spell the class in some variants, and the partner's class in the one with its foreground."""
+    """Features that spell the class in some variants, and the partner's class in the one with its
+    foreground.
+    """
     given = seen(0, videos=30)
     spelled = torch.eye(3)[given.label_V]
     feature_VPD = spelled[:, None].repeat(1, len(VARIANTS), 1)
@@ -248,7 +291,9 @@ def test_a_query_never_meets_the_videos_that_it_shows() -> None:
         for other in set(range(9)) - {video, partner}:
             votes[given.label_V[other]] += np.exp(cosine(merged[video], original[other]) / 0.07)
         slow.append(bool(votes.argmax() == given.label_V[video]))
-    assert means(knn_parts(alone, None))["knn/background swapped"] == pytest.approx(100 * np.mean(slow))
+    assert means(knn_parts(alone, None))["knn/background swapped"] == pytest.approx(
+        100 * np.mean(slow)
+    )
 
 
 def test_contrasted_is_right_on_the_swap_and_wrong_on_the_still() -> None:
@@ -258,7 +303,11 @@ def test_contrasted_is_right_on_the_swap_and_wrong_on_the_still() -> None:
         score_VPK[:, VARIANTS.index(variant), 1] = torch.tensor(holds) - 0.5
     found = classifier_parts(score_VPK, torch.ones(4, dtype=torch.int64))
     assert means(found)["classifier/contrasted"] == 25
-    assert means(found)["classifier/background swapped"] == means(found)["classifier/frame repeated"] == 50
+    assert (
+        means(found)["classifier/background swapped"]
+        == means(found)["classifier/frame repeated"]
+        == 50
+    )
     assert chances(found)["classifier/contrasted"] == 25
 
 
@@ -271,7 +320,7 @@ def test_intervals_hold_the_mean_and_are_of_the_seed() -> None:
     assert with_intervals(parts, seed=1)["a"] != found["a"]
 
 
-# Clips and backgrounds -----------------------------------------------------------------------------------------------
+# Clips and backgrounds ----------------------------------------------------------------------------
 
 
 def test_partners_lend_clip_for_clip_and_flat_maps_are_left_out(tmp_path: Path) -> None:
@@ -302,7 +351,7 @@ def test_backgrounds_are_numbered_by_their_text(stores: dict[str, Path], tmp_pat
     assert (found[clips.video_V] != found[clips.video_V[clips.partner_V]]).all()
 
 
-# The command ---------------------------------------------------------------------------------------------------------
+# The command --------------------------------------------------------------------------------------
 
 
 def save(path: Path, *, head: dict[str, object], part: str) -> Path:
@@ -310,7 +359,14 @@ def save(path: Path, *, head: dict[str, object], part: str) -> Path:
     state = {part: build_encoder("c3d_small", head=head).state_dict()}
     model = {"name": "c3d_small", "options": {}, "head": head, "class_names": ["left", "right"]}
     torch.save(
-        {"format": "fame-checkpoint/1", "model": model, "config": {"crop": 32}, "state": state, "progress": {}}, path
+        {
+            "format": "fame-checkpoint/1",
+            "model": model,
+            "config": {"crop": 32},
+            "state": state,
+            "progress": {},
+        },
+        path,
     )
     return path
 
@@ -336,7 +392,9 @@ def test_the_command_writes_table_json_and_pictures(
 ) -> None:
     listed = tmp_path / "videos.csv"
     names = ClipStore.open(stores["test_store"]).names
-    listed.write_text("video,background\n" + "\n".join(f"{name},{n // 3}" for n, name in enumerate(names)))
+    listed.write_text(
+        "video,background\n" + "\n".join(f"{name},{n // 3}" for n, name in enumerate(names))
+    )
     result = run(
         *(encoder_file, classifier_file, "--random-init", "--store", stores["test_store"]),
         *("--train-store", stores["train_store"], "--backgrounds", listed, "--weight-decay", "0.1"),
@@ -353,13 +411,18 @@ def test_the_command_writes_table_json_and_pictures(
         assert told in result.stdout
     content = json.loads((tmp_path / "runs" / "bias" / "bias.json").read_text())
     assert content["settings"]["beta"] == 0.5
-    assert content["store_digests"][str(stores["test_store"])] == ClipStore.open(stores["test_store"]).digest
+    assert (
+        content["store_digests"][str(stores["test_store"])]
+        == ClipStore.open(stores["test_store"]).digest
+    )
     untrained, encoder, fine_tuned = content["results"]
     assert untrained["checkpoint"] == "untrained c3d_small"
     assert set(fine_tuned["figures"]) - set(encoder["figures"]) == {
         f"classifier/{name}" for name in (*VARIANTS, "contrasted")
     }
-    assert encoder["figures"]["knn/original"]["value"] == untrained["figures"]["knn/original"]["value"]  # nor trained
+    assert (
+        encoder["figures"]["knn/original"]["value"] == untrained["figures"]["knn/original"]["value"]
+    )  # nor trained
     same = config(stores, tmp_path, backgrounds=listed, crop=None, random_init=True)
     assert encoder == json.loads(json.dumps(encoder_report(encoder_file, same)))
     for name, width in (("bias.png", 1000), ("variants.png", 8 * 112)):
@@ -367,14 +430,26 @@ def test_the_command_writes_table_json_and_pictures(
             assert picture.size[0] > width
 
 
-def test_the_command_says_what_it_could_not_make(stores: dict[str, Path], encoder_file: Path, tmp_path: Path) -> None:
-    result = run(encoder_file, "--store", stores["test_store"], "--out", tmp_path, "--root", tmp_path)
+def test_the_command_says_what_it_could_not_make(
+    stores: dict[str, Path], encoder_file: Path, tmp_path: Path
+) -> None:
+    result = run(
+        encoder_file, "--store", stores["test_store"], "--out", tmp_path, "--root", tmp_path
+    )
     assert result.exit_code == 0, result.output
-    assert "not measured for want of a training store (--train-store): linear probe accuracy" in result.stdout
-    assert "not measured for want of the true backgrounds (--backgrounds): nearest neighbour" in result.stdout
+    assert (
+        "not measured for want of a training store (--train-store): linear probe accuracy"
+        in result.stdout
+    )
+    assert (
+        "not measured for want of the true backgrounds (--backgrounds): nearest neighbour"
+        in result.stdout
+    )
 
 
-def test_bars_of_many_checkpoints_find_room(stores: dict[str, Path], encoder_file: Path, tmp_path: Path) -> None:
+def test_bars_of_many_checkpoints_find_room(
+    stores: dict[str, Path], encoder_file: Path, tmp_path: Path
+) -> None:
     reports = bias([encoder_file], config(stores, tmp_path, train_store=None, crop=None))
     draw_bars(tmp_path / "new" / "many.png", reports * 9, list("abcdefghi"), title="nine")
     with Image.open(tmp_path / "new" / "many.png") as picture:
@@ -405,14 +480,22 @@ def odd_stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ("small", [], "small.zarr: only 2 of its videos show a foreground"),
         ("nowhere", [], "nowhere.zarr"),
         ("good", ["--train-store", "{updown}"], "class 0 is 'up' in"),
-        ("good", ["--train-store", "{unlabelled}"], "unlabelled.zarr: 1 of its videos have no label"),
+        (
+            "good",
+            ["--train-store", "{unlabelled}"],
+            "unlabelled.zarr: 1 of its videos have no label",
+        ),
         ("good", ["--beta", "1"], "got 1.0"),
         ("good", ["--crop", "40"], "crop 40 is larger than the 36x48"),
         ("good", ["--batch", "0"], "batch must be at least 1"),
         ("good", ["--backgrounds", "nowhere.csv"], "nowhere.csv: no such file"),
         ("good", ["--backgrounds", "{columns}"], "columns.csv: has no column background"),
         ("good", ["--backgrounds", "{rows}"], "rows.csv: gives no background for 001"),
-        ("good", ["--backgrounds", "{same}"], "in video 000: no video is of another class on another background"),
+        (
+            "good",
+            ["--backgrounds", "{same}"],
+            "in video 000: no video is of another class on another background",
+        ),
         ("updown", ["{classifier}"], "class 0 is 'left' in"),
         ("three", ["{classifier}"], "tells 2 classes apart"),
         ("good", ["{text}"], "text.pt"),
@@ -427,24 +510,40 @@ def test_bad_input_is_one_clear_line(
     options: list[str],
     told: str,
 ) -> None:
-    files = {"columns.csv": "video,place\n000,1\n", "rows.csv": "video,background\n000,1\n", "text.pt": "no weights"}
+    files = {
+        "columns.csv": "video,place\n000,1\n",
+        "rows.csv": "video,background\n000,1\n",
+        "text.pt": "no weights",
+    }
     files["same.csv"] = "video,background\n" + "".join(f"{video:03d},1\n" for video in range(3))
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    paths = {**odd_stores, **{Path(name).stem: tmp_path / name for name in files}, "classifier": classifier_file}
+    paths = {
+        **odd_stores,
+        **{Path(name).stem: tmp_path / name for name in files},
+        "classifier": classifier_file,
+    }
     given = [option.format(**paths) for option in options]
     first = encoder_file if not options or options[0].startswith("--") else given.pop(0)
-    result = run(first, "--store", paths.get(store, tmp_path / "nowhere.zarr"), "--root", tmp_path, *given)
+    result = run(
+        first, "--store", paths.get(store, tmp_path / "nowhere.zarr"), "--root", tmp_path, *given
+    )
     assert result.exit_code == 2, result.output
     (line,) = [line for line in result.stderr.splitlines() if not line.startswith("encoding")]
     assert line.startswith("fame: ")
     assert told in line
 
 
-def test_a_damaged_store_is_named(stores: dict[str, Path], encoder_file: Path, tmp_path: Path) -> None:
+def test_a_damaged_store_is_named(
+    stores: dict[str, Path], encoder_file: Path, tmp_path: Path
+) -> None:
     copy = tmp_path / "copy.zarr"
     shutil.copytree(stores["test_store"], copy)
-    shard = next(path for path in sorted((copy / "clips").rglob("*")) if path.is_file() and path.suffix != ".json")
+    shard = next(
+        path
+        for path in sorted((copy / "clips").rglob("*"))
+        if path.is_file() and path.suffix != ".json"
+    )
     data = bytearray(shard.read_bytes())
     data[100] ^= 1
     shard.write_bytes(data)

@@ -1,4 +1,6 @@
-"""A run compiled by the real compiler, in a process of its own: the type-checking hook cannot be traced."""
+"""A run compiled by the real compiler, in a process of its own: the type-checking hook cannot be
+traced.
+"""
 
 import os
 import shutil
@@ -16,12 +18,32 @@ SETTINGS = ["encoder=c3d_small", "epochs=1", "batch=8"]
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("FAME_TEST_COMPILER" not in os.environ, reason="a minute of compiling: set FAME_TEST_COMPILER=1")
-@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="no C++ compiler is there")
+@pytest.mark.skipif(
+    "FAME_TEST_COMPILER" not in os.environ, reason="a minute of compiling: set FAME_TEST_COMPILER=1"
+)
+@pytest.mark.skipif(
+    not any(map(shutil.which, ("g++", "clang++"))), reason="no C++ compiler is there"
+)
 def test_a_compiled_run_is_the_eager_one(store: Path, tmp_path: Path):
-    command = [sys.executable, "-m", "tests.train.tiny", str(store), str(tmp_path / "compiled"), *SETTINGS]
-    caches = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
-    done = subprocess.run([*command, "compile=true"], cwd=ROOT, env=os.environ | caches, capture_output=True, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "tests.train.tiny",
+        str(store),
+        str(tmp_path / "compiled"),
+        *SETTINGS,
+    ]
+    caches = {
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"),
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
+    }
+    done = subprocess.run(
+        [*command, "compile=true"],
+        cwd=ROOT,
+        env=os.environ | caches,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert list((tmp_path / "cache").rglob("*.cpp")), "nothing was compiled"
     pretrain(TINY.override(SETTINGS), stores=[store], run_dir=tmp_path / "eager")

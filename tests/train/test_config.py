@@ -36,7 +36,14 @@ def test_a_bad_setting_is_one_line_that_says_what_is_allowed(setting: str, words
 
 def test_settings_take_their_fields_type():
     config = PretrainConfig().override(
-        ["bn_group=none", "merge_group=4", "lr=1e-3", "compile=true", "schedule=steps", "milestones=60,120"]
+        [
+            "bn_group=none",
+            "merge_group=4",
+            "lr=1e-3",
+            "compile=true",
+            "schedule=steps",
+            "milestones=60,120",
+        ]
     )
     assert config.bn_group is None
     assert (config.merge_group, config.lr, config.compile) == (4, 1e-3, True)
@@ -59,10 +66,31 @@ def test_an_unknown_recipe_or_field_names_the_nearest():
 
 def test_reference_recipes_are_the_papers():
     config = recipe("reference-k400")
-    assert (config.lr, config.batch, config.epochs, config.queue, config.dim) == (0.01, 64, 200, 65536, 128)
-    assert (config.momentum, config.weight_decay, config.temperature, config.ema) == (0.9, 1e-4, 0.1, 0.999)
-    assert (config.bn_group, config.merge_group, config.precision, config.views) == (8, 8, "fp32", "single")
-    assert (config.mask, config.sources, config.enqueue, config.beta) == ("online", "permutation", "between", 0.5)
+    assert (config.lr, config.batch, config.epochs, config.queue, config.dim) == (
+        0.01,
+        64,
+        200,
+        65536,
+        128,
+    )
+    assert (config.momentum, config.weight_decay, config.temperature, config.ema) == (
+        0.9,
+        1e-4,
+        0.1,
+        0.999,
+    )
+    assert (config.bn_group, config.merge_group, config.precision, config.views) == (
+        8,
+        8,
+        "fp32",
+        "single",
+    )
+    assert (config.mask, config.sources, config.enqueue, config.beta) == (
+        "online",
+        "permutation",
+        "between",
+        0.5,
+    )
     assert recipe("reference-ucf101") == dataclasses.replace(config, queue=2048)
 
 

@@ -1,4 +1,6 @@
-"""What is trained on when: a pure function of seed and step, whatever the workers, processes and damage."""
+"""What is trained on when: a pure function of seed and step, whatever the workers, processes and
+damage.
+"""
 
 import os
 import shutil
@@ -21,17 +23,23 @@ CPU = torch.device("cpu")
 
 
 def dataset(*stores: Path, **changes: object) -> PairDataset:
-    return PairDataset([ClipStore.open(path) for path in stores], **({"seed": 0, "maps": True} | changes))
+    return PairDataset(
+        [ClipStore.open(path) for path in stores], **({"seed": 0, "maps": True} | changes)
+    )
 
 
-def read(data: PairDataset, *, start: int, stop: int, workers: int = 0, rank: int = 0, world: int = 1) -> list[Pairs]:
+def read(
+    data: PairDataset, *, start: int, stop: int, workers: int = 0, rank: int = 0, world: int = 1
+) -> list[Pairs]:
     config = TINY.override([f"workers={workers}"])
     return list(stream(data, config, start=start, stop=stop, device=CPU, rank=rank, world=world))
 
 
 def equal(left: list[Pairs], right: list[Pairs]) -> bool:
     return len(left) == len(right) and all(
-        torch.equal(a, b) for one, two in zip(left, right, strict=True) for a, b in zip(one[:3], two[:3], strict=True)
+        torch.equal(a, b)
+        for one, two in zip(left, right, strict=True)
+        for a, b in zip(one[:3], two[:3], strict=True)
     )
 
 
@@ -71,15 +79,27 @@ def test_a_resumed_stream_goes_on_where_it_was(store: Path):
 
 
 @given(st.integers(1, 40), st.integers(1, 6), st.integers(0, 30), st.integers(1, 20))
-def test_processes_share_every_batch_without_overlap(share: int, world: int, start: int, count: int):
-    common = {"samples": 1000, "batch": share * world, "start": start, "stop": start + count, "part": part_size(share)}
+def test_processes_share_every_batch_without_overlap(
+    share: int, world: int, start: int, count: int
+):
+    common = {
+        "samples": 1000,
+        "batch": share * world,
+        "start": start,
+        "stop": start + count,
+        "part": part_size(share),
+    }
     whole = [address for part in StepSampler(**common) for address in part]
     per_rank = [list(StepSampler(**common, rank=rank, world=world)) for rank in range(world)]
     by_step = [
-        list(chain.from_iterable(rows))[step * share : (step + 1) * share] for step in range(count) for rows in per_rank
+        list(chain.from_iterable(rows))[step * share : (step + 1) * share]
+        for step in range(count)
+        for rows in per_rank
     ]
     assert list(chain.from_iterable(by_step)) == whole
-    assert all(len(sampler) == len(StepSampler(**common, rank=0, world=world)) for sampler in per_rank)
+    assert all(
+        len(sampler) == len(StepSampler(**common, rank=0, world=world)) for sampler in per_rank
+    )
 
 
 def test_several_stores_are_one(store: Path, tmp_path: Path):
@@ -93,7 +113,9 @@ def test_several_stores_are_one(store: Path, tmp_path: Path):
 
 
 def test_a_video_with_one_clip_slot_is_paired_with_itself(tmp_path: Path):
-    fields = {name: getattr(SPEC, name) for name in SPEC.__dataclass_fields__} | {"clips_per_video": 1}
+    fields = {name: getattr(SPEC, name) for name in SPEC.__dataclass_fields__} | {
+        "clips_per_video": 1
+    }
     data = dataset(make_store(tmp_path / "one", videos=4, spec=StoreSpec(**fields)))
     assert data.clips_of(0, 2) == (2, 2)
 
@@ -101,7 +123,11 @@ def test_a_video_with_one_clip_slot_is_paired_with_itself(tmp_path: Path):
 def damage(store: Path, target: Path, clip: int) -> Path:
     """A copy of the store in which one clip cannot be read."""
     shutil.copytree(store, target)
-    shard = sorted(path for path in (target / "clips").rglob("*") if path.is_file() and path.name != "zarr.json")
+    shard = sorted(
+        path
+        for path in (target / "clips").rglob("*")
+        if path.is_file() and path.name != "zarr.json"
+    )
     index, position = divmod(clip, SPEC.clips_per_video * SPEC.videos_per_shard)
     data = bytearray(shard[index].read_bytes())
     spacing = len(data) // (SPEC.clips_per_video * SPEC.videos_per_shard)
@@ -134,8 +160,13 @@ def test_bad_stores_are_one_clear_line(store: Path, tmp_path: Path):
         dataset(make_store(tmp_path / "dead", videos=2, failed=(0, 1)))
     fields = {name: getattr(SPEC, name) for name in SPEC.__dataclass_fields__}
     with pytest.raises(ValueError, match="frames is 4, but 8 in"):
-        dataset(store, make_store(tmp_path / "short", videos=2, spec=StoreSpec(**fields | {"frames": 4})))
-    bare = make_store(tmp_path / "bare", videos=2, spec=StoreSpec(**fields | {"foreground": "none"}))
+        dataset(
+            store,
+            make_store(tmp_path / "short", videos=2, spec=StoreSpec(**fields | {"frames": 4})),
+        )
+    bare = make_store(
+        tmp_path / "bare", videos=2, spec=StoreSpec(**fields | {"foreground": "none"})
+    )
     with pytest.raises(ValueError, match="no foreground maps; use mask=online"):
         dataset(bare)
     assert len(dataset(bare, maps=False)) == 2

@@ -28,10 +28,16 @@ STEPS = 6
 
 @contextmanager
 def in_double() -> Generator[None]:
-    """Train in float64, where rounding cannot grow into the losses: what still differs is not the same computation."""
+    """Train in float64, where rounding cannot grow into the losses: what still differs is not the
+    same computation.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pretraining, "build_moco", lambda config: build_moco(config).double())
-        patch.setattr(pretraining, "make_views", lambda *a, **k: tuple(view.double() for view in make_views(*a, **k)))
+        patch.setattr(
+            pretraining,
+            "make_views",
+            lambda *a, **k: tuple(view.double() for view in make_views(*a, **k)),
+        )
         yield
 
 
@@ -78,15 +84,21 @@ def test_two_processes_equal_one_step_by_step(store: Path, tmp_path: Path):
     with in_double():
         pretrain(CONFIG, stores=[store], run_dir=tmp_path / "one")
     for name in ("step", "loss", "accuracy", "lr"):
-        assert figures(tmp_path / "two", name) == pytest.approx(figures(tmp_path / "one", name), abs=1e-5), name
+        assert figures(tmp_path / "two", name) == pytest.approx(
+            figures(tmp_path / "one", name), abs=1e-5
+        ), name
     two, one = state_of(tmp_path / "two"), state_of(tmp_path / "one")
     for key in one:
-        if not key.startswith("/optimizer"):  # its gradients are in the tens of thousands; the weights carry them
+        if not key.startswith(
+            "/optimizer"
+        ):  # its gradients are in the tens of thousands; the weights carry them
             assert torch.allclose(two[key].double(), one[key].double(), atol=1e-3), key
 
 
 def train_in_single(rank: int, store: str, folder: str) -> None:
-    """The whole run; then each step of I3D from where one process took it, the first process comparing the ends."""
+    """The whole run; then each step of I3D from where one process took it, the first process
+    comparing the ends.
+    """
     with process_group(CPU) as peers:
         pretrain(SMOOTH, stores=[Path(store)], run_dir=Path(folder) / "two")
         task = PretrainTask(CONFIG, stores=[ClipStore.open(store)], peers=peers, device=CPU)
@@ -103,7 +115,9 @@ def train_in_single(rank: int, store: str, folder: str) -> None:
 
 def weights(state: dict[str, Any]) -> torch.Tensor:
     network = flat(state["encoder_q"])
-    return torch.cat([network[name].flatten() for name in sorted(network) if name.endswith(("weight", "bias"))])
+    return torch.cat(
+        [network[name].flatten() for name in sorted(network) if name.endswith(("weight", "bias"))]
+    )
 
 
 def queue(state: dict[str, Any]) -> torch.Tensor:
@@ -126,7 +140,9 @@ def test_in_float32_two_processes_equal_one_step_by_step(store: Path, tmp_path: 
             torch.testing.assert_close(two[key], one[key], rtol=1e-3, atol=1e-5, msg=key)
 
 
-def test_a_run_of_one_process_goes_on_with_two(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_of_one_process_goes_on_with_two(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     class StoppedError(Exception):
         pass
 

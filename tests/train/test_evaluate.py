@@ -36,7 +36,9 @@ def features(seed: int, videos: int, classes: int = 4) -> VideoFeatures:
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("stores")
-    return make_store(folder / "train.zarr", videos=8), make_store(folder / "test.zarr", videos=6, seed=1, failed=[2])
+    return make_store(folder / "train.zarr", videos=8), make_store(
+        folder / "test.zarr", videos=6, seed=1, failed=[2]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -49,15 +51,21 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, encoder: Encoder) -> Pa
     path = tmp_path_factory.mktemp("checkpoint") / "last.pt"
     state = {"encoder_q": encoder.network.state_dict()}
     model = {"name": CARD.name, "options": CARD.options, "head": None}
-    torch.save({"format": "fame-checkpoint/1", "model": model, "config": CARD.config, "state": state}, path)
+    torch.save(
+        {"format": "fame-checkpoint/1", "model": model, "config": CARD.config, "state": state}, path
+    )
     return path
 
 
 def config(stores: tuple[Path, Path], cache: Path, **changes: object) -> EvaluationConfig:
-    return EvaluationConfig(train_store=stores[0], test_store=stores[1], cache=cache, device="cpu", **changes)
+    return EvaluationConfig(
+        train_store=stores[0], test_store=stores[1], cache=cache, device="cpu", **changes
+    )
 
 
-def test_features_are_the_mean_over_the_valid_clips_of_a_video(stores: tuple[Path, Path], encoder: Encoder) -> None:
+def test_features_are_the_mean_over_the_valid_clips_of_a_video(
+    stores: tuple[Path, Path], encoder: Encoder
+) -> None:
     store = ClipStore.open(stores[1])
     counted: list[int] = []
     found = extract_features(encoder, store, crop=32, batch=4, on_clips=counted.append)
@@ -67,7 +75,9 @@ def test_features_are_the_mean_over_the_valid_clips_of_a_video(stores: tuple[Pat
     assert found.label_V.tolist() == [0, 1, 1, 0, 1]
     for row, video in enumerate(found.video_V.tolist()):
         clips = [store.clip(index)[:, 2:34, 8:40] for index in store.clips_of(video)]
-        expected_D = torch.stack([encoder.features(torch.tensor(clip)[None])[0] for clip in clips]).mean(0)
+        expected_D = torch.stack(
+            [encoder.features(torch.tensor(clip)[None])[0] for clip in clips]
+        ).mean(0)
         assert torch.allclose(found.feature_VD[row], expected_D, atol=1e-5)
 
 
@@ -98,7 +108,9 @@ def test_knn_equals_a_slow_oracle() -> None:
         hits[1] += int(np.argmax(votes) == label)
         of_class[label].append(np.argmax(votes) == label)
     assert evaluation.knn(train, test, k=7)["top-1"] == pytest.approx(100 * hits[1] / 31)
-    assert evaluation.knn(train, test, k=7)["mean class"] == pytest.approx(100 * np.mean([*map(np.mean, of_class)]))
+    assert evaluation.knn(train, test, k=7)["mean class"] == pytest.approx(
+        100 * np.mean([*map(np.mean, of_class)])
+    )
     assert "top-5" not in evaluation.knn(train, test, k=7)  # of four classes it would say nothing
 
 
@@ -132,9 +144,12 @@ def test_linear_separates_what_is_separable() -> None:
 
 def test_a_class_with_one_training_video_is_named() -> None:
     train = features(4, 30)
-    single = dataclasses.replace(train, label_V=torch.where(torch.arange(30) == 7, 3, train.label_V.clamp(max=2)))
+    single = dataclasses.replace(
+        train, label_V=torch.where(torch.arange(30) == 7, 3, train.label_V.clamp(max=2))
+    )
     with pytest.raises(
-        ValueError, match=r"class d has one training video, .*; give the weight decay with --weight-decay"
+        ValueError,
+        match=r"class d has one training video, .*; give the weight decay with --weight-decay",
     ):
         evaluation.linear(single, features(5, 10))
 
@@ -142,8 +157,14 @@ def test_a_class_with_one_training_video_is_named() -> None:
 def test_checkpoints_stand_in_one_table_with_their_floor(
     stores: tuple[Path, Path], checkpoint: Path, tmp_path: Path
 ) -> None:
-    rows = evaluate([checkpoint, checkpoint], config(stores, tmp_path, random_init=True), evaluation.retrieval)
-    assert [row.checkpoint for row in rows] == ["untrained i3d {'width': 0.125}", str(checkpoint), str(checkpoint)]
+    rows = evaluate(
+        [checkpoint, checkpoint], config(stores, tmp_path, random_init=True), evaluation.retrieval
+    )
+    assert [row.checkpoint for row in rows] == [
+        "untrained i3d {'width': 0.125}",
+        str(checkpoint),
+        str(checkpoint),
+    ]
     assert rows[1].figures == rows[2].figures
     assert rows[0].figures == rows[1].figures  # this checkpoint was never trained either
 
@@ -160,7 +181,9 @@ def test_features_are_computed_once_per_checkpoint_store_and_crop(
             seen.append(what)
             return nullcontext(lambda count: None)
 
-        return evaluate([checkpoint], config(stores, tmp_path, **changes), evaluation.retrieval, watch=watch)[0].figures
+        return evaluate(
+            [checkpoint], config(stores, tmp_path, **changes), evaluation.retrieval, watch=watch
+        )[0].figures
 
     first, again = run(), run()
     assert first == again
@@ -198,7 +221,9 @@ def test_stores_of_other_classes_are_refused_by_name(
 
 def test_the_report_holds_settings_and_figures(tmp_path: Path) -> None:
     rows = [evaluation.Evaluation(checkpoint="a.pt", figures={"top-1": 50.0})]
-    evaluation.write_evaluations(tmp_path / "new" / "knn.json", rows, what="knn", k=20, train_store=Path("a"))
+    evaluation.write_evaluations(
+        tmp_path / "new" / "knn.json", rows, what="knn", k=20, train_store=Path("a")
+    )
     content = json.loads((tmp_path / "new" / "knn.json").read_text())
     assert content["settings"] == {"what": "knn", "k": 20, "train_store": "a"}
     assert content["results"] == [{"checkpoint": "a.pt", "figures": {"top-1": 50.0}}]

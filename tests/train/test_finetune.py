@@ -1,4 +1,6 @@
-"""Fine-tuning: a step against a slow oracle, resume to the bit, whose weights are the result, bad input."""
+"""Fine-tuning: a step against a slow oracle, resume to the bit, whose weights are the result, bad
+input.
+"""
 
 import json
 import os
@@ -51,15 +53,23 @@ def test_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkpoint(tmp_path_factory.mktemp("checkpoints") / "moco.pt", head=HEAD, part="encoder_q", seed=7)
+    return checkpoint(
+        tmp_path_factory.mktemp("checkpoints") / "moco.pt", head=HEAD, part="encoder_q", seed=7
+    )
 
 
-def run(store: Path, test_store: Path, folder: Path, *settings: str, **options: object) -> FinetuneResult:
+def run(
+    store: Path, test_store: Path, folder: Path, *settings: str, **options: object
+) -> FinetuneResult:
     options = {"weights": None, **options}
-    return finetune(TINY.override(settings), train_store=store, test_store=test_store, run_dir=folder, **options)
+    return finetune(
+        TINY.override(settings), train_store=store, test_store=test_store, run_dir=folder, **options
+    )
 
 
-def task_of(store: Path, test_store: Path, *settings: str, weights: Path | None = None) -> FinetuneTask:
+def task_of(
+    store: Path, test_store: Path, *settings: str, weights: Path | None = None
+) -> FinetuneTask:
     return FinetuneTask(
         TINY.override(settings),
         train_store=ClipStore.open(store),
@@ -71,8 +81,18 @@ def task_of(store: Path, test_store: Path, *settings: str, weights: Path | None 
 
 def test_the_defaults_are_the_references_recipe() -> None:
     recipe = FinetuneConfig()
-    assert (recipe.lr, recipe.milestones, recipe.epochs, recipe.batch) == (0.025, (60, 120), 150, 128)
-    assert (recipe.schedule, recipe.optimizer, recipe.momentum, recipe.weight_decay) == ("steps", "sgd", 0.9, 1e-4)
+    assert (recipe.lr, recipe.milestones, recipe.epochs, recipe.batch) == (
+        0.025,
+        (60, 120),
+        150,
+        128,
+    )
+    assert (recipe.schedule, recipe.optimizer, recipe.momentum, recipe.weight_decay) == (
+        "steps",
+        "sgd",
+        0.9,
+        1e-4,
+    )
     assert (recipe.dropout, recipe.crop, recipe.min_area, recipe.select) == (0.7, 224, 0.2, "last")
     assert (recipe.flip, recipe.gray, recipe.jitter, recipe.blur) == (0.5, 0.2, 0.8, 0.0)
 
@@ -81,9 +101,18 @@ def test_milestones_follow_the_epochs_and_the_network_its_weights(pretrained: Pa
     assert configured(None, {"epochs": 10}, []).milestones == (4, 8)
     assert configured(None, {}, ["epochs=10", "milestones=3"]).milestones == (3,)
     fitted = configured(read_weights(pretrained), {"dropout": 0.1}, ["batch=4"])
-    assert (fitted.encoder, fitted.width, fitted.crop, fitted.dropout, fitted.batch) == ("i3d", 0.125, 32, 0.1, 4)
+    assert (fitted.encoder, fitted.width, fitted.crop, fitted.dropout, fitted.batch) == (
+        "i3d",
+        0.125,
+        32,
+        0.1,
+        4,
+    )
     assert configured(read_weights(pretrained), {"crop": 16}, []).crop == 16
-    with pytest.raises(ValueError, match=r"^width is for training from scratch \(--pretrained none\): .*moco.pt has"):
+    with pytest.raises(
+        ValueError,
+        match=r"^width is for training from scratch \(--pretrained none\): .*moco.pt has",
+    ):
         configured(read_weights(pretrained), {}, ["width=1"])
 
 
@@ -103,7 +132,9 @@ def test_one_clip_of_every_video_an_epoch(store: Path) -> None:
 
 
 def test_a_step_equals_a_slow_one(store: Path, test_store: Path) -> None:
-    """Cross-entropy of the addressed view under addressed dropout, SGD with momentum and weight decay by hand."""
+    """Cross-entropy of the addressed view under addressed dropout, SGD with momentum and weight
+    decay by hand.
+    """
     task = task_of(store, test_store, "weight_decay=0.01", "momentum=0.5")
     config, batches = task.config, list(task.batches(0, 2))
     head = task.model["head"]
@@ -114,29 +145,39 @@ def test_a_step_equals_a_slow_one(store: Path, test_store: Path) -> None:
         samples = batch.sample_B.tolist()
         draws = uniforms(network.feature_dim, seed=0, epoch=0, indices=samples, purpose="dropout")
         features = torch.where(draws >= 0.7, network.features(view) / 0.3, 0.0)
-        loss = F.cross_entropy(features @ network.fc.weight.T + network.fc.bias, task.dataset.label_S[samples])
+        loss = F.cross_entropy(
+            features @ network.fc.weight.T + network.fc.bias, task.dataset.label_S[samples]
+        )
         network.zero_grad()
         loss.backward()
         with torch.no_grad():
             for name, value in network.named_parameters():
                 velocity[name] = 0.5 * velocity[name] + value.grad + 0.01 * value
                 value -= config.lr * velocity[name]
-        assert float(task.step(step, batch)["loss"]) == pytest.approx(float(loss.detach()), rel=1e-4)
+        assert float(task.step(step, batch)["loss"]) == pytest.approx(
+            float(loss.detach()), rel=1e-4
+        )
     for name, value in task.network.named_parameters():
         assert torch.allclose(value, dict(network.named_parameters())[name], atol=1e-4), name
 
 
 def test_accumulation_changes_nothing_but_cost(store: Path, test_store: Path) -> None:
-    whole, parts = (task_of(store, test_store, "bn_group=3", f"accumulate={parts}") for parts in (1, 2))
+    whole, parts = (
+        task_of(store, test_store, "bn_group=3", f"accumulate={parts}") for parts in (1, 2)
+    )
     (batch,) = whole.batches(0, 1)
-    assert float(whole.step(0, batch)["loss"]) == pytest.approx(float(parts.step(0, batch)["loss"]), abs=1e-5)
+    assert float(whole.step(0, batch)["loss"]) == pytest.approx(
+        float(parts.step(0, batch)["loss"]), abs=1e-5
+    )
     assert torch.allclose(whole.network.fc.weight, parts.network.fc.weight, atol=1e-5)
 
 
 class Neighbour(Alone):
     """One of two processes that are threads here."""
 
-    def __init__(self, rank: int, meeting: threading.Barrier, shared: dict[int, list[torch.Tensor]]) -> None:
+    def __init__(
+        self, rank: int, meeting: threading.Barrier, shared: dict[int, list[torch.Tensor]]
+    ) -> None:
         self.rank, self.world, self.meeting, self.shared = rank, 2, meeting, shared
 
     def average_(self, tensors: Sequence[torch.Tensor]) -> None:
@@ -173,12 +214,16 @@ def test_two_processes_compute_what_one_does(store: Path, test_store: Path) -> N
                 assert torch.allclose(part.network.get_parameter(name), value, atol=1e-4), name
         for part in parts:
             part.network.load_state_dict(whole.network.state_dict())
-        parts[1].network.conv3d_1a_7x7.batch3d.running_mean.fill_(9.0)  # each has seen clips of its own
+        parts[1].network.conv3d_1a_7x7.batch3d.running_mean.fill_(
+            9.0
+        )  # each has seen clips of its own
         found = list(pool.map(lambda part: part.test(crops=1), parts))
     assert all(torch.allclose(scores.score_VK, whole.test(crops=1).score_VK) for scores in found)
 
 
-def test_pretrained_weights_are_where_it_starts(store: Path, test_store: Path, pretrained: Path) -> None:
+def test_pretrained_weights_are_where_it_starts(
+    store: Path, test_store: Path, pretrained: Path
+) -> None:
     task = task_of(store, test_store, weights=pretrained)
     theirs = load(pretrained).network.state_dict()
     ours = task.network.state_dict()
@@ -195,7 +240,9 @@ def finished(store: Path, test_store: Path, tmp_path_factory: pytest.TempPathFac
     return folder
 
 
-def test_an_interrupted_run_equals_a_whole_one(store: Path, test_store: Path, finished: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_equals_a_whole_one(
+    store: Path, test_store: Path, finished: Path, tmp_path: Path
+) -> None:
     class Interrupted(FinetuneTask):
         def step(self, step: int, batch: object) -> object:
             if step == 2:  # the first of the second epoch: there is a best already
@@ -216,7 +263,9 @@ def test_an_interrupted_run_equals_a_whole_one(store: Path, test_store: Path, fi
     assert (tmp_path / "report.json").read_text() == (finished / "report.json").read_text()
 
 
-def test_selection_on_held_out_videos_never_trains_on_them(store: Path, test_store: Path, finished: Path) -> None:
+def test_selection_on_held_out_videos_never_trains_on_them(
+    store: Path, test_store: Path, finished: Path
+) -> None:
     task = task_of(store, test_store, "select=validation", "val_share=0.3")
     opened = ClipStore.open(store)
     held_V = held_out_videos(opened, task.config)
@@ -237,25 +286,42 @@ def test_the_selected_weights_are_what_was_tested(finished: Path, test_store: Pa
 
     report = json.loads((finished / "report.json").read_text())
     selected = load(finished / "checkpoints" / "selected.pt")
-    assert classify(selected.network, ClipStore.open(test_store), crop=16).figures == report["figures"]
+    assert (
+        classify(selected.network, ClipStore.open(test_store), crop=16).figures == report["figures"]
+    )
     assert np.sum(report["confusion"]) == report["videos"] == 5
     assert (finished / "confusion.png").stat().st_size > 1000
 
 
-def test_selection_on_the_test_videos_says_so(store: Path, test_store: Path, tmp_path: Path) -> None:
+def test_selection_on_the_test_videos_says_so(
+    store: Path, test_store: Path, tmp_path: Path
+) -> None:
     result = run(store, test_store, tmp_path, "select=test", "select_every=5", "epochs=1")
     assert "THE BEST ON THE TEST VIDEOS THEMSELVES" in result.selection
     assert json.loads((tmp_path / "report.json").read_text())["selection"] == result.selection
     assert len((tmp_path / "epochs.jsonl").read_text().splitlines()) == 1  # after the last epoch
 
 
-def test_other_weights_are_refused_on_resume(store: Path, test_store: Path, finished: Path, pretrained: Path) -> None:
+def test_other_weights_are_refused_on_resume(
+    store: Path, test_store: Path, finished: Path, pretrained: Path
+) -> None:
     with pytest.raises(CheckpointError, match="begun on other stores or weights"):
         run(store, test_store, finished, "select=validation", weights=read_weights(pretrained))
 
 
-def test_the_command_trains_tests_and_tells(store: Path, test_store: Path, pretrained: Path, tmp_path: Path) -> None:
-    words = ["finetune", "folder", "--name", "tiny", "--root", str(tmp_path), "--pretrained", str(pretrained)]
+def test_the_command_trains_tests_and_tells(
+    store: Path, test_store: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    words = [
+        "finetune",
+        "folder",
+        "--name",
+        "tiny",
+        "--root",
+        str(tmp_path),
+        "--pretrained",
+        str(pretrained),
+    ]
     stores = ["--train-store", str(store), "--test-store", str(test_store)]
     cost = ["--epochs", "1", "--batch", "9", "--crop", "16", "--workers", "0", "--device", "cpu"]
     done = CliRunner().invoke(app, [*words, *stores, *cost, "--crops", "3"])
@@ -264,11 +330,21 @@ def test_the_command_trains_tests_and_tells(store: Path, test_store: Path, pretr
     report = json.loads((folder / "report.json").read_text())
     assert f"top-1 {report['figures']['top-1']:.2f} %" in done.stdout
     assert "tested: the weights after the last epoch, 1: no test video" in done.stdout
-    assert (report["crops"], report["views_per_video"], report["pretrained"]) == (3, 9, str(pretrained))
-    assert load(folder / "checkpoints" / "last.pt").card.head == {"kind": "classifier", "classes": 2, "dropout": 0.7}
+    assert (report["crops"], report["views_per_video"], report["pretrained"]) == (
+        3,
+        9,
+        str(pretrained),
+    )
+    assert load(folder / "checkpoints" / "last.pt").card.head == {
+        "kind": "classifier",
+        "classes": 2,
+        "dropout": 0.7,
+    }
 
 
-def test_bad_input_is_one_clear_line(store: Path, test_store: Path, pretrained: Path, tmp_path: Path) -> None:
+def test_bad_input_is_one_clear_line(
+    store: Path, test_store: Path, pretrained: Path, tmp_path: Path
+) -> None:
     unlabelled = labelled_store(tmp_path / "unlabelled.zarr", CLASSES, [0, -1])
     renamed = labelled_store(tmp_path / "renamed.zarr", ("left", "up"), [0, 1])
     more = labelled_store(tmp_path / "more.zarr", (*CLASSES, "up"), [0, 1, 2])
@@ -279,15 +355,42 @@ def test_bad_input_is_one_clear_line(store: Path, test_store: Path, pretrained: 
         (unlabelled, test_store, scratch, "unlabelled.zarr: 1 of its videos have no label"),
         (store, renamed, scratch, "class 1 is 'right' in"),
         (store, more, scratch, "more.zarr has 3"),
-        (single, test_store, [*scratch, "--select", "validation"], "class right has one training video, which cannot"),
-        (store, test_store, [*scratch, "--batch", "99"], "batch 99 is larger than the data: 18 videos"),
+        (
+            single,
+            test_store,
+            [*scratch, "--select", "validation"],
+            "class right has one training video, which cannot",
+        ),
+        (
+            store,
+            test_store,
+            [*scratch, "--batch", "99"],
+            "batch 99 is larger than the data: 18 videos",
+        ),
         (store, test_store, [*scratch, "--crop", "40"], "crop 40 is larger than the frames of"),
         (store, test_store, ["--pretrained", str(empty)], "empty.pt: has no encoder"),
         (store, test_store, ["--pretrained", "nowhere.pt"], "nowhere.pt is not there"),
-        (store, test_store, ["--pretrained", str(pretrained), "--encoder", "i3d"], "encoder is for training from"),
-        (store, tmp_path / "gone", scratch, "gone is not there; `fame preprocess` makes clip stores"),
+        (
+            store,
+            test_store,
+            ["--pretrained", str(pretrained), "--encoder", "i3d"],
+            "encoder is for training from",
+        ),
+        (
+            store,
+            tmp_path / "gone",
+            scratch,
+            "gone is not there; `fame preprocess` makes clip stores",
+        ),
     ):
-        stores = ["--train-store", str(data), "--test-store", str(other), "--run", str(tmp_path / "run")]
+        stores = [
+            "--train-store",
+            str(data),
+            "--test-store",
+            str(other),
+            "--run",
+            str(tmp_path / "run"),
+        ]
         done = CliRunner().invoke(app, ["finetune", "folder", *stores, *options, "--device", "cpu"])
         assert done.exit_code == 2, done.output
         (line,) = done.stderr.splitlines()

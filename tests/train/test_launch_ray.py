@@ -1,4 +1,6 @@
-"""A run on a local Ray cluster of two CPU workers, in a process of its own: one process holds one Ray session."""
+"""A run on a local Ray cluster of two CPU workers, in a process of its own: one process holds one
+Ray session.
+"""
 
 import json
 import os
@@ -17,7 +19,15 @@ from train.pretrain import pretrain
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = ["batch=8", "epochs=1"]
 TUNED = FinetuneConfig(
-    device="cpu", encoder="c3d_small", crop=28, batch=4, bn_group=2, epochs=1, dropout=0.0, lr=1e-3, workers=0
+    device="cpu",
+    encoder="c3d_small",
+    crop=28,
+    batch=4,
+    bn_group=2,
+    epochs=1,
+    dropout=0.0,
+    lr=1e-3,
+    workers=0,
 )
 SCRIPT = """
 import sys
@@ -39,7 +49,11 @@ assert result.step == result.total == 2, result
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_two_ray_workers_equal_one_process(store: Path, tmp_path: Path):
-    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+    }
     command = [sys.executable, "-c", SCRIPT, str(store), str(tmp_path / "ray"), *SETTINGS]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -71,12 +85,21 @@ assert result.run.status == "finished" and result.figures, result
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_two_ray_workers_fine_tune_as_one_process(tmp_path: Path):
-    stores = [make_store(tmp_path / name, videos=12, seed=seed) for seed, name in enumerate(("train", "test"))]
-    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    stores = [
+        make_store(tmp_path / name, videos=12, seed=seed)
+        for seed, name in enumerate(("train", "test"))
+    ]
+    environment = os.environ | {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+    }
     command = [sys.executable, "-c", FINETUNING, *map(str, stores), str(tmp_path / "ray")]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    alone = finetune(TUNED, train_store=stores[0], test_store=stores[1], weights=None, run_dir=tmp_path / "alone")
+    alone = finetune(
+        TUNED, train_store=stores[0], test_store=stores[1], weights=None, run_dir=tmp_path / "alone"
+    )
     reports = [json.loads((tmp_path / run / "report.json").read_text()) for run in ("ray", "alone")]
     assert alone.figures == reports[1]["figures"]
     assert reports[0]["figures"] == pytest.approx(reports[1]["figures"], abs=1e-3)

@@ -35,14 +35,21 @@ def test_standardising_makes_the_probe_blind_to_feature_scale() -> None:
     feature_ND, label_N = blobs(2)
     scale_D = torch.logspace(-3, 3, 20)
     plain = fit_probe(feature_ND, label_N, num_classes=4, weight_decay=0.01).scores(feature_ND)
-    scaled = fit_probe(feature_ND * scale_D, label_N, num_classes=4, weight_decay=0.01).scores(feature_ND * scale_D)
+    scaled = fit_probe(feature_ND * scale_D, label_N, num_classes=4, weight_decay=0.01).scores(
+        feature_ND * scale_D
+    )
     assert torch.allclose(plain, scaled, atol=1e-3)
 
 
 def test_a_constant_feature_does_no_harm() -> None:
     feature_ND, label_N = blobs(3)
     feature_ND[:, 0] = 7.0
-    assert fit_probe(feature_ND, label_N, num_classes=4, weight_decay=0.01).scores(feature_ND).isfinite().all()
+    assert (
+        fit_probe(feature_ND, label_N, num_classes=4, weight_decay=0.01)
+        .scores(feature_ND)
+        .isfinite()
+        .all()
+    )
 
 
 def test_held_out_samples_come_from_every_class() -> None:

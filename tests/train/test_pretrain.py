@@ -1,4 +1,6 @@
-"""Runs: killed and resumed, stopped by signals, diverged, golden; and what is said about bad checkpoints."""
+"""Runs: killed and resumed, stopped by signals, diverged, golden; and what is said about bad
+checkpoints.
+"""
 
 import json
 import os
@@ -62,7 +64,9 @@ def test_forty_steps_killed_and_resumed_equal_forty_steps(store: Path, tmp_path:
     assert resumed.status == "finished"
     assert figures(tmp_path / "killed") == figures(tmp_path / "whole"), f"killed after step {step}"
     assert figures(tmp_path / "killed", "step") == list(range(40))
-    assert same(state_of(tmp_path / "killed"), state_of(tmp_path / "whole")), f"killed after step {step}"
+    assert same(state_of(tmp_path / "killed"), state_of(tmp_path / "whole")), (
+        f"killed after step {step}"
+    )
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -93,7 +97,9 @@ def test_a_signal_saves_mid_epoch_and_the_run_goes_on(store: Path, tmp_path: Pat
 
 def test_outside_the_main_thread_signals_are_left_alone(store: Path, tmp_path: Path):
     results: list[RunResult] = []
-    worker = threading.Thread(target=lambda: results.append(run(store, tmp_path / "run", "epochs=1")))
+    worker = threading.Thread(
+        target=lambda: results.append(run(store, tmp_path / "run", "epochs=1"))
+    )
     worker.start()
     worker.join()
     assert results[0].status == "finished"
@@ -108,17 +114,33 @@ def test_divergence_stops_with_the_last_good_checkpoint(store: Path, tmp_path: P
             return super().step(step, batch)
 
     task = Diverging(TINY, stores=[ClipStore.open(store)], device=torch.device("cpu"))
-    with pytest.raises(DivergedError, match=r"^the loss is nan at step 5: stopped; the last good[^\n]*last\.pt[^\n]*$"):
+    with pytest.raises(
+        DivergedError,
+        match=r"^the loss is nan at step 5: stopped; the last good[^\n]*last\.pt[^\n]*$",
+    ):
         train(task, tmp_path, peers=Alone())
-    assert all(torch.isfinite(value).all() for value in state_of(tmp_path).values() if isinstance(value, torch.Tensor))
+    assert all(
+        torch.isfinite(value).all()
+        for value in state_of(tmp_path).values()
+        if isinstance(value, torch.Tensor)
+    )
     assert len(figures(tmp_path)) == 5
 
 
-@pytest.mark.parametrize(("name", "config", "within"), [("c3d_small", SMOOTH, 1e-5), ("i3d", TINY, 1e-3)])
+@pytest.mark.parametrize(
+    ("name", "config", "within"), [("c3d_small", SMOOTH, 1e-5), ("i3d", TINY, 1e-3)]
+)
 def test_golden_losses(
-    name: str, config: PretrainConfig, within: float, store: Path, tmp_path: Path, request: pytest.FixtureRequest
+    name: str,
+    config: PretrainConfig,
+    within: float,
+    store: Path,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ):
-    """A whole run of the network on which rounding does not grow, and the first step of I3D, on any kind of CPU."""
+    """A whole run of the network on which rounding does not grow, and the first step of I3D, on any
+    kind of CPU.
+    """
     pretrain(config, stores=[store], run_dir=tmp_path)
     losses = figures(tmp_path)[: 12 if config is SMOOTH else 1]
     golden = json.loads(GOLDEN.read_text())
@@ -131,15 +153,33 @@ def test_golden_losses(
 def test_the_run_folder_tells_what_ran(store: Path, tmp_path: Path):
     run(store, tmp_path, "knn_every=2", "checkpoint_every=2", knn_store=store)
     assert json.loads((tmp_path / "config.json").read_text())["crop"] == 32
-    assert {"git", "torch", "device", "data"} <= json.loads((tmp_path / "environment.json").read_text()).keys()
-    wanted = {"loss", "accuracy", "lr", "queue_norm", "feature_norm", "spread", "clips_per_second", "data_wait"}
+    assert {"git", "torch", "device", "data"} <= json.loads(
+        (tmp_path / "environment.json").read_text()
+    ).keys()
+    wanted = {
+        "loss",
+        "accuracy",
+        "lr",
+        "queue_norm",
+        "feature_norm",
+        "spread",
+        "clips_per_second",
+        "data_wait",
+    }
     assert wanted <= json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0]).keys()
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["epoch-0002.pt", "last.pt"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+        "epoch-0002.pt",
+        "last.pt",
+    ]
     assert 0 <= json.loads((tmp_path / "epochs.jsonl").read_text())["knn_accuracy"] <= 1
     assert list((tmp_path / "tensorboard").iterdir())
     assert (tmp_path / "merged.png").stat().st_size > 100
     contents = torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)
-    assert contents["model"] == {"name": "i3d", "options": {"width": 0.125}, "head": {"kind": "projection", "dim": 8}}
+    assert contents["model"] == {
+        "name": "i3d",
+        "options": {"width": 0.125},
+        "head": {"kind": "projection", "dim": 8},
+    }
 
 
 def test_measuring_does_not_change_training(store: Path, tmp_path: Path):
@@ -150,7 +190,13 @@ def test_measuring_does_not_change_training(store: Path, tmp_path: Path):
 
 @pytest.mark.parametrize(
     "setting",
-    ["accumulate=2", "checkpoint_activations=true", "workers=1", "channels_last=true", "merge_group=none"],
+    [
+        "accumulate=2",
+        "checkpoint_activations=true",
+        "workers=1",
+        "channels_last=true",
+        "merge_group=none",
+    ],
 )
 def test_settings_of_cost_change_nothing_but_cost(store: Path, tmp_path: Path, setting: str):
     common = ("batch=8", "merge_group=8", "epochs=1")
@@ -173,7 +219,9 @@ def test_settings_of_cost_change_nothing_but_cost(store: Path, tmp_path: Path, s
         ("head=linear", "bn_group=none"),
     ],
 )
-def test_every_option_trains_and_does_something(store: Path, tmp_path: Path, settings: tuple[str, ...]):
+def test_every_option_trains_and_does_something(
+    store: Path, tmp_path: Path, settings: tuple[str, ...]
+):
     run(store, tmp_path / "plain", "epochs=1")
     run(store, tmp_path / "other", "epochs=1", *settings)
     losses = figures(tmp_path / "other")
@@ -183,25 +231,38 @@ def test_every_option_trains_and_does_something(store: Path, tmp_path: Path, set
 
 
 def test_r2plus1d_trains(store: Path):
-    """Two steps on one batch, in groups and by parts, move every weight; without a checkpoint of 400 MB."""
-    config = TINY.override(["encoder=r2plus1d_18", "batch=4", "bn_group=2", "accumulate=2", "crop=16"])
+    """Two steps on one batch, in groups and by parts, move every weight; without a checkpoint of
+    400 MB.
+    """
+    config = TINY.override(
+        ["encoder=r2plus1d_18", "batch=4", "bn_group=2", "accumulate=2", "crop=16"]
+    )
     task = PretrainTask(config, stores=[ClipStore.open(store)], device=torch.device("cpu"))
     before = {name: value.clone() for name, value in task.moco.encoder_q.named_parameters()}
     batch = next(task.batches(0, 1))
     losses = [float(task.step(step, batch)["loss"]) for step in range(2)]
     assert all(0 < loss < 20 for loss in losses)
     assert losses[0] != losses[1]
-    assert all(not torch.equal(value, before[name]) for name, value in task.moco.encoder_q.named_parameters())
+    assert all(
+        not torch.equal(value, before[name])
+        for name, value in task.moco.encoder_q.named_parameters()
+    )
     assert all(torch.isfinite(value).all() for value in task.moco.state_dict().values())
 
 
 def test_a_step_asks_nothing_of_the_device(store: Path, monkeypatch: pytest.MonkeyPatch):
-    """Tensors without values stand in for a GPU's: a step that asked for one would wait, and fails here."""
+    """Tensors without values stand in for a GPU's: a step that asked for one would wait, and fails
+    here.
+    """
     task = PretrainTask(TINY, stores=[ClipStore.open(store)], device=torch.device("meta"))
-    monkeypatch.setattr(task, "device", torch.device("cpu"))  # of which autocast and loader have heard
+    monkeypatch.setattr(
+        task, "device", torch.device("cpu")
+    )  # of which autocast and loader have heard
     monkeypatch.setattr(task.optimizer, "step", lambda: None)  # fused ones only know real devices
     batch = next(task.batches(0, 1))
-    there = batch._replace(clip_B2THWC=batch.clip_B2THWC.to("meta"), score_B2hw=batch.score_B2hw.to("meta"))
+    there = batch._replace(
+        clip_B2THWC=batch.clip_B2THWC.to("meta"), score_B2hw=batch.score_B2hw.to("meta")
+    )
     assert task.step(0, there)["loss"].is_meta
 
 
@@ -244,7 +305,9 @@ def finished(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("lr=0.01",), "begun with lr=0.0001, not 0.01"),
     ],
 )
-def test_a_checkpoint_of_another_run_is_refused(store: Path, finished: Path, tmp_path: Path, settings, words: str):
+def test_a_checkpoint_of_another_run_is_refused(
+    store: Path, finished: Path, tmp_path: Path, settings, words: str
+):
     with pytest.raises(checkpoint.CheckpointError, match=rf"^[^\n]*{words}[^\n]*$"):
         run(store, tmp_path, "epochs=1", *settings, resume=finished)
 
@@ -262,7 +325,9 @@ def test_damaged_and_foreign_checkpoints_are_refused(store: Path, finished: Path
         ("code", "more than tensors"),
         ("missing", "no such checkpoint"),
     ):
-        with pytest.raises(checkpoint.CheckpointError, match=rf"^[^\n]*{name}\.pt[^\n]*{words}[^\n]*$"):
+        with pytest.raises(
+            checkpoint.CheckpointError, match=rf"^[^\n]*{name}\.pt[^\n]*{words}[^\n]*$"
+        ):
             run(store, tmp_path / "run", resume=tmp_path / f"{name}.pt")
 
 
@@ -271,7 +336,9 @@ def test_other_stores_are_refused_on_resume(finished: Path, tmp_path: Path):
         run(make_store(tmp_path / "other", videos=8), tmp_path / "run", "epochs=1", resume=finished)
 
 
-def test_a_save_that_dies_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_save_that_dies_leaves_the_old_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     contents = {"model": {}, "config": {}, "state": {"x": torch.ones(3)}, "progress": {}}
     checkpoint.save(tmp_path / "last.pt", contents)
 

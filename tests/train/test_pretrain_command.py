@@ -1,4 +1,6 @@
-"""``fame pretrain`` from the command line: what does not fit is one clear line and exit code 2, and writes nothing."""
+"""``fame pretrain`` from the command line: what does not fit is one clear line and exit code 2, and
+writes nothing.
+"""
 
 import hashlib
 import json
@@ -14,7 +16,20 @@ from fame.clipstore import StoreHeader, create
 from fame.clipstore.layout import ROOT_KEY, SEAL_KEY
 from tests.stores import CLASSES, SPEC, make_store
 
-SMALL = ["--encoder", "c3d_small", "--batch", "8", "--crop", "32", "--epochs", "1", "--workers", "0", "--device", "cpu"]
+SMALL = [
+    "--encoder",
+    "c3d_small",
+    "--batch",
+    "8",
+    "--crop",
+    "32",
+    "--epochs",
+    "1",
+    "--workers",
+    "0",
+    "--device",
+    "cpu",
+]
 RECIPE = ["--recipe", "small-cpu", "--set", "bn_group=none", "--set", "merge_group=8", *SMALL]
 
 
@@ -59,16 +74,30 @@ def test_bad_input_is_one_clear_line(store: Path, finished: Path, tmp_path: Path
         (unfinished(tmp_path / "half"), [], "half: "),
         (of_another_format(store, tmp_path / "ninth"), [], "format 9"),
         (dead, [], "dead: no video has a valid clip, nothing to train on"),
-        (store, ["--batch", "24"], "batch 24 is larger than the data: 18 videos; set batch=18 or less"),
-        (store, ["--encoder", "i3d", "--resume", str(finished)], "of another architecture: name is 'c3d_small'"),
+        (
+            store,
+            ["--batch", "24"],
+            "batch 24 is larger than the data: 18 videos; set batch=18 or less",
+        ),
+        (
+            store,
+            ["--encoder", "i3d", "--resume", str(finished)],
+            "of another architecture: name is 'c3d_small'",
+        ),
         (store, ["--resume", str(tmp_path / "cut.pt")], "cut.pt: truncated or damaged"),
-        (store, ["--resume", str(tmp_path / "foreign.pt")], "foreign.pt: not a checkpoint of format"),
+        (
+            store,
+            ["--resume", str(tmp_path / "foreign.pt")],
+            "foreign.pt: not a checkpoint of format",
+        ),
         (store, ["--resume", str(tmp_path / "gone.pt")], "gone.pt: no such checkpoint"),
         (store, ["--set", "betta=0.3"], "betta"),
         (tmp_path / "gone", [], "gone is not there; `fame preprocess` makes clip stores"),
     ):
         run = tmp_path / "run"
-        done = CliRunner().invoke(app, ["pretrain", str(given), "--run", str(run), *RECIPE, *options])
+        done = CliRunner().invoke(
+            app, ["pretrain", str(given), "--run", str(run), *RECIPE, *options]
+        )
         assert done.exit_code == 2, (words, done.output)
         (line,) = done.stderr.splitlines()
         assert line.startswith("fame: ")

@@ -1,4 +1,6 @@
-"""The test of classifiers against a slow oracle, and what is said about checkpoints and stores that do not fit."""
+"""The test of classifiers against a slow oracle, and what is said about checkpoints and stores that
+do not fit.
+"""
 
 import json
 from collections.abc import Sequence
@@ -35,7 +37,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @torch.no_grad()
 def slow_scores(path: Path, store: ClipStore, boxes: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Mean log-softmax of each video, view by view: the crops of 32 pixels at these corners of all its clips."""
+    """Mean log-softmax of each video, view by view: the crops of 32 pixels at these corners of all
+    its clips.
+    """
     network = load(path).network
     scores = []
     for video in range(store.num_videos):
@@ -50,10 +54,14 @@ def slow_scores(path: Path, store: ClipStore, boxes: Sequence[tuple[int, int]]) 
 
 
 @pytest.mark.parametrize(("crops", "boxes"), [(1, [(2, 8)]), (3, [(2, 0), (2, 8), (2, 16)])])
-def test_the_figures_equal_a_slow_oracle(store: Path, trained: Path, crops: int, boxes: list[tuple[int, int]]) -> None:
+def test_the_figures_equal_a_slow_oracle(
+    store: Path, trained: Path, crops: int, boxes: list[tuple[int, int]]
+) -> None:
     opened = ClipStore.open(store)
     counted: list[int] = []
-    found = classify(load(trained).network, opened, crop=32, crops=crops, batch=5, on_clips=counted.append)
+    found = classify(
+        load(trained).network, opened, crop=32, crops=crops, batch=5, on_clips=counted.append
+    )
     expected_VK = slow_scores(trained, opened, boxes)
     np.testing.assert_allclose(found.score_VK.numpy(), expected_VK, atol=1e-5)
     assert sum(counted) == 2 * len(LABELS)
@@ -86,7 +94,13 @@ def test_videos_without_a_valid_clip_are_counted_and_left_out(tmp_path: Path) ->
 def test_a_class_without_a_video_has_no_accuracy(tmp_path: Path, trained: Path) -> None:
     partly = labelled_store(tmp_path / "partly.zarr", SEVEN, [0, 3])
     found = classify(load(trained).network, ClipStore.open(partly), crop=32)
-    assert [name for name, share in found.per_class.items() if share is None] == ["dive", "fall", "run", "sit", "walk"]
+    assert [name for name, share in found.per_class.items() if share is None] == [
+        "dive",
+        "fall",
+        "run",
+        "sit",
+        "walk",
+    ]
     assert found.figures["mean class"] == pytest.approx(found.figures["top-1"])
 
 
@@ -110,7 +124,11 @@ def test_processes_share_the_videos(store: Path, trained: Path) -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(10, 14), (14, 10), (10, 10)])
 def test_squares_are_spread_along_the_longer_side(height: int, width: int) -> None:
-    clip = np.arange(2 * height * width * 3, dtype=np.uint32).astype(np.uint8).reshape(2, height, width, 3)
+    clip = (
+        np.arange(2 * height * width * 3, dtype=np.uint32)
+        .astype(np.uint8)
+        .reshape(2, height, width, 3)
+    )
     squares = square_crops(clip, 8, count=3)
     corners = {
         (10, 14): [(1, 0), (1, 3), (1, 6)],
@@ -122,9 +140,13 @@ def test_squares_are_spread_along_the_longer_side(height: int, width: int) -> No
     assert np.array_equal(square_crops(clip, 8, count=1)[0], squares[1])
 
 
-def test_several_checkpoints_stand_in_one_report(store: Path, trained: Path, tmp_path: Path) -> None:
+def test_several_checkpoints_stand_in_one_report(
+    store: Path, trained: Path, tmp_path: Path
+) -> None:
     other = classifier(tmp_path / "other.pt", SEVEN, seed=1)
-    figures = evaluate_classifiers([trained, other], store, out=tmp_path / "out", crops=3, device="cpu")
+    figures = evaluate_classifiers(
+        [trained, other], store, out=tmp_path / "out", crops=3, device="cpu"
+    )
     content = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [entry["figures"] for entry in content["results"]] == list(figures.values())
     assert content["results"][0]["per_class"].keys() == set(SEVEN)
@@ -136,7 +158,18 @@ def test_several_checkpoints_stand_in_one_report(store: Path, trained: Path, tmp
 
 def test_the_command_prints_a_table(store: Path, trained: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(
-        app, ["evaluate", "test", str(trained), "--store", str(store), "--out", str(tmp_path), "--device", "cpu"]
+        app,
+        [
+            "evaluate",
+            "test",
+            str(trained),
+            "--store",
+            str(store),
+            "--out",
+            str(tmp_path),
+            "--device",
+            "cpu",
+        ],
     )
     assert done.exit_code == 0, done.output
     figures = json.loads((tmp_path / "report.json").read_text())["results"][0]["figures"]
@@ -145,21 +178,31 @@ def test_the_command_prints_a_table(store: Path, trained: Path, tmp_path: Path) 
 
 
 def test_bad_input_is_one_clear_line(store: Path, trained: Path, tmp_path: Path) -> None:
-    encoder = checkpoint(tmp_path / "encoder.pt", head={"kind": "projection", "dim": 8}, part="encoder_q")
+    encoder = checkpoint(
+        tmp_path / "encoder.pt", head={"kind": "projection", "dim": 8}, part="encoder_q"
+    )
     renamed = labelled_store(tmp_path / "renamed.zarr", (*SEVEN[:6], "crawl"), LABELS)
     fewer = labelled_store(tmp_path / "fewer.zarr", SEVEN[:5], [0, 1])
     unlabelled = labelled_store(tmp_path / "unlabelled.zarr", SEVEN, [0, -1, -1])
-    empty = checkpoint(tmp_path / "empty.pt", head={"kind": "projection", "dim": 8}, part="optimizer")
+    empty = checkpoint(
+        tmp_path / "empty.pt", head={"kind": "projection", "dim": 8}, part="optimizer"
+    )
     for path, data, words in (
         (trained, fewer, "tells 7 classes apart, but .*fewer.zarr has 5"),
         (trained, renamed, "class 6 is 'walk' in .*seven.pt but 'crawl' in .*renamed.zarr"),
         (trained, unlabelled, "unlabelled.zarr: 2 of its videos have no label"),
-        (encoder, store, "encoder.pt: has no classifier, only an encoder; `fame finetune` trains one"),
+        (
+            encoder,
+            store,
+            "encoder.pt: has no classifier, only an encoder; `fame finetune` trains one",
+        ),
         (empty, store, "empty.pt: has no encoder"),
     ):
         with pytest.raises(ValueError, match=rf"^[^\n]*{words}[^\n]*$"):
             read_classifier(path, ClipStore.open(data), device=torch.device("cpu"))
-    done = CliRunner().invoke(app, ["evaluate", "test", str(trained), "--store", str(fewer), "--device", "cpu"])
+    done = CliRunner().invoke(
+        app, ["evaluate", "test", str(trained), "--store", str(fewer), "--device", "cpu"]
+    )
     assert done.exit_code == 2
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("fame: ")

@@ -1,4 +1,6 @@
-"""What the encoders see: exactly beta of a crop stays, each view has its own background, options are what they say."""
+"""What the encoders see: exactly beta of a crop stays, each view has its own background, options
+are what they say.
+"""
 
 from pathlib import Path
 
@@ -23,10 +25,16 @@ def pairs(store: Path) -> Pairs:
     return next(iter(stream(data, config, start=0, stop=1, device=torch.device("cpu"))))
 
 
-def merged(pairs: Pairs, *settings: str) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
+def merged(
+    pairs: Pairs, *settings: str
+) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
     config = TINY.override(["batch=8", "merge_group=8", *settings])
     crops, scores = crop_pairs(pairs, config, epoch=0)
-    return crops, scores, merge_views(crops, scores, config, pairs.sample_B.tolist(), epoch=0, step=0)
+    return (
+        crops,
+        scores,
+        merge_views(crops, scores, config, pairs.sample_B.tolist(), epoch=0, step=0),
+    )
 
 
 @pytest.mark.parametrize("beta", [0.25, 0.5])
@@ -39,7 +47,9 @@ def test_the_top_of_the_cropped_map_stays_and_the_rest_is_another_videos(pairs: 
             inside = mask[row].expand_as(crops[view][row])
             assert torch.equal(result[view][row][inside], crops[view][row][inside])
             lenders = [
-                other for other in range(8) if torch.equal(result[view][row][~inside], crops[view][other][~inside])
+                other
+                for other in range(8)
+                if torch.equal(result[view][row][~inside], crops[view][other][~inside])
             ]
             assert lenders
             assert row not in lenders
@@ -50,7 +60,9 @@ def test_the_two_views_draw_their_own_backgrounds(pairs: Pairs):
 
     def lender(view: int, row: int) -> int:
         outside = ~top_fraction(scores[view], 0.5)[row].expand_as(crops[view][row])
-        return next(o for o in range(8) if torch.equal(result[view][row][outside], crops[view][o][outside]))
+        return next(
+            o for o in range(8) if torch.equal(result[view][row][outside], crops[view][o][outside])
+        )
 
     assert [lender(0, row) for row in range(8)] != [lender(1, row) for row in range(8)]
 
@@ -71,7 +83,10 @@ def test_intra_takes_the_background_from_the_other_clip_of_the_video(pairs: Pair
 
 def test_merging_happens_within_groups(pairs: Pairs):
     blank = pairs._replace(
-        clip_B2THWC=(torch.arange(8) // 2 * 60).byte().view(8, 1, 1, 1, 1, 1).expand(8, 2, 8, 36, 48, 3)
+        clip_B2THWC=(torch.arange(8) // 2 * 60)
+        .byte()
+        .view(8, 1, 1, 1, 1, 1)
+        .expand(8, 2, 8, 36, 48, 3)
     )
     _, _, result = merged(blank, "merge_group=2")
     values = result[0].mean((1, 2, 3, 4)) * 255
@@ -94,7 +109,10 @@ def test_processes_make_the_rows_that_one_makes(pairs: Pairs):
         rows = slice(rank * 4, rank * 4 + 4)
         share = Pairs(pairs.clip_B2THWC[rows], pairs.score_B2hw[rows], pairs.sample_B[rows])
         parts = make_views(share, config, epoch=0, step=3, rank=rank)
-        assert all(torch.allclose(part, view[rows], atol=1e-5) for part, view in zip(parts, whole, strict=True))
+        assert all(
+            torch.allclose(part, view[rows], atol=1e-5)
+            for part, view in zip(parts, whole, strict=True)
+        )
 
 
 def test_without_augmentation_a_view_is_the_normalised_crop(pairs: Pairs):
@@ -117,9 +135,15 @@ def test_the_picture_shows_crops_beside_merged_crops(pairs: Pairs):
 @pytest.mark.parametrize("mask", ["stored", "online", "seed", "gauss", "grid"])
 @pytest.mark.parametrize("background", ["inter", "intra"])
 def test_nothing_waits_for_the_device(pairs: Pairs, mask: str, background: str):
-    """Tensors without values stand in for a GPU's: whoever asked for one would stop its queue, and fails here."""
-    config = TINY.override(["batch=8", "merge_group=8", f"mask={mask}", f"background={background}", "crop=32"])
-    there = pairs._replace(clip_B2THWC=pairs.clip_B2THWC.to("meta"), score_B2hw=pairs.score_B2hw.to("meta"))
+    """Tensors without values stand in for a GPU's: whoever asked for one would stop its queue, and
+    fails here.
+    """
+    config = TINY.override(
+        ["batch=8", "merge_group=8", f"mask={mask}", f"background={background}", "crop=32"]
+    )
+    there = pairs._replace(
+        clip_B2THWC=pairs.clip_B2THWC.to("meta"), score_B2hw=pairs.score_B2hw.to("meta")
+    )
     for view in make_views(there, config, epoch=0, step=0):
         assert view.is_meta
         assert view.shape == (8, 3, 8, 32, 32)

@@ -16,7 +16,10 @@ def test_the_moving_average_looks_back_only() -> None:
 
 
 def test_the_curves_of_a_run_are_drawn(tmp_path: Path) -> None:
-    lines = [{"step": step, "loss": 4 - step / 50, "accuracy": step / 100, "spread": 0.5} for step in range(100)]
+    lines = [
+        {"step": step, "loss": 4 - step / 50, "accuracy": step / 100, "spread": 0.5}
+        for step in range(100)
+    ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
     plot_curves(tmp_path, tmp_path / "report" / "curves.png")
     with Image.open(tmp_path / "report" / "curves.png") as picture:
@@ -33,15 +36,22 @@ def test_a_confusion_matrix_shows_rows_as_shares(tmp_path: Path) -> None:
     plot_confusion(torch.tensor([[3, 1], [0, 0]]), ("left", "right"), tmp_path / "new" / "two.png")
     with Image.open(tmp_path / "new" / "two.png") as picture:
         colours = [colour for _, colour in picture.convert("RGB").getcolors(2**20)]
-    assert any(abs(red - 33) < 40 and blue > 120 and red < blue for red, _, blue in colours)  # three of four: dark blue
-    plot_confusion(torch.eye(101, dtype=torch.int64), [str(k) for k in range(101)], tmp_path / "many.png")
+    assert any(
+        abs(red - 33) < 40 and blue > 120 and red < blue for red, _, blue in colours
+    )  # three of four: dark blue
+    plot_confusion(
+        torch.eye(101, dtype=torch.int64), [str(k) for k in range(101)], tmp_path / "many.png"
+    )
     with Image.open(tmp_path / "many.png") as picture:
         assert min(picture.size) > 1000
 
 
 def test_kernels_are_drawn_for_every_checkpoint(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    kernels = {name: {stage: rng.normal(size=50) for stage in ("stem", "layer1")} for name in ("moco", "fame")}
+    kernels = {
+        name: {stage: rng.normal(size=50) for stage in ("stem", "layer1")}
+        for name in ("moco", "fame")
+    }
     plot_kernels(kernels, tmp_path / "kernels.png")
     with Image.open(tmp_path / "kernels.png") as picture:
         colours = {colour for _, colour in picture.convert("RGB").getcolors(2**20)}

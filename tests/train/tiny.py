@@ -1,4 +1,6 @@
-"""A pretraining run that takes a fraction of a second: ``python -m tests.train.tiny STORE RUN [key=value ...]``."""
+"""A pretraining run that takes a fraction of a second: ``python -m tests.train.tiny STORE RUN
+[key=value ...]``.
+"""
 
 import json
 import sys
@@ -20,7 +22,8 @@ TINY = PretrainConfig(
     merge_group=4,
     dim=8,
     queue=24,
-    lr=1e-4,  # batch norm over a handful of values makes huge gradients: rounding must not grow into losses
+    # Batch norm over a handful of values makes huge gradients: rounding must not grow into losses
+    lr=1e-4,
     ema=0.9,
     workers=0,
     log_every=1,
@@ -28,9 +31,12 @@ TINY = PretrainConfig(
     views="both",
 )
 
-# The last batch norms of a tiny I3D see a handful of values, and a rounding grows tenfold a step. In this network they
-# see thousands: its losses are the same on every kind of CPU, and for any number of processes.
-SMOOTH = TINY.override(["encoder=c3d_small", "batch=16", "bn_group=8", "merge_group=8", "epochs=12"])
+# The last batch norms of a tiny I3D see a handful of values, and a rounding grows tenfold a step.
+# In this network they see thousands: its losses are the same on every kind of CPU, and for any
+# number of processes.
+SMOOTH = TINY.override(
+    ["encoder=c3d_small", "batch=16", "bn_group=8", "merge_group=8", "epochs=12"]
+)
 
 
 def figures(run: Path, name: str = "loss") -> list[float]:
@@ -47,18 +53,26 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one, keys joined by slashes."""
     if not isinstance(value, dict):
         return {prefix: value}
-    return {key: leaf for name, part in value.items() for key, leaf in flat(part, f"{prefix}/{name}").items()}
+    return {
+        key: leaf
+        for name, part in value.items()
+        for key, leaf in flat(part, f"{prefix}/{name}").items()
+    }
 
 
 def same(left: dict[str, Any], right: dict[str, Any]) -> bool:
     """Whether two states are bitwise the same."""
     return left.keys() == right.keys() and all(
-        torch.equal(left[key], right[key]) if isinstance(left[key], torch.Tensor) else left[key] == right[key]
+        torch.equal(left[key], right[key])
+        if isinstance(left[key], torch.Tensor)
+        else left[key] == right[key]
         for key in left
     )
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    result = pretrain(TINY.override(sys.argv[3:]), stores=[Path(sys.argv[1])], run_dir=Path(sys.argv[2]))
+    result = pretrain(
+        TINY.override(sys.argv[3:]), stores=[Path(sys.argv[1])], run_dir=Path(sys.argv[2])
+    )
     sys.exit(result.exit_code)

@@ -11,7 +11,9 @@ from tests.fame.clipstore import small
 
 @pytest.fixture(autouse=True)
 def syncing_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small stores are written thousands of times here; that syncs come in the right order has a test of its own."""
+    """Small stores are written thousands of times here; that syncs come in the right order has a
+    test of its own.
+    """
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 

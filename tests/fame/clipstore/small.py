@@ -1,4 +1,6 @@
-"""Small stores for tests: a recipe, videos with content of their own, and a finished store of them."""
+"""Small stores for tests: a recipe, videos with content of their own, and a finished store of
+them.
+"""
 
 import shutil
 from collections.abc import Sequence
@@ -6,7 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from fame.clipstore import StoreHeader, StoreSpec, VideoClips, VideoFailure, create, finalise, write_shard
+from fame.clipstore import (
+    StoreHeader,
+    StoreSpec,
+    VideoClips,
+    VideoFailure,
+    create,
+    finalise,
+    write_shard,
+)
 from fame.randomness import numpy_generator
 
 CLASSES = ("run", "sit")
@@ -23,22 +33,33 @@ SPEC = StoreSpec(
 
 
 def header(spec: StoreSpec = SPEC, **changes: object) -> StoreHeader:
-    fields: dict = {"dataset": "small", "split": "train", "class_names": CLASSES, "spec": spec} | changes
+    fields: dict = {
+        "dataset": "small",
+        "split": "train",
+        "class_names": CLASSES,
+        "spec": spec,
+    } | changes
     return StoreHeader(**fields)
 
 
 def video(spec: StoreSpec, number: int, *, looped: bool = False) -> VideoClips:
     rng = numpy_generator(0, 0, number, "video")
-    clips = rng.integers(0, 256, (spec.clips_per_video, spec.frames, spec.height, spec.width, 3), np.uint8)
+    clips = rng.integers(
+        0, 256, (spec.clips_per_video, spec.frames, spec.height, spec.width, 3), np.uint8
+    )
     shape = (spec.clips_per_video, spec.foreground_height, spec.foreground_width)
     maps = None if spec.foreground == "none" else rng.integers(0, 256, shape, np.uint8)
     starts = np.sort(rng.integers(0, 1000, spec.clips_per_video)).astype(np.int32)
     return VideoClips(clips=clips, foreground=maps, start_frame=starts, looped=looped)
 
 
-def videos(spec: StoreSpec, count: int, *, failed: Sequence[int] = ()) -> list[VideoClips | VideoFailure]:
+def videos(
+    spec: StoreSpec, count: int, *, failed: Sequence[int] = ()
+) -> list[VideoClips | VideoFailure]:
     return [
-        VideoFailure(f"cannot decode {number}: é") if number in failed else video(spec, number, looped=number % 3 == 1)
+        VideoFailure(f"cannot decode {number}: é")
+        if number in failed
+        else video(spec, number, looped=number % 3 == 1)
         for number in range(count)
     ]
 
@@ -56,10 +77,14 @@ def begin(path: Path, spec: StoreSpec, count: int) -> None:
 
 
 def shard_videos(spec: StoreSpec, shard: int, count: int, *, failed: Sequence[int] = ()):
-    return videos(spec, count, failed=failed)[shard * spec.videos_per_shard : (shard + 1) * spec.videos_per_shard]
+    return videos(spec, count, failed=failed)[
+        shard * spec.videos_per_shard : (shard + 1) * spec.videos_per_shard
+    ]
 
 
-def make(path: Path, spec: StoreSpec = SPEC, *, count: int = 5, failed: Sequence[int] = (2,)) -> Path:
+def make(
+    path: Path, spec: StoreSpec = SPEC, *, count: int = 5, failed: Sequence[int] = (2,)
+) -> Path:
     begin(path, spec, count)
     for shard in range(-(-count // spec.videos_per_shard)):
         write_shard(path, shard, shard_videos(spec, shard, count, failed=failed))
@@ -68,7 +93,11 @@ def make(path: Path, spec: StoreSpec = SPEC, *, count: int = 5, failed: Sequence
 
 
 def contents(path: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+    return {
+        str(file.relative_to(path)): file.read_bytes()
+        for file in sorted(path.rglob("*"))
+        if file.is_file()
+    }
 
 
 def copy(store: Path, target: Path) -> Path:

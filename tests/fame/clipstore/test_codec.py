@@ -1,4 +1,6 @@
-"""The tall JPEG, as functions and as a zarr codec; and chunks of every codec against what zarr itself makes of them."""
+"""The tall JPEG, as functions and as a zarr codec; and chunks of every codec against what zarr
+itself makes of them.
+"""
 
 import dataclasses
 from io import BytesIO
@@ -22,12 +24,17 @@ from tests.fame.clipstore import small
 
 def smooth_clip(frames: int, height: int, width: int) -> np.ndarray:
     t, y, x = np.meshgrid(np.arange(frames), np.arange(height), np.arange(width), indexing="ij")
-    waves = [128 + 100 * np.sin((y * a + x * b + t * c) / 40) for a, b, c in ((1, 0, 9), (0, 1, 5), (1, 1, 2))]
+    waves = [
+        128 + 100 * np.sin((y * a + x * b + t * c) / 40)
+        for a, b, c in ((1, 0, 9), (0, 1, 5), (1, 1, 2))
+    ]
     return np.stack(waves, axis=-1).astype(np.uint8)
 
 
 def decoded(data: bytes, frames: int, height: int, width: int) -> np.ndarray:
-    return decode_tall_jpeg(np.frombuffer(data, np.uint8), frames=frames, height=height, width=width)
+    return decode_tall_jpeg(
+        np.frombuffer(data, np.uint8), frames=frames, height=height, width=width
+    )
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -68,7 +75,12 @@ def test_only_baseline_colour_jpeg_is_accepted():
     progressive = cv2.imencode(".jpg", clip, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
     gray = cv2.imencode(".jpg", clip[..., 0])[1].tobytes()
     png = cv2.imencode(".png", clip)[1].tobytes()
-    for data, why in ((progressive, "baseline"), (gray, "components"), (png, "not a JPEG"), (b"", "not a JPEG")):
+    for data, why in (
+        (progressive, "baseline"),
+        (gray, "components"),
+        (png, "not a JPEG"),
+        (b"", "not a JPEG"),
+    ):
         with pytest.raises(ValueError, match=why):
             decoded(data, 1, 16, 24)
 
@@ -88,7 +100,12 @@ def test_a_damaged_jpeg_never_crashes_or_changes_shape(position: int, value: int
 def zarr_array(path: Path, clip: np.ndarray) -> zarr.Array:
     shape, codec = (1, *clip.shape), TallJpeg(quality=80)
     return zarr.create_array(
-        path / "a.zarr", shape=shape, chunks=shape, dtype="uint8", serializer=codec, compressors=None
+        path / "a.zarr",
+        shape=shape,
+        chunks=shape,
+        dtype="uint8",
+        serializer=codec,
+        compressors=None,
     )
 
 
@@ -108,7 +125,12 @@ def test_codec_refuses_a_quality_that_cannot_be(quality: object):
 
 def test_codec_refuses_what_is_no_picture(tmp_path: Path):
     array = zarr.create_array(
-        tmp_path / "a.zarr", shape=(4, 4), chunks=(4, 4), dtype="uint8", serializer=TallJpeg(), compressors=None
+        tmp_path / "a.zarr",
+        shape=(4, 4),
+        chunks=(4, 4),
+        dtype="uint8",
+        serializer=TallJpeg(),
+        compressors=None,
     )
     with pytest.raises(ValueError, match="uint8 chunks"):
         array[:] = 1
@@ -117,15 +139,17 @@ def test_codec_refuses_what_is_no_picture(tmp_path: Path):
 @pytest.mark.parametrize("codec", ["jpeg", "lz4", "zstd"])
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_a_crafted_chunk_with_a_true_checksum_is_refused_or_decodes_to_its_shape(codec: str, data: st.DataObject):
+def test_a_crafted_chunk_with_a_true_checksum_is_refused_or_decodes_to_its_shape(
+    codec: str, data: st.DataObject
+):
     spec = dataclasses.replace(small.SPEC, codec=codec)
     layout = Layout(header=small.header(spec), num_videos=1, videos_sha256="")
     clip = numpy_generator(0, 0, 0, "clip").integers(0, 8, layout.element_shape("clips"), np.uint8)
     chunk = bytearray(encode_chunk(layout, "clips", clip)[:-4])
     for _ in range(data.draw(st.integers(1, 4))):
-        chunk[data.draw(st.integers(0, min(len(chunk), 64) - 1) | st.integers(0, len(chunk) - 1))] = data.draw(
-            st.integers(0, 255)
-        )
+        chunk[
+            data.draw(st.integers(0, min(len(chunk), 64) - 1) | st.integers(0, len(chunk) - 1))
+        ] = data.draw(st.integers(0, 255))
     chunk = chunk[: data.draw(st.integers(0, len(chunk)))] if data.draw(st.booleans()) else chunk
     crafted = np.frombuffer(bytes(chunk) + crc32c(bytes(chunk)), np.uint8)
     try:
@@ -139,7 +163,10 @@ def test_a_crafted_chunk_with_a_true_checksum_is_refused_or_decodes_to_its_shape
 def test_a_zstd_chunk_that_ends_early_or_goes_on_is_refused():
     layout = Layout(header=small.header(), num_videos=1, videos_sha256="")
     shape = layout.element_shape("foreground")
-    for wrong in (np.zeros((shape[0], shape[1] - 1), np.uint8), np.zeros((shape[0], shape[1] + 1), np.uint8)):
+    for wrong in (
+        np.zeros((shape[0], shape[1] - 1), np.uint8),
+        np.zeros((shape[0], shape[1] + 1), np.uint8),
+    ):
         chunk = encode_chunk(layout, "foreground", wrong)
         with pytest.raises(ValueError, match="claims"):
             decode_chunk(layout, "foreground", np.frombuffer(chunk, np.uint8))

@@ -1,4 +1,6 @@
-"""A reader written from docs/store-format.md alone, without this package: what it reads is what ClipStore reads."""
+"""A reader written from docs/store-format.md alone, without this package: what it reads is what
+ClipStore reads.
+"""
 
 import hashlib
 import json
@@ -33,16 +35,28 @@ def test_clips_by_the_page(finished: dict[str, Path]):
         data = chunk(path, "clips", ".0.0.0.0", clip)
         assert (data is not None) == store.valid_N[clip]
         if data is not None:
-            picture = np.asarray(Image.open(BytesIO(data)).convert("RGB")).reshape(3, 16, 24, 3).astype(int)
-            assert np.abs(picture - store.clip(clip)).mean() < 2  # two decoders round and upsample differently
+            picture = (
+                np.asarray(Image.open(BytesIO(data)).convert("RGB"))
+                .reshape(3, 16, 24, 3)
+                .astype(int)
+            )
+            assert (
+                np.abs(picture - store.clip(clip)).mean() < 2
+            )  # two decoders round and upsample differently
 
 
 def test_whole_arrays_by_the_page(finished: dict[str, Path]):
     path, store = finished["zstd"], ClipStore.open(finished["zstd"])
-    for name, expected in (("label", store.label_N), ("video", store.video_N), ("start_frame", store.start_frame_N)):
+    for name, expected in (
+        ("label", store.label_N),
+        ("video", store.video_N),
+        ("start_frame", store.start_frame_N),
+    ):
         data = checked((path / name / "c.0").read_bytes())
         assert list(struct.unpack(f"<{len(data) // 4}i", data)) == expected.tolist()
-    assert [byte == 1 for byte in checked((path / "valid/c.0").read_bytes())] == store.valid_N.tolist()
+    assert [
+        byte == 1 for byte in checked((path / "valid/c.0").read_bytes())
+    ] == store.valid_N.tolist()
     data, names, position = checked((path / "names/c.0").read_bytes()), [], 4
     while position < len(data):
         (length,) = struct.unpack_from("<I", data, position)
@@ -67,7 +81,10 @@ def test_records_and_seal_by_the_page(finished: dict[str, Path]):
         assert data == spelled(record)
         assert record["store"] == hashlib.sha256(spelled(attribute)).hexdigest()
         found = (path / f"clips/c.{shard}.0.0.0.0").read_bytes()
-        assert record["objects"]["clips"] == {"size": len(found), "sha256": hashlib.sha256(found).hexdigest()}
+        assert record["objects"]["clips"] == {
+            "size": len(found),
+            "sha256": hashlib.sha256(found).hexdigest(),
+        }
         assert record.pop("sha256") == hashlib.sha256(spelled(record)).hexdigest()
     seal = json.loads((path / "seal.json").read_text())
     assert seal["records"] == hashlib.sha256(b"".join(records)).hexdigest()

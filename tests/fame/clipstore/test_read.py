@@ -1,4 +1,6 @@
-"""The reader among processes and damage: pickling, fork, spawn, few handles, flat memory, flipped bits found."""
+"""The reader among processes and damage: pickling, fork, spawn, few handles, flat memory, flipped
+bits found.
+"""
 
 import multiprocessing
 import os
@@ -38,7 +40,9 @@ def test_workers_read_while_the_parent_reads(finished: dict[str, Path], method: 
         assert all(future.result() == expected for future in futures)
 
 
-def test_threads_do_not_mix_their_buffers(finished: dict[str, Path], monkeypatch: pytest.MonkeyPatch):
+def test_threads_do_not_mix_their_buffers(
+    finished: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(Folder, "max_open", 1)  # descriptors are closed under the readers' hands
     store = ClipStore.open(finished["zstd"])
     indices = [0, 9, 3, 6, 1, 8] * 20
@@ -50,7 +54,13 @@ def test_threads_do_not_mix_their_buffers(finished: dict[str, Path], monkeypatch
 def test_handles_stay_few_and_memory_flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Folder, "max_open", 4)
     spec = StoreSpec(
-        frames=2, height=16, width=16, clips_per_video=1, foreground_height=2, foreground_width=2, videos_per_shard=1
+        frames=2,
+        height=16,
+        width=16,
+        clips_per_video=1,
+        foreground_height=2,
+        foreground_width=2,
+        videos_per_shard=1,
     )
     store = ClipStore.open(small.make(tmp_path / "s", spec, count=40, failed=()))
     process, before = psutil.Process(), psutil.Process().num_fds()
@@ -72,7 +82,9 @@ def flip(file: Path, bit: int) -> None:
 
 
 def reads_wrongly(store: Path) -> bool:
-    """Whether some element of a damaged store is read as something else; damage found raises StoreError."""
+    """Whether some element of a damaged store is read as something else; damage found raises
+    StoreError.
+    """
     opened = ClipStore.open(store)
     for index in np.flatnonzero(opened.valid_N).tolist():
         opened.clip(index)
@@ -87,7 +99,10 @@ def test_every_flipped_bit_of_a_shard_is_found_by_the_reader(store: Path, tmp_pa
         size = file.stat().st_size * 8
         for bit in (0, size - 1, *rng.integers(0, size, 12).tolist()):
             flip(file, bit)
-            with pytest.raises(CorruptChunk, match=r"(clips|foreground) of clip \d+ \(shard \d, video \d\) is corrupt"):
+            with pytest.raises(
+                CorruptChunk,
+                match=r"(clips|foreground) of clip \d+ \(shard \d, video \d\) is corrupt",
+            ):
                 reads_wrongly(damaged)
             flip(file, bit)
     assert reads_wrongly(damaged)

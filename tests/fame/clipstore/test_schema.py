@@ -30,7 +30,9 @@ from tests.fame.clipstore import small
     ],
 )
 def test_bad_specs_are_refused_by_name(change: dict, word: str):
-    with pytest.raises((ValueError, TypeError), match=word):  # a TypeError from the annotations, which run in tests
+    with pytest.raises(
+        (ValueError, TypeError), match=word
+    ):  # a TypeError from the annotations, which run in tests
         StoreSpec(**change)
 
 
@@ -46,7 +48,9 @@ def test_digest_changes_with_every_field(name: str):
 
 
 def test_header_survives_json():
-    header = small.header(foreground_parameters={"hue": True, "sigma": 2.5, "kernel": 3, "kind": "dis"})
+    header = small.header(
+        foreground_parameters={"hue": True, "sigma": 2.5, "kernel": 3, "kind": "dis"}
+    )
     found = StoreHeader.from_json(json.loads(canonical_json(header.to_json())))
     assert found == header
     assert found.software == header.software
@@ -58,7 +62,9 @@ def test_another_format_is_named_clearly():
         StoreHeader.from_json(data)
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"{", b'{"a": NaN}', b'"\xff"', b'{"a": "\\ud800"}', b"[" * 10**5])
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b"{", b'{"a": NaN}', b'"\xff"', b'{"a": "\\ud800"}', b"[" * 10**5]
+)
 def test_what_is_no_json_object_is_refused(data: bytes):
     with pytest.raises(StoreError, match="it"):
         parse_json_object(data, "it")
@@ -75,7 +81,11 @@ def test_a_mangled_root_is_refused_or_changes_nothing(data: st.DataObject, value
     root = json.loads(layout.root_json())
     node = root
     while True:
-        key = data.draw(st.sampled_from(sorted(node)) if isinstance(node, dict) else st.integers(0, len(node) - 1))
+        key = data.draw(
+            st.sampled_from(sorted(node))
+            if isinstance(node, dict)
+            else st.integers(0, len(node) - 1)
+        )
         if not isinstance(node[key], (dict, list)) or not node[key] or data.draw(st.booleans()):
             break
         node = node[key]

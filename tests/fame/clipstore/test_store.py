@@ -1,4 +1,6 @@
-"""A finished store: what goes in comes out, through the reader and through plain zarr, byte for byte."""
+"""A finished store: what goes in comes out, through the reader and through plain zarr, byte for
+byte.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -9,7 +11,16 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fame.clipstore import ClipStore, StoreError, StoreSpec, VideoFailure, create, finalise, store_info, write_shard
+from fame.clipstore import (
+    ClipStore,
+    StoreError,
+    StoreSpec,
+    VideoFailure,
+    create,
+    finalise,
+    store_info,
+    write_shard,
+)
 from fame.clipstore.chunk import decode_chunk, encode_chunk
 from fame.clipstore.layout import WHOLE_ARRAYS, Layout
 from tests.fame.clipstore import small
@@ -31,10 +42,16 @@ def specs() -> st.SearchStrategy[StoreSpec]:
     )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(spec=specs(), count=st.integers(1, 6), failed=st.sets(st.integers(0, 5)))
-def test_what_was_written_is_read(tmp_path_factory: pytest.TempPathFactory, spec: StoreSpec, count: int, failed: set):
-    path = small.make(tmp_path_factory.mktemp("s") / "s.zarr", spec, count=count, failed=sorted(failed))
+def test_what_was_written_is_read(
+    tmp_path_factory: pytest.TempPathFactory, spec: StoreSpec, count: int, failed: set
+):
+    path = small.make(
+        tmp_path_factory.mktemp("s") / "s.zarr", spec, count=count, failed=sorted(failed)
+    )
     store, group = ClipStore.open(path), zarr.open_group(path, mode="r")
     layout = Layout(header=store.header, num_videos=count, videos_sha256="")
     for video, given_ in enumerate(small.videos(spec, count, failed=sorted(failed))):
@@ -56,7 +73,9 @@ def test_what_was_written_is_read(tmp_path_factory: pytest.TempPathFactory, spec
 
 def test_plain_zarr_sees_every_array_and_nothing_else(store: Path):
     group = zarr.open_group(store, mode="r")
-    assert sorted(name for name, _ in group.members()) == sorted(("clips", "foreground", *WHOLE_ARRAYS))
+    assert sorted(name for name, _ in group.members()) == sorted(
+        ("clips", "foreground", *WHOLE_ARRAYS)
+    )
     assert group["names"][:].tolist() == small.names(5)
     assert group["label"][:].tolist() == [label for label in small.labels(5) for _ in range(2)]
     assert group["video"][:].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
@@ -81,7 +100,9 @@ def test_shards_are_byte_for_byte_what_zarr_writes(tmp_path: Path, codec: str):
             data = zarr.open_array(theirs / name, mode="r")[:]
             for chunk in (theirs / name).glob("c.*"):
                 chunk.unlink()
-            if name == "clips" and codec == "jpeg":  # what zarr encodes must be what was given, not what was decoded
+            if (
+                name == "clips" and codec == "jpeg"
+            ):  # what zarr encodes must be what was given, not what was decoded
                 data = np.concatenate([video.clips for video in small.videos(spec, 4)])
             zarr.open_array(theirs / name, mode="r+")[:] = data
     assert small.contents(theirs) == small.contents(ours)
@@ -121,7 +142,9 @@ def test_clips_that_are_not_there_are_refused(store: Path):
 
 
 def test_a_store_without_maps_says_so(tmp_path: Path):
-    store = ClipStore.open(small.make(tmp_path / "s.zarr", dataclasses.replace(small.SPEC, foreground="none")))
+    store = ClipStore.open(
+        small.make(tmp_path / "s.zarr", dataclasses.replace(small.SPEC, foreground="none"))
+    )
     assert not (store.path / "foreground").exists()
     with pytest.raises(StoreError, match="without foreground maps"):
         store.foreground(0)

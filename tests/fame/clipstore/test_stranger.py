@@ -1,4 +1,6 @@
-"""Stores that a stranger made to mislead: refused with an error, never a crash, a huge allocation or a foreign file."""
+"""Stores that a stranger made to mislead: refused with an error, never a crash, a huge allocation
+or a foreign file.
+"""
 
 import dataclasses
 import hashlib
@@ -71,7 +73,9 @@ def test_forged_headers_are_refused(forged: Path, changes: dict):
 
 
 @pytest.mark.parametrize("changes", [{"height": 20_000}, {"clips_per_video": 10**5}])
-def test_consistent_lies_about_the_recipe_are_found_without_allocating_them(forged: Path, changes: dict):
+def test_consistent_lies_about_the_recipe_are_found_without_allocating_them(
+    forged: Path, changes: dict
+):
     spec = dataclasses.replace(small.SPEC, codec="zstd", **changes)
     write_root(forged, Layout(header=small.header(spec), num_videos=5, videos_sha256=""))
     with pytest.raises(StoreError):
@@ -93,7 +97,8 @@ def test_names_that_leave_the_root_are_refused(forged: Path, name: str):
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\5\0\0\0", b"\5\0\0\0\xff\xff\xff\xff", b"\4\0\0\0", b"\5\0\0\0" + b"\1\0\0\0\xff" * 5]
+    "data",
+    [b"", b"\5\0\0\0", b"\5\0\0\0\xff\xff\xff\xff", b"\4\0\0\0", b"\5\0\0\0" + b"\1\0\0\0\xff" * 5],
 )
 def test_names_that_lie_about_their_lengths_are_refused(forged: Path, data: bytes):
     (forged / "names/c.0").write_bytes(data + crc32c(data))
@@ -129,7 +134,8 @@ def test_a_valid_array_of_other_bytes_is_refused(forged: Path):
 
 
 @pytest.mark.parametrize(
-    ("offset", "length"), [(2**63, 10), (0, 2**63), (2**64 - 1, 5), (0, 2**64 - 1), (10**6, 100), (0, 0)]
+    ("offset", "length"),
+    [(2**63, 10), (0, 2**63), (2**64 - 1, 5), (0, 2**64 - 1), (10**6, 100), (0, 0)],
 )
 def test_an_index_that_points_elsewhere_is_refused(forged: Path, offset: int, length: int):
     file = forged / "clips/c.0.0.0.0.0"

@@ -7,7 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fame.clipstore import StoreError, finalise, is_finished, missing_shards, repair, verify, write_shard
+from fame.clipstore import (
+    StoreError,
+    finalise,
+    is_finished,
+    missing_shards,
+    repair,
+    verify,
+    write_shard,
+)
 from fame.clipstore.layout import record_key
 from fame.randomness import numpy_generator
 from tests.fame.clipstore import small
@@ -85,9 +93,13 @@ def test_shards_that_changed_places_are_found(finished: dict[str, Path], tmp_pat
     assert [report.shard for report in verify(store).shards] == [0, 1]
 
 
-def test_a_record_from_an_equal_shard_elsewhere_is_found_by_the_seal(finished: dict[str, Path], tmp_path: Path):
+def test_a_record_from_an_equal_shard_elsewhere_is_found_by_the_seal(
+    finished: dict[str, Path], tmp_path: Path
+):
     store = small.copy(finished["jpeg"], tmp_path / "s")
-    write_shard(store, 0, small.shard_videos(small.SPEC, 0, 5, failed=[1]))  # a true record of other outcomes
+    write_shard(
+        store, 0, small.shard_videos(small.SPEC, 0, 5, failed=[1])
+    )  # a true record of other outcomes
     assert "seal.json" in verify(store).files
 
 

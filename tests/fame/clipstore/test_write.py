@@ -1,4 +1,6 @@
-"""Making a store: resuming, killing at any moment, refusing what is not this store, full disks, the lock."""
+"""Making a store: resuming, killing at any moment, refusing what is not this store, full disks, the
+lock.
+"""
 
 import dataclasses
 import errno
@@ -49,7 +51,9 @@ def go_on(path: Path, count: int = 5, failed: tuple[int, ...] = (2,)) -> None:
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
-def test_bytes_do_not_depend_on_the_order_of_shards(finished: dict[str, Path], tmp_path: Path, order: tuple[int, ...]):
+def test_bytes_do_not_depend_on_the_order_of_shards(
+    finished: dict[str, Path], tmp_path: Path, order: tuple[int, ...]
+):
     small.begin(tmp_path / "s", small.SPEC, 5)
     for shard in order:
         write_shard(tmp_path / "s", shard, small.shard_videos(small.SPEC, shard, 5, failed=[2]))
@@ -57,7 +61,9 @@ def test_bytes_do_not_depend_on_the_order_of_shards(finished: dict[str, Path], t
     assert small.contents(tmp_path / "s") == small.contents(finished["jpeg"])
 
 
-def test_beginning_again_and_finishing_again_change_nothing(finished: dict[str, Path], tmp_path: Path):
+def test_beginning_again_and_finishing_again_change_nothing(
+    finished: dict[str, Path], tmp_path: Path
+):
     store = small.copy(finished["jpeg"], tmp_path / "s")
     (store / ".partial").mkdir()
     (store / ".partial/rest").write_bytes(b"left by a killed writer")
@@ -89,7 +95,9 @@ def damage_json(file: Path) -> None:
         lambda store: (store / record_key(1)).write_bytes(b"[]"),
         lambda store: damage_json(store / record_key(1)),
         lambda store: (store / record_key(1)).rename(store / record_key(0)),
-        lambda store: (store / record_key(1)).write_bytes((store / record_key(1)).read_bytes() + b" "),
+        lambda store: (store / record_key(1)).write_bytes(
+            (store / record_key(1)).read_bytes() + b" "
+        ),
     ],
 )
 def test_a_record_that_is_wrong_does_not_count(begun: Path, finished: dict[str, Path], damage):
@@ -119,7 +127,12 @@ def test_a_record_of_another_store_does_not_count(begun: Path, tmp_path: Path):
 def test_another_recipe_is_refused_by_what_differs(begun: Path, changes: dict, word: str):
     before = small.contents(begun)
     with pytest.raises(StoreError, match=word):
-        create(begun, dataclasses.replace(small.header(), **changes), names=small.names(5), labels=small.labels(5))
+        create(
+            begun,
+            dataclasses.replace(small.header(), **changes),
+            names=small.names(5),
+            labels=small.labels(5),
+        )
     assert small.contents(begun) == before
 
 
@@ -129,7 +142,9 @@ def test_other_videos_are_refused(begun: Path):
 
 
 def test_a_newer_software_may_go_on(begun: Path, finished: dict[str, Path]):
-    create(begun, small.header(software="fame-video 9"), names=small.names(5), labels=small.labels(5))
+    create(
+        begun, small.header(software="fame-video 9"), names=small.names(5), labels=small.labels(5)
+    )
     go_on(begun)
     assert small.contents(begun) == small.contents(finished["jpeg"])
 
@@ -179,9 +194,30 @@ def test_a_shard_takes_exactly_its_videos(begun: Path, count: int):
 @pytest.mark.parametrize(
     "wrong",
     [
-        StoreSpec(frames=3, clips_per_video=3, height=16, width=24, foreground_height=4, foreground_width=6),
-        StoreSpec(frames=3, clips_per_video=2, height=24, width=16, foreground_height=4, foreground_width=6),
-        StoreSpec(frames=3, clips_per_video=2, height=16, width=24, foreground_height=4, foreground_width=5),
+        StoreSpec(
+            frames=3,
+            clips_per_video=3,
+            height=16,
+            width=24,
+            foreground_height=4,
+            foreground_width=6,
+        ),
+        StoreSpec(
+            frames=3,
+            clips_per_video=2,
+            height=24,
+            width=16,
+            foreground_height=4,
+            foreground_width=6,
+        ),
+        StoreSpec(
+            frames=3,
+            clips_per_video=2,
+            height=16,
+            width=24,
+            foreground_height=4,
+            foreground_width=5,
+        ),
         dataclasses.replace(small.SPEC, foreground="none"),
     ],
 )
@@ -217,13 +253,18 @@ def full(*_: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@pytest.mark.parametrize(("call", "fails"), [("fdopen", FullFile), ("fsync", full), ("fchmod", full)])
+@pytest.mark.parametrize(
+    ("call", "fails"), [("fdopen", FullFile), ("fsync", full), ("fchmod", full)]
+)
 def test_a_full_disk_is_a_clear_error_and_the_run_goes_on(
     begun: Path, finished: dict[str, Path], monkeypatch: pytest.MonkeyPatch, call: str, fails
 ):
     with monkeypatch.context() as patch:
         patch.setattr(store_files.os, call, fails)
-        with pytest.raises(StoreError, match=r"No space left on device.*free some space.*run the same command again"):
+        with pytest.raises(
+            StoreError,
+            match=r"No space left on device.*free some space.*run the same command again",
+        ):
             write_shard(begun, 0, small.shard_videos(small.SPEC, 0, 5))
     assert missing_shards(begun) == [0, 2]
     assert not list((begun / ".partial").iterdir())
@@ -238,7 +279,9 @@ def write_all(path: Path, ready) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_killed_at_any_moment_the_same_command_ends_with_the_same_bytes(finished: dict[str, Path], tmp_path: Path):
+def test_killed_at_any_moment_the_same_command_ends_with_the_same_bytes(
+    finished: dict[str, Path], tmp_path: Path
+):
     context, rng, killed = multiprocessing.get_context("fork"), random.Random(0), 0
     for attempt in range(20):
         path, ready = tmp_path / f"{attempt}", context.Event()
@@ -269,7 +312,9 @@ def test_objects_are_durable_before_their_record_is(begun: Path, monkeypatch: py
     monkeypatch.setattr(Path, "rename", note_rename)
     write_shard(begun, 0, small.shard_videos(small.SPEC, 0, 5))
     expected = (("c.0.0.0.0.0", "clips"), ("c.0.0.0", "foreground"), ("0.json", "records"))
-    for (synced, renamed, folder), (name, parent) in zip(zip(*[iter(steps)] * 3, strict=True), expected, strict=True):
+    for (synced, renamed, folder), (name, parent) in zip(
+        zip(*[iter(steps)] * 3, strict=True), expected, strict=True
+    ):
         assert renamed == (f"rename {synced[1]}", name)
         assert folder == ("sync", parent)
 
@@ -300,7 +345,9 @@ def test_killed_before_any_file_gets_its_name_the_same_command_ends_with_the_sam
             except Killed:
                 pass
         go_on(path)
-        assert small.contents(path) == small.contents(finished["jpeg"]), f"killed before rename {step}"
+        assert small.contents(path) == small.contents(finished["jpeg"]), (
+            f"killed before rename {step}"
+        )
     assert step == 11 + 3 * 3 + 3  # the skeleton, the shards, start_frame, valid and the seal
 
 
@@ -369,7 +416,9 @@ def test_a_forked_child_does_not_hold_the_lock(tmp_path: Path):
     child.join()
 
 
-def test_a_file_system_without_locks_warns_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_file_system_without_locks_warns_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     def unsupported(*_: object):
         raise OSError(errno.EOPNOTSUPP, "not supported")
 
