@@ -12,11 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
-import preprocess.commands
-import train.bias_commands
-import train.commands
-import train.evaluate_commands
-from cli_options import Commands, Root, checkpoint_or_default, table
+import commands.bias
+import commands.evaluate
+import commands.preprocess
+import commands.training
+from commands.options import Commands, Root, checkpoint_or_default, table
 
 ORDER = (
     "demo",
@@ -47,13 +47,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 store_app = typer.Typer(cls=Commands, help="Look at a clip store and check it.")
-app.add_typer(preprocess.commands.app, name="preprocess")
+app.add_typer(commands.preprocess.app, name="preprocess")
 app.add_typer(store_app, name="store")
-app.command()(train.commands.pretrain)
-app.add_typer(train.commands.finetune_app, name="finetune")
-app.add_typer(train.evaluate_commands.evaluate_app, name="evaluate")
-app.command()(train.evaluate_commands.activate)
-app.command()(train.bias_commands.bias)
+app.command()(commands.training.pretrain)
+app.add_typer(commands.training.finetune_app, name="finetune")
+app.add_typer(commands.evaluate.evaluate_app, name="evaluate")
+app.command()(commands.evaluate.activate)
+app.command()(commands.bias.bias)
 
 
 def _version(wanted: bool) -> None:
@@ -266,7 +266,7 @@ def demo(
 ) -> None:
     """Draw a small video set, then preprocess, pretrain and evaluate it; every command is shown."""
     from preprocess.world import WorldSpec, write_world
-    from train.visualize import plot_curves
+    from train.evaluate.plots import plot_curves
 
     spec = WorldSpec(
         videos=videos,

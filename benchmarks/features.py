@@ -35,7 +35,7 @@ from fame.clipstore import (
 from fame.models import build_backbone
 from fame.randomness import numpy_generator
 from fame.weights import Card, Encoder
-from train.features import extract_features
+from train.evaluate.features import extract_features
 
 RESULTS = Path(__file__).parent / "results/features.json"
 BATCH = 4

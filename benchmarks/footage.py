@@ -26,12 +26,12 @@ import torch
 
 from fame.clipstore import ClipStore
 from fame.weights import read_weights
-from train import checkpoint
 from train.config import FinetuneConfig
-from train.evaluate import EvaluationConfig, evaluate, knn, linear
+from train.evaluate.frozen import EvaluationConfig, evaluate, knn, linear
 from train.finetune import finetune
 from train.pretrain import build_moco, pretrain
 from train.recipes import recipe
+from train.run import checkpoint
 
 FOOTAGE = Path(__file__).resolve().parents[2] / "shared/data/overhead-actions"
 RESULTS = Path(__file__).parent / "results"

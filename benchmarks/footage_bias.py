@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from footage import ARMS, PRETRAIN, RESULTS, make_stores, start_of
 
-from train.bias import BiasConfig, BiasReport, Figure, encoder_report
-from train.bias_picture import draw_bars, figure_name
+from train.bias.picture import draw_bars, figure_name
+from train.bias.report import BiasConfig, BiasReport, Figure, encoder_report
 
 PICTURES = Path(__file__).parents[1] / "docs" / "images"
 SEEDS = (0, 1, 2)

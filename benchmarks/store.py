@@ -42,7 +42,7 @@ from fame.clipstore import (
 )
 from fame.clipstore.chunk import CRC_BYTES, decode_chunk, max_chunk_bytes
 from fame.clipstore.layout import Layout
-from fame.clipstore.place import locate
+from fame.clipstore.locate import locate
 from fame.clipstore.shard import OpenShard
 from fame.clipstore.write import read_layout
 from fame.randomness import numpy_generator

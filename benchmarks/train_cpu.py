@@ -26,8 +26,8 @@ from fame.moco import shuffle
 from tests.stores import SPEC, make_store
 from train.config import PretrainConfig
 from train.data import PairDataset, Pairs, stream
-from train.optimizer import make_optimizer
 from train.pretrain import build_moco
+from train.run.optimizer import make_optimizer
 from train.views import make_views
 
 RESULTS = Path(__file__).parent / "results/train_cpu.json"

@@ -138,7 +138,8 @@ class Encoder:
 
     def __repr__(self) -> str:
         card = self.card
-        return f"Encoder({card.name}, {card.options}, head={card.head}, feature_dim={self.feature_dim})"
+        network = f"{card.name}, {card.options}, head={card.head}"
+        return f"Encoder({network}, feature_dim={self.feature_dim})"
 
 
 def load(path: str | Path, *, device: torch.device | str | None = None) -> Encoder:

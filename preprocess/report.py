@@ -129,11 +129,11 @@ def write_report(report: Report) -> None:
         json.dumps({"video": name, "reason": reason}, ensure_ascii=False) + "\n"
         for name, reason in report.failures
     )
-    place = locate(report.store)
-    place.write_beside(FAILURES_SUFFIX, failures)
+    storage = locate(report.store)
+    storage.write_beside(FAILURES_SUFFIX, failures)
     fields = dataclasses.asdict(report) | {"store": Path(report.store).name}
     del fields["failures"], fields["estimate"]
-    place.write_beside(REPORT_SUFFIX, json.dumps(fields, indent=1) + "\n")
+    storage.write_beside(REPORT_SUFFIX, json.dumps(fields, indent=1) + "\n")
 
 
 @contextmanager

@@ -27,8 +27,8 @@ from preprocess import plan
 from preprocess.config import PreprocessConfig, list_videos
 from preprocess.datasets import Listing
 from preprocess.executors import serial
+from preprocess.flow import FlowParameters
 from preprocess.isolation import DECODER
-from preprocess.motion import FlowParameters
 from preprocess.report import REPORT_SUFFIX, Report, Snapshot, write_report
 from preprocess.task import ShardResult, ShardTask, Work, make_shard
 

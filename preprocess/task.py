@@ -20,8 +20,8 @@ from fame.clipstore import (
     write_shard,
 )
 from preprocess.decode import DecodeError, Sampling
+from preprocess.flow import map_clip
 from preprocess.isolation import DECODER, Decoder, DecoderStartError
-from preprocess.motion import map_clip
 
 
 @dataclass(frozen=True, kw_only=True)

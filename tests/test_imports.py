@@ -13,13 +13,16 @@ def run(code: str) -> str:
 
 
 def test_training_and_its_commands_import_without_ray() -> None:
-    modules = "train.pretrain, train.evaluate, train.commands, cli, fame.export, preprocess.run"
+    modules = (
+        "train.pretrain, train.evaluate.frozen, commands.training, cli, fame.export, preprocess.run"
+    )
     run(RAY_IS_MISSING + f"import {modules}")
 
 
 def test_nothing_of_ray_is_loaded_by_training() -> None:
     assert (
-        run("import sys, train.pretrain, train.evaluate; print('ray' in sys.modules)") == "False\n"
+        run("import sys, train.pretrain, train.evaluate.frozen; print('ray' in sys.modules)")
+        == "False\n"
     )
 
 

@@ -101,8 +101,8 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def contents(address: str) -> dict[str, bytes]:
     """Every object of a store."""
-    place = locate(address)
-    return {key: place.read(key, limit=2**30) for key in sorted(place.list_keys())}
+    storage = locate(address)
+    return {key: storage.read(key, limit=2**30) for key in sorted(storage.list_keys())}
 
 
 def uploads(address: str) -> int:
@@ -118,46 +118,46 @@ def mend(address: str) -> None:
     small.finalise(address)
 
 
-# The place ----------------------------------------------------------------------------------------
+# The storage ----------------------------------------------------------------------------------------
 
 
 def test_folders_and_buckets_keep_the_same_promises(address: str, tmp_path: Path):
     big = np.arange(3 * 2**20, dtype=np.uint32).tobytes()  # 12 MB
     seen = []
-    for place in (locate(tmp_path / "s.zarr"), locate(address)):
-        assert place.size("a/b") is None
-        place.write("a/b", b"one")
-        place.write("a/b", b"other")
-        place.write("empty", b"")
-        left = place.draft("a/left")
+    for storage in (locate(tmp_path / "s.zarr"), locate(address)):
+        assert storage.size("a/b") is None
+        storage.write("a/b", b"one")
+        storage.write("a/b", b"other")
+        storage.write("empty", b"")
+        left = storage.draft("a/left")
         left.write(big)
-        unfinished = place.draft("a/unfinished")
+        unfinished = storage.draft("a/unfinished")
         unfinished.write(b"x")
         unfinished.discard()
-        large = place.draft("large")
+        large = storage.draft("large")
         for start in range(0, len(big), 10**6):
             large.write(big[start : start + 10**6])
-        assert place.size("large") is None, "nothing has its name before it is whole"
+        assert storage.size("large") is None, "nothing has its name before it is whole"
         large.commit()
         large.discard()
-        assert (large.size, large.sha256) == (len(big), place.sha256("large"))
+        assert (large.size, large.sha256) == (len(big), storage.sha256("large"))
         view = memoryview(bytearray(8))
-        count = place.open("large").read_into(view, len(big) - 8)
-        place.sweep()
+        count = storage.open("large").read_into(view, len(big) - 8)
+        storage.sweep()
         left.discard()
-        place.remove("empty")
-        place.remove("never there")
+        storage.remove("empty")
+        storage.remove("never there")
         with pytest.raises(StoreError, match="a/left: cannot read"):
-            place.open("a/left")
+            storage.open("a/left")
         with pytest.raises(StoreError, match="5 bytes where at most 4"):
-            place.read("a/b", limit=4)
-        place.write_beside(".note", "é")
-        assert place.has_beside(".note") and not place.has_beside(".other")
+            storage.read("a/b", limit=4)
+        storage.write_beside(".note", "é")
+        assert storage.has_beside(".note") and not storage.has_beside(".other")
         seen.append(
             (
-                sorted(place.list_keys()),
-                place.read("a/b"),
-                place.sha256("large"),
+                sorted(storage.list_keys()),
+                storage.read("a/b"),
+                storage.sha256("large"),
                 count,
                 bytes(view),
             )
@@ -169,23 +169,23 @@ def test_folders_and_buckets_keep_the_same_promises(address: str, tmp_path: Path
 def test_parts_of_an_upload_join(address: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(object_store, "PART_BYTES", 5 * 2**20)
     data = np.arange(3 * 2**20, dtype=np.uint32).tobytes()
-    place = locate(address)
-    draft = place.draft("large")
+    storage = locate(address)
+    draft = storage.draft("large")
     draft.write(data[: 11 * 2**20])
     draft.write(data[11 * 2**20 :])
-    assert uploads(address) == 1 and place.size("large") is None
+    assert uploads(address) == 1 and storage.size("large") is None
     draft.commit()
-    assert place.read("large") == data and uploads(address) == 0
+    assert storage.read("large") == data and uploads(address) == 0
     for end in (
         lambda draft: draft.discard(),
-        lambda draft: place.sweep(),
+        lambda draft: storage.sweep(),
     ):  # given up, and left by a kill
-        draft = place.draft("large")
+        draft = storage.draft("large")
         draft.write(data)
         assert uploads(address) == 1
         end(draft)
         assert uploads(address) == 0
-    assert sorted(place.list_keys()) == ["large"]
+    assert sorted(storage.list_keys()) == ["large"]
 
 
 @pytest.mark.parametrize("address", ["", "bucket", "bucket/", "/x", "b/x//y"])
@@ -232,11 +232,11 @@ def test_resuming_makes_what_is_missing(address: str, local: Path):
 
 
 def test_what_is_not_this_store_is_left_alone(address: str):
-    place = locate(address)
-    place.write("clips/holiday.mp4", b"a memory")
+    storage = locate(address)
+    storage.write("clips/holiday.mp4", b"a memory")
     with pytest.raises(StoreError, match=r"holds no clip store; it holds 'clips/holiday.mp4'"):
         small.begin(address, small.SPEC, 5)
-    place.remove("clips/holiday.mp4")
+    storage.remove("clips/holiday.mp4")
     small.begin(address, small.SPEC, 5)
     with pytest.raises(StoreError, match=r"split 'train' .asked for: 'val'"):
         create(address, small.header(split="val"), names=small.names(5), labels=small.labels(5))
@@ -245,11 +245,11 @@ def test_what_is_not_this_store_is_left_alone(address: str):
 @pytest.mark.slow
 def test_flipped_bits_are_found_and_mended(address: str, local: Path):
     small.make(address)
-    place = locate(address)
+    storage = locate(address)
     for key in ("zarr.json", "clips/c.1.0.0.0.0", record_key(2)):
-        damaged = bytearray(place.read(key))
+        damaged = bytearray(storage.read(key))
         damaged[len(damaged) // 2] ^= 16
-        place.write(key, bytes(damaged))
+        storage.write(key, bytes(damaged))
         report = verify(address)
         assert not report.ok, key
         if key.startswith("clips"):
@@ -260,7 +260,7 @@ def test_flipped_bits_are_found_and_mended(address: str, local: Path):
             mend(address)
         assert contents(address) == small.contents(local), key
     assert verify(address).ok
-    place.remove(record_key(1))
+    storage.remove(record_key(1))
     assert not verify(address).ok
 
 
@@ -301,7 +301,7 @@ def test_forked_workers_read_while_the_parent_reads(address: str, local: Path):
 
 @pytest.mark.slow
 def test_a_loader_with_workers_gives_what_a_local_store_gives(address: str, local: Path):
-    from train.features import SquareClips
+    from train.evaluate.features import SquareClips
 
     small.make(address)
     given = []
@@ -447,8 +447,8 @@ def test_every_executor_makes_the_store_of_a_folder_and_a_killed_run_resumes(
     assert "8 of 8 shards made" in output(preprocess(videos, address + "-ray", "--workers", 2))
     assert contents(address + "-ray") == expected
     killed = preprocess(videos, address, "--executor", "serial")
-    place, deadline = locate(address), time.monotonic() + 60
-    while not any(key.startswith("records/") for key in place.list_keys()):
+    storage, deadline = locate(address), time.monotonic() + 60
+    while not any(key.startswith("records/") for key in storage.list_keys()):
         assert time.monotonic() < deadline and killed.poll() is None
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
@@ -459,7 +459,7 @@ def test_every_executor_makes_the_store_of_a_folder_and_a_killed_run_resumes(
     told = output(preprocess(videos, address, "--executor", "serial"))
     assert "of 8 shards made" in told and "8 of 8 shards" not in told
     assert contents(address) == expected
-    assert place.has_beside(".report.json") and place.has_beside(".failures.jsonl")
+    assert storage.has_beside(".report.json") and storage.has_beside(".failures.jsonl")
     assert "is finished: nothing to do" in output(
         preprocess(videos, address, "--executor", "serial")
     )

@@ -20,19 +20,19 @@ from fame.clipstore import ClipStore, StorePath
 from fame.metrics import topk_accuracy
 from fame.models import Backbone, build_encoder, set_activation_checkpointing, set_norm_group
 from fame.weights import Weights
-from train import checkpoint
 from train.config import FinetuneConfig
 from train.data import Pairs, steps_per_epoch, stream
-from train.distributed import Alone, choose_device, gradients, process_group, share_of
-from train.evaluate import check_comparable
-from train.features import Watch, file_digest, unwatched
+from train.evaluate.classifiers import Figures, Scores, classify, report
+from train.evaluate.features import Watch, file_digest, unwatched
+from train.evaluate.frozen import check_comparable
+from train.evaluate.plots import plot_confusion
 from train.finetune_data import LabelledClips, held_out_videos, make_view
-from train.loop import EpochEnd, RunResult, train
 from train.pretrain import make_optimizer, set_precision, store_identity
-from train.report import write_json
-from train.schedule import learning_rate
-from train.testing import Figures, Scores, classify, report
-from train.visualize import plot_confusion
+from train.run import checkpoint
+from train.run.log import write_json
+from train.run.loop import EpochEnd, RunResult, train
+from train.run.peers import Alone, choose_device, gradients, process_group, share_of
+from train.run.schedule import learning_rate
 
 SELECTED = "selected.pt"
 
@@ -59,7 +59,7 @@ def finetune(
     crops: int = 1,
     watch: Watch = unwatched,
 ) -> FinetuneResult:
-    """Train into ``run_dir`` (see :func:`train.loop.train` for how it stops and resumes), then
+    """Train into ``run_dir`` (see :func:`train.run.loop.train` for how it stops and resumes), then
     test.
 
     The test shows every clip of a test video, ``crops`` squares of each; ``report.json`` and
@@ -125,9 +125,7 @@ def configured(
 
 
 class FinetuneTask:
-    """One training step, its data and its state; :class:`train.loop.Task` says what each member is
-    for.
-    """
+    """One training step, its data and its state, as :class:`train.run.loop.Task` asks for them."""
 
     def __init__(
         self,

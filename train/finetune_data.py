@@ -15,7 +15,7 @@ from fame.normalize import normalise
 from fame.randomness import numpy_generator
 from train.config import FinetuneConfig
 from train.data import PairDataset, Pairs
-from train.linear import hold_out
+from train.evaluate.linear import hold_out
 
 
 class LabelledClips(PairDataset):

@@ -20,12 +20,12 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from fame.clipstore import StorePath, absolute
 from fame.weights import read_weights
-from train import checkpoint
 from train.config import FinetuneConfig, PretrainConfig, TrainingConfig, from_dict
-from train.distributed import choose_device
 from train.finetune import FinetuneResult, finetune
-from train.loop import RunResult
 from train.pretrain import pretrain
+from train.run import checkpoint
+from train.run.loop import RunResult
+from train.run.peers import choose_device
 
 
 @dataclass(frozen=True, kw_only=True)

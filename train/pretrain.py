@@ -16,11 +16,11 @@ from fame.moco import MoCo, shuffle
 from fame.models import Backbone, build_encoder, set_activation_checkpointing, set_norm_group
 from train.config import PretrainConfig
 from train.data import PairDataset, Pairs, steps_per_epoch, stream
-from train.distributed import Alone, choose_device, gradients, process_group, share_of
-from train.knn import knn_accuracy, labelled_videos
-from train.loop import EpochEnd, RunResult, train
-from train.optimizer import make_optimizer, set_precision
-from train.schedule import key_momentum, learning_rate
+from train.evaluate.monitor import knn_accuracy, labelled_videos
+from train.run.loop import EpochEnd, RunResult, train
+from train.run.optimizer import make_optimizer, set_precision
+from train.run.peers import Alone, choose_device, gradients, process_group, share_of
+from train.run.schedule import key_momentum, learning_rate
 from train.views import make_views, picture, reads_maps
 
 
@@ -32,7 +32,7 @@ def pretrain(
     resume: Literal["auto", "never"] | Path = "auto",
     knn_store: StorePath | None = None,
 ) -> RunResult:
-    """Train on ``stores`` into ``run_dir``; see :func:`train.loop.train` for how it stops and
+    """Train on ``stores`` into ``run_dir``; see :func:`train.run.loop.train` for how it stops and
     resumes.
 
     Under torchrun or Ray every process calls this with the same arguments. ``knn_store`` is the
@@ -52,9 +52,7 @@ def pretrain(
 
 
 class PretrainTask:
-    """One training step, its data and its state; :class:`train.loop.Task` says what each member is
-    for.
-    """
+    """One training step, its data and its state, as :class:`train.run.loop.Task` asks for them."""
 
     def __init__(
         self,

@@ -29,11 +29,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 import worlds
 
-from train import checkpoint
-from train.bias import BiasConfig, encoder_report
+from train.bias.report import BiasConfig, encoder_report
 from train.config import PretrainConfig
 from train.pretrain import build_moco, pretrain
 from train.recipes import recipe
+from train.run import checkpoint
 
 RESULTS = Path(__file__).parents[1] / "results"
 PICTURES = Path(__file__).parents[2] / "docs" / "images"

@@ -10,7 +10,7 @@ from fame.foreground import top_fraction
 from fame.merge import derangement
 from fame.preview import dim, enlarge, heat, tile, write_gif, write_png
 from fame.randomness import generator
-from preprocess.motion import map_clip
+from preprocess.flow import map_clip
 from preprocess.world import WorldSpec, render
 
 HERE = Path(__file__).parent

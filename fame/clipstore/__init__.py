@@ -6,7 +6,7 @@ Making one: ``with lock(path): create(...)``, ``write_shard`` for each of ``miss
 """
 
 from fame.clipstore.info import StoreInfo, store_info
-from fame.clipstore.place import StorePath, absolute, locate, lock
+from fame.clipstore.locate import absolute, locate, lock
 from fame.clipstore.read import ClipStore
 from fame.clipstore.record import ShardRecord, StoredObject, VideoOutcome
 from fame.clipstore.schema import (
@@ -20,6 +20,7 @@ from fame.clipstore.schema import (
 )
 from fame.clipstore.seal import is_finished
 from fame.clipstore.sizing import estimate_clip_bytes, sized_for
+from fame.clipstore.storage import StorePath
 from fame.clipstore.verify import ShardReport, StoreReport, repair, verify, verify_shard
 from fame.clipstore.write import create, finalise, missing_shards, read_record, write_shard
 

@@ -14,8 +14,8 @@ from jaxtyping import Bool, Int32
 
 from fame.clipstore.chunk import CRC_BYTES, crc32c
 from fame.clipstore.layout import Layout
-from fame.clipstore.place import Place
 from fame.clipstore.schema import StoreError, canonical_json
+from fame.clipstore.storage import Storage
 
 _LENGTH_BYTES = 4
 _MAX_NAMES_BYTES = 2**36
@@ -62,42 +62,42 @@ def encode_names(names: Sequence[str]) -> bytes:
     return _closed(b"".join(parts))
 
 
-def read_integers(place: Place, layout: Layout, array: str) -> Int32[np.ndarray, " n"]:
+def read_integers(storage: Storage, layout: Layout, array: str) -> Int32[np.ndarray, " n"]:
     """Read ``video``, ``label`` or ``start_frame``; raises :class:`StoreError` where it is
     damaged.
     """
-    return np.frombuffer(_open(place, layout, array, layout.num_clips * 4), "<i4").astype(
+    return np.frombuffer(_open(storage, layout, array, layout.num_clips * 4), "<i4").astype(
         np.int32, copy=False
     )
 
 
-def read_valid(place: Place, layout: Layout) -> Bool[np.ndarray, " n"]:
+def read_valid(storage: Storage, layout: Layout) -> Bool[np.ndarray, " n"]:
     """Read ``valid``; raises :class:`StoreError` where it is damaged."""
-    data_N = np.frombuffer(_open(place, layout, "valid", layout.num_clips), np.uint8)
+    data_N = np.frombuffer(_open(storage, layout, "valid", layout.num_clips), np.uint8)
     if data_N.max() > 1:
-        raise StoreError(f"{place}: valid holds a byte that is no boolean")
+        raise StoreError(f"{storage}: valid holds a byte that is no boolean")
     return data_N.view(np.bool_)
 
 
-def read_labels(place: Place, layout: Layout) -> Int32[np.ndarray, " v"]:
+def read_labels(storage: Storage, layout: Layout) -> Int32[np.ndarray, " v"]:
     """Class of each video; raises :class:`StoreError` where the array is damaged or its clips
     disagree.
     """
-    label_VC = read_integers(place, layout, "label").reshape(layout.num_videos, -1)
+    label_VC = read_integers(storage, layout, "label").reshape(layout.num_videos, -1)
     if (label_VC != label_VC[:, :1]).any():
-        raise StoreError(f"{place}: clips of one video have different labels")
+        raise StoreError(f"{storage}: clips of one video have different labels")
     try:
         check_labels(label_VC[:, 0], len(layout.header.class_names))
     except ValueError as error:
-        raise StoreError(f"{place}: {error}") from error
+        raise StoreError(f"{storage}: {error}") from error
     return label_VC[:, 0]
 
 
-def read_names(place: Place, layout: Layout) -> tuple[str, ...]:
+def read_names(storage: Storage, layout: Layout) -> tuple[str, ...]:
     """Names of the videos; raises :class:`StoreError` for a damaged array and for names that leave
     the source root.
     """
-    data = _open(place, layout, "names", None)
+    data = _open(storage, layout, "names", None)
     names: list[str] = []
     position = _LENGTH_BYTES
     try:
@@ -111,17 +111,17 @@ def read_names(place: Place, layout: Layout) -> tuple[str, ...]:
         if position != len(data):
             raise ValueError("the names end elsewhere than their array")
     except ValueError as error:
-        raise StoreError(f"{place}: names: {error}") from error
+        raise StoreError(f"{storage}: names: {error}") from error
     return tuple(names)
 
 
-def _open(place: Place, layout: Layout, array: str, size: int | None) -> bytes:
+def _open(storage: Storage, layout: Layout, array: str, size: int | None) -> bytes:
     key = layout.whole_key(array)
-    data = place.read(key, limit=_MAX_NAMES_BYTES if size is None else size + CRC_BYTES)
+    data = storage.read(key, limit=_MAX_NAMES_BYTES if size is None else size + CRC_BYTES)
     if (size is not None and len(data) != size + CRC_BYTES) or len(data) < CRC_BYTES:
-        raise StoreError(f"{place}/{key}: {len(data)} bytes where {size} and a checksum belong")
+        raise StoreError(f"{storage}/{key}: {len(data)} bytes where {size} and a checksum belong")
     if crc32c(data[:-CRC_BYTES]) != data[-CRC_BYTES:]:
-        raise StoreError(f"{place}/{key}: the checksum does not match")
+        raise StoreError(f"{storage}/{key}: the checksum does not match")
     return data[:-CRC_BYTES]
 
 

@@ -1,4 +1,4 @@
-"""A store as files in a folder: the one place that turns keys into paths, and the only one that
+"""A store as files in a folder: the one storage that turns keys into paths, and the only one that
 renames and syncs.
 """
 
@@ -14,13 +14,13 @@ from pathlib import Path
 
 from fame.clipstore.flock import hold
 from fame.clipstore.layout import PARTIAL
-from fame.clipstore.place import Draft, In, Out, Place, Source
 from fame.clipstore.schema import StoreError
+from fame.clipstore.storage import Draft, In, Out, Source, Storage
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class Folder(Place):
+class Folder(Storage):
     """The files of a store in a folder of a file system."""
 
     max_open = 128  # descriptors

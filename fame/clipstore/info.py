@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import get_args
 
 from fame.clipstore.arrays import read_labels, read_names
-from fame.clipstore.place import StorePath, locate
+from fame.clipstore.locate import locate
 from fame.clipstore.record import find_records
 from fame.clipstore.schema import Status, StoreHeader
 from fame.clipstore.seal import has_seal
+from fame.clipstore.storage import StorePath
 from fame.clipstore.write import layout_of
 
 UNLABELLED = "(no label)"
@@ -40,13 +41,13 @@ def store_info(path: StorePath) -> StoreInfo:
     """Read the records and sum them up; raises :class:`~fame.clipstore.StoreError` where there is
     no store.
     """
-    place = locate(path)
-    layout = layout_of(place)
-    names, labels_V = read_names(place, layout), read_labels(place, layout)
+    storage = locate(path)
+    layout = layout_of(storage)
+    names, labels_V = read_names(storage, layout), read_labels(storage, layout)
     statuses, usable, array_bytes = Counter[str](), Counter[int](), Counter[str]()
     failures: list[tuple[str, str]] = []
     done = 0
-    for record in find_records(place, layout):
+    for record in find_records(storage, layout):
         if record is None:
             continue
         done += 1
@@ -59,9 +60,9 @@ def store_info(path: StorePath) -> StoreInfo:
                 usable[int(labels_V[outcome.video])] += 1
     classes = {name: usable[label] for label, name in enumerate(layout.header.class_names)}
     return StoreInfo(
-        path=place.path,
+        path=storage.path,
         header=layout.header,
-        finished=has_seal(place),
+        finished=has_seal(storage),
         num_videos=layout.num_videos,
         num_clips=layout.num_clips,
         num_shards=layout.num_shards,

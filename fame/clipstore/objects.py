@@ -19,15 +19,15 @@ from typing import Any, cast
 from botocore.exceptions import BotoCoreError
 from s3fs import S3FileSystem
 
-from fame.clipstore.place import Draft, In, Out, Place, Source
 from fame.clipstore.schema import StoreError, UnreachableError
+from fame.clipstore.storage import Draft, In, Out, Source, Storage
 
 PART_BYTES = 2**24  # an upload has at most 10,000 parts: shards of up to 160 GB
 _ROUND_TRIPS = 32  # at a time
 _REFUSED = ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "412", "409")
 
 
-class Bucket(Place):
+class Bucket(Storage):
     """The files of a store as objects; ``path`` is ``s3://bucket/prefix``."""
 
     max_open = 4096  # of each only its index is held

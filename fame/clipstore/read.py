@@ -17,10 +17,11 @@ from jaxtyping import UInt8
 from fame.clipstore.arrays import read_integers, read_labels, read_names, read_valid
 from fame.clipstore.chunk import decode_chunk, max_chunk_bytes
 from fame.clipstore.layout import NO_FRAME, SEAL_KEY, Layout
-from fame.clipstore.place import Place, StorePath, absolute, locate
+from fame.clipstore.locate import absolute, locate
 from fame.clipstore.schema import CorruptChunk, StoreError, StoreHeader, StoreSpec
 from fame.clipstore.seal import read_sealed_root
 from fame.clipstore.shard import OpenShard
+from fame.clipstore.storage import Storage, StorePath
 
 
 class ClipStore:
@@ -31,33 +32,33 @@ class ClipStore:
     path: a worker opens the store anew.
     """
 
-    def __init__(self, place: Place, layout: Layout) -> None:
-        self.path, self._place, self._layout = place.path, place, layout
-        place.refuse_links(layout.array_metadata())
+    def __init__(self, storage: Storage, layout: Layout) -> None:
+        self.path, self._storage, self._layout = storage.path, storage, layout
+        storage.refuse_links(layout.array_metadata())
         clips = layout.header.spec.clips_per_video
-        self.labels_V = read_labels(place, layout)
+        self.labels_V = read_labels(storage, layout)
         self.label_N = np.repeat(self.labels_V, clips)
-        self.video_N = read_integers(place, layout, "video")
-        self.start_frame_N = read_integers(place, layout, "start_frame")
-        self.valid_N = read_valid(place, layout)
+        self.video_N = read_integers(storage, layout, "video")
+        self.start_frame_N = read_integers(storage, layout, "start_frame")
+        self.valid_N = read_valid(storage, layout)
         if not np.array_equal(
             self.video_N, np.repeat(np.arange(layout.num_videos, dtype=np.int32), clips)
         ):
-            raise StoreError(f"{place}: the clips are not in the order of their videos")
+            raise StoreError(f"{storage}: the clips are not in the order of their videos")
         if not np.array_equal(self.valid_N, self.start_frame_N != NO_FRAME):
-            raise StoreError(f"{place}: valid and start_frame disagree")
-        self._shard = lru_cache(maxsize=place.max_open)(self._open_shard)
+            raise StoreError(f"{storage}: valid and start_frame disagree")
+        self._shard = lru_cache(maxsize=storage.max_open)(self._open_shard)
 
     @classmethod
     def open(cls, path: StorePath) -> "ClipStore":
         """Open a finished store; raises :class:`StoreError` where there is none or its metadata is
         damaged.
         """
-        place = locate(absolute(path))
+        storage = locate(absolute(path))
         try:
-            return cls(place, Layout.from_root_json(read_sealed_root(place)))
+            return cls(storage, Layout.from_root_json(read_sealed_root(storage)))
         except StoreError as error:
-            raise StoreError(f"cannot open the clip store {place}: {error}") from error
+            raise StoreError(f"cannot open the clip store {storage}: {error}") from error
 
     @property
     def header(self) -> StoreHeader:
@@ -72,7 +73,7 @@ class ClipStore:
     @cached_property
     def digest(self) -> str:
         """A hash of the whole content: two stores with the same digest are the same bytes."""
-        return self._place.sha256(SEAL_KEY)
+        return self._storage.sha256(SEAL_KEY)
 
     @property
     def num_videos(self) -> int:
@@ -90,7 +91,7 @@ class ClipStore:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the videos, relative to the root they came from."""
-        return read_names(self._place, self._layout)
+        return read_names(self._storage, self._layout)
 
     def clips_of(self, video: int) -> range:
         """The clips of one video."""
@@ -149,7 +150,7 @@ class ClipStore:
 
     def _open_shard(self, array: str, shard: int) -> OpenShard:
         return OpenShard(
-            self._place,
+            self._storage,
             self._layout.shard_key(array, shard),
             chunks_per_shard=self.spec.clips_per_shard,
             max_chunk_bytes=max_chunk_bytes(self._layout, array),

@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any, get_args
 
 from fame.clipstore.layout import NO_FRAME, Layout, record_key
-from fame.clipstore.place import Place
 from fame.clipstore.schema import Status, StoreError, canonical_json, expect_keys, parse_json_object
+from fame.clipstore.storage import Storage
 
 MAX_START_FRAME = 2**31 - 1
 _KEYS = {"shard", "store", "objects", "videos", "sha256"}
@@ -110,7 +110,7 @@ def _check_outcome(outcome: VideoOutcome, clips: int, where: str) -> None:
         )
 
 
-def load_record(place: Place, layout: Layout, shard: int) -> ShardRecord:
+def load_record(storage: Storage, layout: Layout, shard: int) -> ShardRecord:
     """The record of a shard that is done; raises :class:`StoreError` where the shard is not, and
     says why.
 
@@ -118,24 +118,25 @@ def load_record(place: Place, layout: Layout, shard: int) -> ShardRecord:
     is written, so only damage to the disk could part them, and
     :func:`~fame.clipstore.verify.verify` looks for that.
     """
-    record = ShardRecord.from_json(place.read(record_key(shard)), layout, shard)
+    record = ShardRecord.from_json(storage.read(record_key(shard)), layout, shard)
     for array, entry in record.objects.items():
-        found = place.size(layout.shard_key(array, shard))
+        found = storage.size(layout.shard_key(array, shard))
         if found != entry.size:
             raise StoreError(
-                f"{place}: shard {shard} of {array} has {found} bytes, its record says {entry.size}"
+                f"{storage}: shard {shard} of {array} has {found} bytes, "
+                f"its record says {entry.size}"
             )
     return record
 
 
-def find_record(place: Place, layout: Layout, shard: int) -> ShardRecord | None:
+def find_record(storage: Storage, layout: Layout, shard: int) -> ShardRecord | None:
     """What :func:`load_record` gives, none where the shard is not done."""
     try:
-        return load_record(place, layout, shard)
+        return load_record(storage, layout, shard)
     except StoreError:
         return None
 
 
-def find_records(place: Place, layout: Layout) -> Iterator[ShardRecord | None]:
+def find_records(storage: Storage, layout: Layout) -> Iterator[ShardRecord | None]:
     """What :func:`find_record` gives for every shard, in order."""
-    return place.map(partial(find_record, place, layout), range(layout.num_shards))
+    return storage.map(partial(find_record, storage, layout), range(layout.num_shards))

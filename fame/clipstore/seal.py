@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from typing import cast
 
 from fame.clipstore.layout import ROOT_KEY, SEAL_KEY, WHOLE_ARRAYS, Layout, record_key
-from fame.clipstore.place import Place, StorePath, locate
+from fame.clipstore.locate import locate
 from fame.clipstore.schema import StoreError, canonical_json, parse_json_object
+from fame.clipstore.storage import Storage, StorePath
 
 
 def is_finished(path: StorePath) -> bool:
@@ -18,9 +19,9 @@ def is_finished(path: StorePath) -> bool:
     return has_seal(locate(path))
 
 
-def has_seal(place: Place) -> bool:
+def has_seal(storage: Storage) -> bool:
     """Whether the store is sealed."""
-    return place.size(SEAL_KEY) is not None
+    return storage.size(SEAL_KEY) is not None
 
 
 def sealed_keys(layout: Layout) -> Iterator[str]:
@@ -32,34 +33,38 @@ def sealed_keys(layout: Layout) -> Iterator[str]:
         yield layout.whole_key(name)
 
 
-def make_seal(place: Place, layout: Layout) -> bytes:
+def make_seal(storage: Storage, layout: Layout) -> bytes:
     """The seal of the store as its files are now; raises :class:`StoreError` where one is
     missing.
     """
     records = hashlib.sha256()
-    for data in place.map(place.read, (record_key(shard) for shard in range(layout.num_shards))):
+    for data in storage.map(
+        storage.read, (record_key(shard) for shard in range(layout.num_shards))
+    ):
         records.update(data)
-    files = {key: place.sha256(key) for key in sealed_keys(layout)}
+    files = {key: storage.sha256(key) for key in sealed_keys(layout)}
     return canonical_json({"files": files, "records": records.hexdigest()})
 
 
-def sealed_checksums(place: Place) -> dict[str, object]:
+def sealed_checksums(storage: Storage) -> dict[str, object]:
     """The checksums in the seal, by key; raises :class:`StoreError` where the store has no readable
     seal.
     """
-    if not has_seal(place):
-        raise StoreError(f"{place}: the store is not finished; run the command that began it again")
-    files = parse_json_object(place.read(SEAL_KEY), SEAL_KEY).get("files")
+    if not has_seal(storage):
+        raise StoreError(
+            f"{storage}: the store is not finished; run the command that began it again"
+        )
+    files = parse_json_object(storage.read(SEAL_KEY), SEAL_KEY).get("files")
     if not isinstance(files, dict):
-        raise StoreError(f"{place}: {SEAL_KEY} names no files")
+        raise StoreError(f"{storage}: {SEAL_KEY} names no files")
     return cast("dict[str, object]", files)
 
 
-def read_sealed_root(place: Place) -> bytes:
+def read_sealed_root(storage: Storage) -> bytes:
     """The root ``zarr.json`` of a finished store, held against the seal; raises
     :class:`StoreError`.
     """
-    data = place.read(ROOT_KEY)
-    if sealed_checksums(place).get(ROOT_KEY) != hashlib.sha256(data).hexdigest():
-        raise StoreError(f"{place}: {ROOT_KEY} does not match the seal of the store")
+    data = storage.read(ROOT_KEY)
+    if sealed_checksums(storage).get(ROOT_KEY) != hashlib.sha256(data).hexdigest():
+        raise StoreError(f"{storage}: {ROOT_KEY} does not match the seal of the store")
     return data

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fame.clipstore.chunk import CRC_BYTES, crc32c
-from fame.clipstore.place import Draft, Place
 from fame.clipstore.schema import StoreError
+from fame.clipstore.storage import Draft, Storage
 
 _PAIR_BYTES = 16
 _ABSENT = 2**64 - 1
@@ -48,10 +48,10 @@ class OpenShard:
     """
 
     def __init__(
-        self, place: Place, key: str, *, chunks_per_shard: int, max_chunk_bytes: int
+        self, storage: Storage, key: str, *, chunks_per_shard: int, max_chunk_bytes: int
     ) -> None:
-        self._where, self._max_chunk_bytes = f"{place}/{key}", max_chunk_bytes
-        self._source = place.open(key)
+        self._where, self._max_chunk_bytes = f"{storage}/{key}", max_chunk_bytes
+        self._source = storage.open(key)
         index_bytes = chunks_per_shard * _PAIR_BYTES + CRC_BYTES
         self._end = self._source.size - index_bytes
         if self._end < 0:

@@ -6,12 +6,13 @@ from functools import partial
 
 from fame.clipstore.chunk import decode_chunk, max_chunk_bytes
 from fame.clipstore.layout import ROOT_KEY, SEAL_KEY, Layout, record_key
-from fame.clipstore.place import Place, StorePath, locate
+from fame.clipstore.locate import locate
 from fame.clipstore.read import ClipStore
 from fame.clipstore.record import ShardRecord, load_record
 from fame.clipstore.schema import StoreError
 from fame.clipstore.seal import make_seal, sealed_checksums, sealed_keys
 from fame.clipstore.shard import OpenShard
+from fame.clipstore.storage import Storage, StorePath
 from fame.clipstore.write import layout_of
 
 Mapper = Callable[[Callable[[int], "ShardReport"], Iterable[int]], Iterable["ShardReport"]]
@@ -53,16 +54,16 @@ def verify(path: StorePath, *, run: Mapper = map) -> StoreReport:
     ``run`` works like ``map``: give a process pool's ``imap`` to check shards in parallel. Damage
     is reported, not raised; raises :class:`StoreError` where there is no store at all.
     """
-    place = locate(path)
+    storage = locate(path)
     try:
-        layout = layout_of(place)
+        layout = layout_of(storage)
     except StoreError as error:
-        if next(place.list_keys(), None) is None:
+        if next(storage.list_keys(), None) is None:
             raise
         return StoreReport(files={ROOT_KEY: str(error)}, shards=(), flat_maps=0)
-    reports = list(run(partial(verify_shard, place.path), range(layout.num_shards)))
+    reports = list(run(partial(verify_shard, storage.path), range(layout.num_shards)))
     return StoreReport(
-        files=_check_files(place, layout),
+        files=_check_files(storage, layout),
         shards=tuple(report for report in reports if report.problems),
         flat_maps=sum(report.flat_maps for report in reports),
     )
@@ -70,19 +71,19 @@ def verify(path: StorePath, *, run: Mapper = map) -> StoreReport:
 
 def verify_shard(path: StorePath, shard: int) -> ShardReport:
     """Check one shard of every array against its record and decode all its chunks."""
-    place = locate(path)
-    layout = layout_of(place)
+    storage = locate(path)
+    layout = layout_of(storage)
     try:
-        record = load_record(place, layout, shard)
+        record = load_record(storage, layout, shard)
     except StoreError as error:
         return ShardReport(shard=shard, problems=(str(error),), flat_maps=0)
     problems: list[str] = []
     flat_maps = 0
     for array, entry in record.objects.items():
         try:
-            if place.sha256(layout.shard_key(array, shard)) != entry.sha256:
+            if storage.sha256(layout.shard_key(array, shard)) != entry.sha256:
                 problems.append(f"{array}: the checksum of the shard does not match its record")
-            flat_maps += _decode_all(place, layout, array, record)
+            flat_maps += _decode_all(storage, layout, array, record)
         except StoreError as error:
             problems.append(f"{array}: {error}")
     return ShardReport(shard=shard, problems=tuple(problems), flat_maps=flat_maps)
@@ -95,23 +96,23 @@ def repair(path: StorePath, report: StoreReport) -> None:
     The seal goes, the records of damaged shards, and the root metadata if it is damaged; the other
     small files are compared and written anew by that command anyway.
     """
-    place = locate(path)
+    storage = locate(path)
     if report.ok:
         return
-    place.remove(SEAL_KEY)
+    storage.remove(SEAL_KEY)
     if ROOT_KEY in report.files:
-        place.remove(ROOT_KEY)
+        storage.remove(ROOT_KEY)
     for damaged in report.shards:
-        place.remove(record_key(damaged.shard))
+        storage.remove(record_key(damaged.shard))
 
 
-def _decode_all(place: Place, layout: Layout, array: str, record: ShardRecord) -> int:
+def _decode_all(storage: Storage, layout: Layout, array: str, record: ShardRecord) -> int:
     """Decode every chunk of one shard; returns the number of flat maps, raises :class:`StoreError`
     for damage.
     """
     spec = layout.header.spec
     shard = OpenShard(
-        place,
+        storage,
         layout.shard_key(array, record.shard),
         chunks_per_shard=spec.clips_per_shard,
         max_chunk_bytes=max_chunk_bytes(layout, array),
@@ -133,22 +134,22 @@ def _decode_all(place: Place, layout: Layout, array: str, record: ShardRecord) -
     return flat
 
 
-def _check_files(place: Place, layout: Layout) -> dict[str, str]:
+def _check_files(storage: Storage, layout: Layout) -> dict[str, str]:
     """Damaged small files by key, and why."""
     try:
-        sealed = sealed_checksums(place)
+        sealed = sealed_checksums(storage)
     except StoreError as error:
         return {SEAL_KEY: str(error)}
     files: dict[str, str] = {}
     for key in sealed_keys(layout):
         try:
-            if sealed.get(key) != place.sha256(key):
+            if sealed.get(key) != storage.sha256(key):
                 files[key] = "does not match the seal"
         except StoreError as error:
             files[key] = str(error)
     try:
-        ClipStore.open(place.path).names  # noqa: B018 - reads and checks every whole array
-        if not files and place.read(SEAL_KEY) != make_seal(place, layout):
+        ClipStore.open(storage.path).names  # noqa: B018 - reads and checks every whole array
+        if not files and storage.read(SEAL_KEY) != make_seal(storage, layout):
             files[SEAL_KEY] = "does not match the records"
     except StoreError as error:
         files.setdefault(SEAL_KEY, str(error))

@@ -23,11 +23,12 @@ from fame.clipstore.arrays import (
 )
 from fame.clipstore.chunk import encode_chunk
 from fame.clipstore.layout import NO_FRAME, ROOT_KEY, SEAL_KEY, Layout, record_key
-from fame.clipstore.place import Place, StorePath, locate
+from fame.clipstore.locate import locate
 from fame.clipstore.record import ShardRecord, StoredObject, VideoOutcome, find_records, load_record
 from fame.clipstore.schema import StoreError, StoreHeader, VideoClips, VideoFailure, canonical_json
 from fame.clipstore.seal import has_seal, make_seal, sealed_keys
 from fame.clipstore.shard import ShardDraft
+from fame.clipstore.storage import Storage, StorePath
 
 MAX_REASON = 1000
 
@@ -42,19 +43,19 @@ def create(
     finished one it does no more than that. Raises :class:`StoreError` naming what differs if
     another store is there, ``ValueError`` for names or labels that cannot be.
     """
-    place = locate(path)
+    storage = locate(path)
     labels_V = _checked(header, names, labels)
     layout = Layout(
         header=header, num_videos=len(names), videos_sha256=videos_digest(names, labels_V.tolist())
     )
-    begun = place.size(ROOT_KEY) is not None
+    begun = storage.size(ROOT_KEY) is not None
     if begun:
-        layout = _same_store(place, layout)
+        layout = _same_store(storage, layout)
     else:
-        _refuse_other_files(place, layout)
-    place.sweep()
-    if not (begun and has_seal(place)):
-        _write_skeleton(place, layout, names, labels_V)
+        _refuse_other_files(storage, layout)
+    storage.sweep()
+    if not (begun and has_seal(storage)):
+        _write_skeleton(storage, layout, names, labels_V)
 
 
 def read_layout(path: StorePath) -> Layout:
@@ -64,12 +65,12 @@ def read_layout(path: StorePath) -> Layout:
     return layout_of(locate(path))
 
 
-def layout_of(place: Place) -> Layout:
-    """What :func:`read_layout` gives, of a place."""
+def layout_of(storage: Storage) -> Layout:
+    """What :func:`read_layout` gives, of a storage."""
     try:
-        return Layout.from_root_json(place.read(ROOT_KEY))
+        return Layout.from_root_json(storage.read(ROOT_KEY))
     except StoreError as error:
-        raise StoreError(f"{place}: {error}") from error
+        raise StoreError(f"{storage}: {error}") from error
 
 
 def write_shard(
@@ -81,16 +82,16 @@ def write_shard(
     to one task at a time. Raises :class:`StoreError` where the disk fails or the videos are not
     exactly the shard's, ``ValueError`` for a video of wrong shapes; nothing is committed then.
     """
-    place = locate(path)
-    layout = layout_of(place)
+    storage = locate(path)
+    layout = layout_of(storage)
     size = layout.header.spec.clips_per_shard
     with ExitStack() as stack:
         drafts: dict[str, ShardDraft] = {}
         for array in layout.sharded_arrays:
-            draft = place.draft(layout.shard_key(array, shard))
+            draft = storage.draft(layout.shard_key(array, shard))
             stack.callback(draft.discard)
             drafts[array] = ShardDraft(draft, chunks_per_shard=size)
-        paired = _paired(place, layout.videos_of(shard), videos)
+        paired = _paired(storage, layout.videos_of(shard), videos)
         outcomes = tuple(_append(layout, drafts, video, given) for video, given in paired)
         for draft in drafts.values():
             draft.finish()
@@ -101,22 +102,22 @@ def write_shard(
         name: StoredObject(size=file.size, sha256=file.sha256) for name, file in files.items()
     }
     record = ShardRecord(shard=shard, store=layout.identity, objects=objects, videos=outcomes)
-    place.write(record_key(shard), record.to_json())
+    storage.write(record_key(shard), record.to_json())
     return record
 
 
 def read_record(path: StorePath, shard: int) -> ShardRecord:
     """The record of a shard that is done; raises :class:`StoreError` where the shard is not."""
-    place = locate(path)
-    return load_record(place, layout_of(place), shard)
+    storage = locate(path)
+    return load_record(storage, layout_of(storage), shard)
 
 
 def missing_shards(path: StorePath) -> list[int]:
     """The shards without a valid record, in order."""
-    place = locate(path)
+    storage = locate(path)
     return [
         shard
-        for shard, record in enumerate(find_records(place, layout_of(place)))
+        for shard, record in enumerate(find_records(storage, layout_of(storage)))
         if record is None
     ]
 
@@ -127,16 +128,16 @@ def finalise(path: StorePath) -> None:
 
     Raises :class:`StoreError` while shards are missing. On a finished store it does nothing.
     """
-    place = locate(path)
-    layout = layout_of(place)
-    if not has_seal(place):
+    storage = locate(path)
+    layout = layout_of(storage)
+    if not has_seal(storage):
         missing = missing_shards(path)
         if missing:
             raise StoreError(
-                f"{place}: {len(missing)} of {layout.num_shards} shards are missing, "
+                f"{storage}: {len(missing)} of {layout.num_shards} shards are missing, "
                 f"first {missing[0]}"
             )
-        records = place.map(partial(load_record, place, layout), range(layout.num_shards))
+        records = storage.map(partial(load_record, storage, layout), range(layout.num_shards))
         frames = (
             frame
             for record in records
@@ -144,10 +145,10 @@ def finalise(path: StorePath) -> None:
             for frame in outcome.start_frame
         )
         start_frame_N = np.fromiter(frames, np.int32, layout.num_clips)
-        place.write(layout.whole_key("start_frame"), encode_numbers(start_frame_N))
-        place.write(layout.whole_key("valid"), encode_numbers(start_frame_N != NO_FRAME))
-        place.write(SEAL_KEY, make_seal(place, layout))
-    place.sweep()
+        storage.write(layout.whole_key("start_frame"), encode_numbers(start_frame_N))
+        storage.write(layout.whole_key("valid"), encode_numbers(start_frame_N != NO_FRAME))
+        storage.write(SEAL_KEY, make_seal(storage, layout))
+    storage.sweep()
 
 
 def _checked(
@@ -168,25 +169,25 @@ def _checked(
     return labels_V
 
 
-def _refuse_other_files(place: Place, layout: Layout) -> None:
+def _refuse_other_files(storage: Storage, layout: Layout) -> None:
     """Raise :class:`StoreError` where there are files that no store of this layout has: they are
     somebody's.
     """
     shards = range(layout.num_shards)
     ours = {SEAL_KEY, *sealed_keys(layout), *(record_key(shard) for shard in shards)}
     ours |= {layout.shard_key(array, shard) for array in layout.sharded_arrays for shard in shards}
-    other = next((key for key in place.list_keys() if key not in ours), None)
+    other = next((key for key in storage.list_keys() if key not in ours), None)
     if other is not None:
         raise StoreError(
-            f"{place}: the folder is not empty and holds no clip store; it holds {other!r}"
+            f"{storage}: the folder is not empty and holds no clip store; it holds {other!r}"
         )
 
 
-def _same_store(place: Place, wanted: Layout) -> Layout:
-    """The layout found at ``place``; raises :class:`StoreError` naming what differs where it is
+def _same_store(storage: Storage, wanted: Layout) -> Layout:
+    """The layout found at ``storage``; raises :class:`StoreError` naming what differs where it is
     another store's.
     """
-    found = layout_of(place)
+    found = layout_of(storage)
     if found.identity == wanted.identity:
         return found
     old, new = found.header.to_json(), wanted.header.to_json()
@@ -200,11 +201,11 @@ def _same_store(place: Place, wanted: Layout) -> Layout:
         differing.append(
             f"other videos or labels ({found.num_videos} videos, asked for: {wanted.num_videos})"
         )
-    raise StoreError(f"{place}: another store is there, with {'; '.join(differing)}")
+    raise StoreError(f"{storage}: another store is there, with {'; '.join(differing)}")
 
 
 def _write_skeleton(
-    place: Place, layout: Layout, names: Sequence[str], labels_V: Int32[np.ndarray, " v"]
+    storage: Storage, layout: Layout, names: Sequence[str], labels_V: Int32[np.ndarray, " v"]
 ) -> None:
     """Everything that is known before anything is decoded; the root metadata comes last, and the
     store exists.
@@ -219,23 +220,23 @@ def _write_skeleton(
     files[layout.whole_key("video")] = encode_numbers(np.repeat(video_V, clips))
     files[layout.whole_key("label")] = encode_numbers(np.repeat(labels_V, clips))
     files[ROOT_KEY] = layout.root_json()
-    place.remove(SEAL_KEY)
+    storage.remove(SEAL_KEY)
     for key, data in files.items():
-        if not _holds(place, key, data):
-            place.write(key, data)
+        if not _holds(storage, key, data):
+            storage.write(key, data)
 
 
-def _holds(place: Place, key: str, data: bytes) -> bool:
-    return place.size(key) == len(data) and place.read(key, limit=len(data)) == data
+def _holds(storage: Storage, key: str, data: bytes) -> bool:
+    return storage.size(key) == len(data) and storage.read(key, limit=len(data)) == data
 
 
 def _paired(
-    place: Place, expected: range, videos: Iterable[VideoClips | VideoFailure]
+    storage: Storage, expected: range, videos: Iterable[VideoClips | VideoFailure]
 ) -> Iterator[tuple[int, VideoClips | VideoFailure]]:
     for video, given in itertools.zip_longest(expected, videos):
         if video is None or given is None:
             raise StoreError(
-                f"{place}: the shard takes exactly videos {expected[0]} to {expected[-1]}"
+                f"{storage}: the shard takes exactly videos {expected[0]} to {expected[-1]}"
             )
         yield video, given
 

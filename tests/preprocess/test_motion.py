@@ -10,8 +10,8 @@ from jaxtyping import UInt8
 
 from fame.foreground import motion_score, paper_score
 from fame.randomness import numpy_generator
-from preprocess import motion
-from preprocess.motion import FlowParameters, flow_score, map_clip
+from preprocess import flow as motion
+from preprocess.flow import FlowParameters, flow_score, map_clip
 from preprocess.world import WorldSpec, render
 
 

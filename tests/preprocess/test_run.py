@@ -14,8 +14,8 @@ from rich.console import Console
 
 from fame.clipstore import ClipStore, StoreError, StoreSpec, lock
 from preprocess.config import PreprocessConfig, list_videos
+from preprocess.flow import map_clip
 from preprocess.isolation import DecoderStartError
-from preprocess.motion import map_clip
 from preprocess.report import Snapshot, show_progress
 from preprocess.run import preprocess
 from tests.preprocess.conftest import SPEC, Configure, tree

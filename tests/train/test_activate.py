@@ -17,7 +17,13 @@ from fame.models import build_backbone
 from fame.weights import load
 from tests.stores import CLASSES, SPEC, make_store
 from tests.train.labelled import checkpoint, classifier, labelled_store
-from train.activate import ActivationConfig, activate, choose_clips, short_names, temporal_kernels
+from train.evaluate.activation import (
+    ActivationConfig,
+    activate,
+    choose_clips,
+    short_names,
+    temporal_kernels,
+)
 
 
 @pytest.fixture(scope="module")

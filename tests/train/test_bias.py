@@ -23,17 +23,8 @@ from fame.models import Backbone, build_encoder
 from fame.weights import Card, Encoder
 from tests.stores import SPEC, make_store
 from tests.train.labelled import labelled_store
-from train.bias import (
-    BiasConfig,
-    Figure,
-    bias,
-    encoder_report,
-    open_scene,
-    report_on,
-    with_intervals,
-)
-from train.bias_clips import VariantClips, read_backgrounds
-from train.bias_measures import (
+from train.bias.clips import VariantClips, read_backgrounds
+from train.bias.measures import (
     Parts,
     Seen,
     classifier_parts,
@@ -43,8 +34,17 @@ from train.bias_measures import (
     merged_parts,
     neighbour_parts,
 )
-from train.bias_picture import draw_bars
-from train.features import VideoFeatures
+from train.bias.picture import draw_bars
+from train.bias.report import (
+    BiasConfig,
+    Figure,
+    bias,
+    encoder_report,
+    open_scene,
+    report_on,
+    with_intervals,
+)
+from train.evaluate.features import VideoFeatures
 
 
 @pytest.fixture(scope="module")

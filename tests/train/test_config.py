@@ -7,7 +7,7 @@ import pytest
 
 from train.config import PretrainConfig, from_dict
 from train.recipes import RECIPES, recipe
-from train.schedule import key_momentum, learning_rate
+from train.run.schedule import key_momentum, learning_rate
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ import torch.multiprocessing
 from fame.clipstore import ClipStore
 from fame.moco import SingleProcess, shuffle
 from tests.train.tiny import SMOOTH, TINY, figures, flat, state_of
-from train import loop
 from train import pretrain as pretraining
-from train.distributed import Group, choose_device, process_group, share_of
 from train.pretrain import PretrainTask, build_moco, pretrain
+from train.run import loop
+from train.run.peers import Group, choose_device, process_group, share_of
 from train.views import make_views
 
 WORLD, CPU = 2, torch.device("cpu")

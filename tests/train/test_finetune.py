@@ -24,12 +24,12 @@ from fame.weights import load, read_weights
 from tests.stores import CLASSES, make_store
 from tests.train.labelled import checkpoint, classifier, labelled_store
 from tests.train.tiny import figures, same, state_of
-from train.checkpoint import CheckpointError
 from train.config import FinetuneConfig
-from train.distributed import Alone
 from train.finetune import FinetuneResult, FinetuneTask, configured, finetune
 from train.finetune_data import LabelledClips, held_out_videos, make_view
-from train.loop import train
+from train.run.checkpoint import CheckpointError
+from train.run.loop import train
+from train.run.peers import Alone
 
 TINY = FinetuneConfig(
     device="cpu",
@@ -282,7 +282,7 @@ def test_selection_on_held_out_videos_never_trains_on_them(
 
 
 def test_the_selected_weights_are_what_was_tested(finished: Path, test_store: Path) -> None:
-    from train.testing import classify
+    from train.evaluate.classifiers import classify
 
     report = json.loads((finished / "report.json").read_text())
     selected = load(finished / "checkpoints" / "selected.pt")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from train.linear import choose_weight_decay, fit_probe, hold_out
+from train.evaluate.linear import choose_weight_decay, fit_probe, hold_out
 
 
 def blobs(seed: int, *, samples: int = 300, dim: int = 20, classes: int = 4, noise: float = 2.0):

@@ -18,12 +18,12 @@ from fame.clipstore import ClipStore, schema
 from fame.randomness import numpy_generator
 from tests.stores import make_store
 from tests.train.tiny import SMOOTH, TINY, figures, flat, same, state_of
-from train import checkpoint
 from train.config import PretrainConfig
-from train.distributed import Alone
-from train.loop import RunResult, train
 from train.pretrain import PretrainTask, pretrain
-from train.report import DivergedError
+from train.run import checkpoint
+from train.run.log import DivergedError
+from train.run.loop import RunResult, train
+from train.run.peers import Alone
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"
 ROOT = Path(__file__).resolve().parents[2]

@@ -18,9 +18,9 @@ from fame.normalize import encoder_input
 from fame.weights import load
 from tests.stores import CLASSES, make_store
 from tests.train.labelled import SEVEN, checkpoint, classifier, labelled_store
-from train.distributed import Alone
-from train.features import square_crops
-from train.testing import classify, evaluate_classifiers, read_classifier
+from train.evaluate.classifiers import classify, evaluate_classifiers, read_classifier
+from train.evaluate.features import square_crops
+from train.run.peers import Alone
 
 LABELS = [0, 1, 2, 3, 4, 5, 6, 0, 2]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from train.visualize import moving_average, plot_confusion, plot_curves, plot_kernels
+from train.evaluate.plots import moving_average, plot_confusion, plot_curves, plot_kernels
 
 
 def test_the_moving_average_looks_back_only() -> None:

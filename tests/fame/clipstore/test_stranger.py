@@ -15,7 +15,7 @@ from fame.clipstore import ClipStore, StoreError, verify
 from fame.clipstore.arrays import encode_names, encode_numbers
 from fame.clipstore.chunk import crc32c
 from fame.clipstore.layout import Layout
-from fame.clipstore.place import locate
+from fame.clipstore.locate import locate
 from fame.clipstore.schema import canonical_json
 from fame.clipstore.seal import make_seal
 from tests.fame.clipstore import small

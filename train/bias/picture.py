@@ -15,8 +15,8 @@ from PIL import Image
 
 from fame.bias import VARIANTS
 from fame.preview import tile
-from train.bias import BiasReport
-from train.bias_clips import VariantClips
+from train.bias.clips import VariantClips
+from train.bias.report import BiasReport
 
 MEASURES = {
     "knn": "kNN accuracy, %",

@@ -26,10 +26,10 @@ from fame.models import Backbone
 from fame.normalize import to_colours
 from fame.preview import animate, heat, tile
 from fame.weights import Encoder, load
-from train.distributed import choose_device
-from train.features import centre_crop, crop_for, middle_clip
-from train.report import write_json
-from train.visualize import plot_kernels, write_video
+from train.evaluate.features import centre_crop, crop_for, middle_clip
+from train.evaluate.plots import plot_kernels, write_video
+from train.run.log import write_json
+from train.run.peers import choose_device
 
 _SEEN_WEIGHTS = 20_000  # of a stage: more do not change the shape of a violin
 _COLUMNS = 8  # frames in the sheet
@@ -64,7 +64,7 @@ class ActivationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attention:
+class ForegroundShare:
     """How much of a checkpoint's activation falls on the foreground; None where a clip activates
     nothing.
     """
@@ -88,7 +88,7 @@ class Shown:
     mask_NSS: Bool[Tensor, "n s s"]
 
 
-def activate(checkpoints: Sequence[Path], config: ActivationConfig) -> list[Attention]:
+def activate(checkpoints: Sequence[Path], config: ActivationConfig) -> list[ForegroundShare]:
     """Write ``activation.png``, ``.gif``, ``.mp4`` and ``.json`` and ``kernels.png`` into
     ``config.out``.
 
@@ -107,11 +107,11 @@ def activate(checkpoints: Sequence[Path], config: ActivationConfig) -> list[Atte
     )
     rows = min(config.rows, len(shown.index_N))
     pictured = np.linspace(0, len(shown.index_N) - 1, rows).round().astype(int).tolist()
-    found: list[Attention] = []
+    found: list[ForegroundShare] = []
     maps: dict[str, np.ndarray] = {}
     for name, path, encoder in zip(short_names(checkpoints), checkpoints, encoders, strict=True):
         share_N, energy_RTSS = _look(encoder, shown, pictured, batch=config.batch)
-        found.append(Attention(checkpoint=str(path), share_N=share_N))
+        found.append(ForegroundShare(checkpoint=str(path), share_N=share_N))
         maps[name] = energy_RTSS.numpy()
     config.out.mkdir(parents=True, exist_ok=True)
     _write_figures(store, config, shown, found)
@@ -213,7 +213,7 @@ def _look(
 
 
 def _write_figures(
-    store: ClipStore, config: ActivationConfig, shown: Shown, found: Sequence[Attention]
+    store: ClipStore, config: ActivationConfig, shown: Shown, found: Sequence[ForegroundShare]
 ) -> None:
     videos = [store.names[store.video_N[index]] for index in shown.index_N]
     maps = (

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from cli_options import Commands, Root, checkpoint_or_default, existing, expand, output, watch
+from commands.options import Commands, Root, checkpoint_or_default, existing, expand, output, watch
 
 evaluate_app = typer.Typer(cls=Commands, help="Measure what an encoder or a classifier knows.")
 
@@ -60,7 +60,7 @@ class EvaluateOptions:
 
 def _evaluate(options: EvaluateOptions, what: str, measure: Any, **settings: Any) -> None:
     """Run one measure, print one table, write one JSON."""
-    from train.evaluate import EvaluationConfig, evaluate, write_evaluations
+    from train.evaluate.frozen import EvaluationConfig, evaluate, write_evaluations
 
     stores = {
         split: existing(
@@ -109,7 +109,7 @@ def knn(
     """Nearest-neighbour accuracy of frozen features: the training videos most like a test video
     vote.
     """
-    from train import evaluate
+    from train.evaluate import frozen as evaluate
 
     _evaluate(
         options,
@@ -132,7 +132,7 @@ def retrieval(
     ] = False,
 ) -> None:
     """Recall at 1, 5, 10, 20 and 50: test videos query the training videos."""
-    from train import evaluate
+    from train.evaluate import frozen as evaluate
 
     _evaluate(options, "retrieval", partial(evaluate.retrieval, centre=centre), centre=centre)
 
@@ -148,7 +148,7 @@ def linear(
     seed: Annotated[int, typer.Option(help="Draws the held-out videos.")] = 0,
 ) -> None:
     """Linear probe: logistic regression on frozen features, solved to convergence."""
-    from train import evaluate
+    from train.evaluate import frozen as evaluate
 
     measure = partial(evaluate.linear, weight_decay=weight_decay, seed=seed)
     _evaluate(options, "linear", measure, weight_decay=weight_decay, seed=seed)
@@ -194,7 +194,7 @@ def test(
     """Test fine-tuned classifiers: mean log-probability over all clips of a video, top-1, top-5,
     confusion matrix.
     """
-    from train.testing import evaluate_classifiers
+    from train.evaluate.classifiers import evaluate_classifiers
 
     default = root / "runs" / "finetune-ucf101-1" / "checkpoints" / "last.pt"
     paths = checkpoints or [existing(default, made_by="`fame finetune` makes classifiers")]
@@ -244,8 +244,8 @@ def activate(
     """Draw where encoders look, measure how much of it is foreground, and draw their temporal
     kernels.
     """
-    from train.activate import ActivationConfig
-    from train.activate import activate as draw
+    from train.evaluate.activation import ActivationConfig
+    from train.evaluate.activation import activate as draw
 
     config = ActivationConfig(
         store=existing(store or root / "stores" / "ucf101-test1.zarr", made_by=_MAKES_STORES),

@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from train.distributed import Alone
+from train.run.peers import Alone
 
 PLAIN_SECONDS = 10.0
 
@@ -70,7 +70,7 @@ def truncate_metrics(path: Path, step: int) -> None:
     partial.replace(path)
 
 
-class Report:
+class RunLog:
     """Figures of a run, kept on the device until asked for, then averaged over processes and
     written by rank 0.
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from cli_options import Commands, Root, checkpoint_or_default, existing, expand, watch
+from commands.options import Commands, Root, checkpoint_or_default, existing, expand, watch
 
 finetune_app = typer.Typer(
     cls=Commands, help="Train a pretrained encoder and a classifier on labelled videos, then test."

@@ -10,7 +10,7 @@ from fame.clipstore import ClipStore
 from fame.metrics import knn_scores, topk_accuracy
 from fame.models import Backbone
 from fame.normalize import encoder_input
-from train.features import centre_crop, middle_clip
+from train.evaluate.features import centre_crop, middle_clip
 
 _BATCH = 16
 

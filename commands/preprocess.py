@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cli_options import Commands, Root, existing, expand
+from commands.options import Commands, Root, existing, expand
 
 if TYPE_CHECKING:
     from preprocess.config import Dataset

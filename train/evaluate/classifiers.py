@@ -22,9 +22,7 @@ from fame.metrics import average_views, confusion_matrix, per_class_accuracy, to
 from fame.models import Backbone
 from fame.normalize import encoder_input
 from fame.weights import Encoder, load
-from train import checkpoint
-from train.distributed import Alone, choose_device
-from train.features import (
+from train.evaluate.features import (
     SquareClips,
     Watch,
     check_labelled,
@@ -32,8 +30,10 @@ from train.features import (
     crop_for,
     unwatched,
 )
-from train.report import write_json
-from train.visualize import plot_confusion
+from train.evaluate.plots import plot_confusion
+from train.run import checkpoint
+from train.run.log import write_json
+from train.run.peers import Alone, choose_device
 
 Figures = dict[str, float]
 

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cli_options import Root, checkpoint_or_default, existing, output, watch
+from commands.options import Root, checkpoint_or_default, existing, output, watch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from train.bias import BiasReport, Figure
+    from train.bias.report import BiasReport, Figure
 
 
 def bias(
@@ -74,9 +74,9 @@ def bias(
     """Measure how much encoders and classifiers lean on the background: parts of clips exchanged,
     frames reordered.
     """
-    from train import bias as report
-    from train.activate import short_names
-    from train.bias_picture import draw_bars, draw_clips
+    from train.bias import report
+    from train.bias.picture import draw_bars, draw_clips
+    from train.evaluate.activation import short_names
 
     folder = out or root / "runs" / "bias"
     config = report.BiasConfig(
@@ -117,7 +117,7 @@ def _print(title: str, reports: "Sequence[BiasReport]", columns: list[str]) -> N
     """
     from rich.table import Column, Table
 
-    from train.bias_picture import MEASURES, chance_of, figure_name, panels
+    from train.bias.picture import MEASURES, chance_of, figure_name, panels
 
     table = Table(Column("measure", max_width=24), "", "guessing", *columns, title=title)
     for measure, figures in panels(reports).items():

@@ -15,8 +15,8 @@ from fame.bias import choose_partners, draw_variants
 from fame.clipstore import ClipStore
 from fame.foreground import top_fraction
 from fame.randomness import generator
-from train.activate import centre_map
-from train.features import SquareClips, centre_crop, check_labelled
+from train.evaluate.activation import centre_map
+from train.evaluate.features import SquareClips, centre_crop, check_labelled
 
 
 class VariantClips(SquareClips):

@@ -25,8 +25,7 @@ from fame.metrics import (
     topk_accuracy,
 )
 from fame.weights import Encoder, load
-from train.distributed import choose_device
-from train.features import (
+from train.evaluate.features import (
     VideoFeatures,
     Watch,
     cached_features,
@@ -36,7 +35,8 @@ from train.features import (
     extract_features,
     unwatched,
 )
-from train.linear import choose_weight_decay, fit_probe
+from train.evaluate.linear import choose_weight_decay, fit_probe
+from train.run.peers import choose_device
 
 RANKS = (1, 5, 10, 20, 50)
 

@@ -23,8 +23,8 @@ from fame.clipstore import ClipStore, StorePath
 from fame.metrics import bootstrap_interval
 from fame.randomness import generator
 from fame.weights import Encoder, load
-from train.bias_clips import VariantClips, check_separable, read_backgrounds
-from train.bias_measures import (
+from train.bias.clips import VariantClips, check_separable, read_backgrounds
+from train.bias.measures import (
     Parts,
     Seen,
     classifier_parts,
@@ -34,11 +34,11 @@ from train.bias_measures import (
     merged_parts,
     neighbour_parts,
 )
-from train.distributed import choose_device
-from train.evaluate import EncodingConfig, check_comparable, named_encoders, store_features
-from train.features import Watch, crop_for, mean_over_clips, unwatched
-from train.report import write_json
-from train.testing import check_classifier, is_classifier
+from train.evaluate.classifiers import check_classifier, is_classifier
+from train.evaluate.features import Watch, crop_for, mean_over_clips, unwatched
+from train.evaluate.frozen import EncodingConfig, check_comparable, named_encoders, store_features
+from train.run.log import write_json
+from train.run.peers import choose_device
 
 
 @dataclass(frozen=True, kw_only=True)

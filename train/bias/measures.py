@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from fame.bias import VARIANTS
 from fame.metrics import knn_scores, nearest_neighbour
-from train.features import VideoFeatures
-from train.linear import choose_weight_decay, fit_probe
+from train.evaluate.features import VideoFeatures
+from train.evaluate.linear import choose_weight_decay, fit_probe
 
 NEIGHBOURS = 20  # that vote, as in `fame evaluate knn`
 

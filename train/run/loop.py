@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train import checkpoint
 from train.config import TrainingConfig
-from train.distributed import Alone
-from train.report import DivergedError, Report, environment, write_json
+from train.run import checkpoint
+from train.run.log import DivergedError, RunLog, environment, write_json
+from train.run.peers import Alone
 
 # A run may go on with other values of these: they change its speed or its bookkeeping, not what it
 # computes.
@@ -113,7 +113,7 @@ def train(
     total = task.config.epochs * task.steps_per_epoch
     with (
         caught_signals() as caught,
-        Report(
+        RunLog(
             folder,
             first=step,
             total=total,
@@ -243,7 +243,7 @@ def _stop(caught: list[int], peers: Alone, *, step: int, every: int) -> int:
     return (caught[0] if caught else signal.SIGTERM) if peers.any(bool(caught)) else 0
 
 
-def _flush(report: Report, last: Path) -> None:
+def _flush(report: RunLog, last: Path) -> None:
     try:
         report.flush()
     except DivergedError as error:
@@ -255,7 +255,7 @@ def _flush(report: Report, last: Path) -> None:
         raise DivergedError(f"{error}: stopped; {kept}. A lower lr or fp32 may help") from None
 
 
-def _end_epoch(task: Task, report: Report, step: int) -> None:
+def _end_epoch(task: Task, report: RunLog, step: int) -> None:
     end = task.end_epoch(step // task.steps_per_epoch - 1)
     report.figures(step, end.figures)
     for name, picture in end.pictures.items():

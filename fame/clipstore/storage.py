@@ -2,7 +2,7 @@
 only keys.
 
 A key is a ``/``-separated name inside the store and comes from :mod:`fame.clipstore.layout`, never
-from data. Every place keeps the promises that a store stands on: a file has its name only when it
+from data. Every storage keeps the promises that a store stands on: a file has its name only when it
 is whole, what was committed is durable, and writing the same bytes twice does no harm.
 """
 
@@ -22,7 +22,6 @@ slashes).
 
 MAX_METADATA_BYTES = 2**28
 _BLOCK_BYTES = 2**23
-_S3 = "s3://"
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -70,10 +69,10 @@ class Draft(ABC):
         """Remove the file unless it was committed."""
 
 
-class Place(ABC):
+class Storage(ABC):
     """The files of one store by key.
 
-    Every method raises :class:`StoreError` where the place fails, but
+    Every method raises :class:`StoreError` where the storage fails, but
     :class:`~fame.clipstore.schema.UnreachableError` where a server does not let us look: that tells
     of no damage.
     """
@@ -127,7 +126,7 @@ class Place(ABC):
     def map(self, function: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
         """``map``, side by side where reading a small file is mostly waiting."""
 
-    def refuse_links(self, folders: Iterable[str]) -> None:  # noqa: B027 (most places have no links)
+    def refuse_links(self, folders: Iterable[str]) -> None:  # noqa: B027 (most storages have no links)
         """Raise :class:`StoreError` where a folder of the store leads outside."""
 
     def read(self, key: str, *, limit: int = MAX_METADATA_BYTES) -> bytes:
@@ -159,41 +158,3 @@ def _blocks(source: Source) -> Iterator[memoryview]:
     block = memoryview(bytearray(min(source.size, _BLOCK_BYTES)))
     for offset in range(0, source.size, _BLOCK_BYTES):
         yield block[: source.read_into(block[: source.size - offset], offset)]
-
-
-def locate(path: StorePath) -> Place:
-    """The place of a store; raises ``ValueError`` for an address of a kind that is not known, or
-    that lost a slash.
-    """
-    address = str(path)
-    if address.startswith(_S3):
-        try:
-            from fame.clipstore.objects import Bucket  # here, because only these stores need s3fs
-        except ImportError as error:
-            raise StoreError(
-                f"{address}: needs s3fs: pip install 'fame-video[s3]' ({error})"
-            ) from error
-        return Bucket(address)
-    if "://" in address or address.startswith("s3:/"):
-        raise StoreError(
-            f"{address}: a store is a folder, or an address s3://bucket/path given as a string"
-        )
-    from fame.clipstore.files import Folder
-
-    return Folder(Path(path))
-
-
-def absolute(path: StorePath) -> StorePath:
-    """The same place by a name that holds in any working directory."""
-    place = locate(path)
-    return place.path.resolve() if isinstance(place.path, Path) else place.path
-
-
-def lock(path: StorePath) -> AbstractContextManager[None]:
-    """Hold the store at ``path`` (which need not exist yet) against other runs; :class:`StoreError`
-    if taken.
-
-    A folder is locked by the kernel (:mod:`fame.clipstore.flock`), an object store by a lease
-    (:mod:`fame.clipstore.lease`). Neither outlives its process for long, however it dies.
-    """
-    return locate(path).lock()

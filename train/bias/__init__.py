@@ -1,0 +1,1 @@
+"""Measure how much an encoder leans on the background."""

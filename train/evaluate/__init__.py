@@ -1,0 +1,1 @@
+"""Measure encoders and classifiers: frozen features, tests, activation maps."""

@@ -1,0 +1,1 @@
+"""What every training run stands on: loop, checkpoints, log, peers, optimiser, schedule."""
