@@ -22,6 +22,7 @@ from torch import Tensor
 from train.config import TrainingConfig
 from train.run import checkpoint
 from train.run.log import DivergedError, RunLog, environment, write_json
+from train.run.optimizer import sound_kernels
 from train.run.peers import Alone
 
 # A run may go on with other values of these: they change its speed or its bookkeeping, not what it
@@ -112,6 +113,7 @@ def train(
     step = _begin(task, folder, resume, peers)
     total = task.config.epochs * task.steps_per_epoch
     with (
+        sound_kernels(task.config, task.device),
         caught_signals() as caught,
         RunLog(
             folder,
