@@ -61,10 +61,9 @@ def tiny_video(spec: StoreSpec, video: int, seed: int = 0) -> VideoClips:
     """The clips of one video: class 0 moves left, class 1 right; the map is the square's path."""
     rng = numpy_generator(seed, 0, video, "tests/video")
     count, size = spec.clips_per_video, spec.height // 3
-    scene_HWC = np.kron(
-        rng.integers(0, 256, (6, 8, 3), dtype=np.uint8),
-        np.ones((spec.height // 6, spec.width // 8, 1), np.uint8),
-    )
+    tile = (-(-spec.height // 6), -(-spec.width // 8), 1)  # rounded up: 256x340 is not 252x336
+    scene_HWC = np.kron(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8), np.ones(tile, np.uint8))
+    scene_HWC = scene_HWC[: spec.height, : spec.width]
     square = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
     clips = np.broadcast_to(scene_HWC, (count, spec.frames, *scene_HWC.shape)).copy()
     maps = np.zeros((count, spec.height, spec.width), np.uint8)

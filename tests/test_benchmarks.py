@@ -1,0 +1,55 @@
+"""The benchmarks that need a GPU can be walked without one, at the sizes that they measure."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import train_gpu
+from fame.clipstore import ClipStore
+from fame.models.i3d import MIXED
+from tests.stores import make_store
+
+
+def test_the_gpu_benchmarks_store_is_made_at_its_true_size(tmp_path: Path) -> None:
+    store = ClipStore.open(make_store(tmp_path / "store", videos=2, spec=train_gpu.SPEC))
+    assert store.clip(0).shape == (16, 256, 340, 3)
+    assert store.foreground(0).shape == (64, 85)
+
+
+def test_the_counts_of_operations_are_those_of_the_network() -> None:
+    def units(pixels: int, *layers: tuple[int, int, int]) -> float:
+        return sum(pixels * kernel * inner * outer for kernel, inner, outer in layers) / 1e9
+
+    stem = units(8 * 112**2, (343, 3, 64))
+    total = stem + units(8 * 56**2, (1, 64, 64), (27, 64, 192))
+    channels, size = 192, {"3": 8 * 28**2, "4": 4 * 14**2, "5": 2 * 7**2}
+    for name, (one, reduce_1, out_1, reduce_2, out_2, pooled) in MIXED.items():
+        total += units(size[name[6]], (1, channels, one + reduce_1 + reduce_2 + pooled))
+        total += units(size[name[6]], (27, reduce_1, out_1), (27, reduce_2, out_2))
+        channels = one + out_1 + out_2 + pooled
+    assert total == pytest.approx(train_gpu.GMAC_PER_FORWARD, abs=0.02)
+    assert stem == pytest.approx(train_gpu.GMAC_OF_STEM, abs=0.01)
+    assert pytest.approx(0.4446, abs=2e-4) == train_gpu.TFLOP_COUNTED
+    assert pytest.approx(0.4182, abs=2e-4) == train_gpu.TFLOP_TRUE
+
+
+def test_results_are_kept_part_by_part(tmp_path: Path) -> None:
+    train_gpu.Results(tmp_path).put("peak", 700.0)
+    results = train_gpu.Results(tmp_path)
+    step = {
+        "batch": 64,
+        "pairs_per_second": 600.0,
+        "share_of_peak_counted": 0.38,
+        "views_share": 0.09,
+        "k400_hours": 22.0,
+    }
+    results.put("step 64", step)
+    results.put("feeding", {"batch": 64, "pairs_per_second": 590.0})
+    kept = train_gpu.Results(tmp_path).parts
+    assert kept["peak"] == 700.0
+    assert kept["holds"] == {
+        "share of peak >= 30 %": True,
+        "views <= 6 %": False,
+        "K400 x 200 epochs <= 20 h": False,
+        "fed >= 95 % of resident": True,
+    }
