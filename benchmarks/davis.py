@@ -24,10 +24,10 @@ import cv2
 import numpy as np
 import torch
 
+from fame.flow import FlowParameters, flow_score, map_clip
 from fame.foreground import gauss_score, motion_score, paper_score, top_fraction
 from fame.preview import dim, enlarge, heat, tile
 from preprocess.decode import Sampling, decode
-from preprocess.flow import FlowParameters, flow_score, map_clip
 
 FRAMES, STRIDE, STEP, SIZE, MAP = 16, 2, 16, 224, 56
 RESULTS = Path(__file__).parent / "results"

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from fame.foreground import motion_score, paper_score, top_fraction
-from fame.merge import derangement, merge
+from fame.merging import derangement, merge
 from fame.models import build_backbone
 from fame.randomness import generator
 

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from fame.augment import blur_kernel, draw_colour, draw_crop, draw_order
 from fame.clipstore import StoreSpec
 from fame.foreground import top_fraction
-from fame.merge import derangement, permutation
+from fame.merging import derangement, permutation
 from fame.moco import MoCo, shuffle
 from fame.models.i3d import MaxPool, Mixed, Unit, same_padding
 from fame.normalize import MEAN, STD

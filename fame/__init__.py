@@ -1,17 +1,62 @@
-"""FAME: pretrain video encoders that look at motion and not at the background (CVPR 2022)."""
+"""FAME: pretrain video encoders that look at motion and not at the background (CVPR 2022).
 
+What other programs use is named here and imported when it is first asked for, so that
+``import fame`` loads neither torch nor anything else that is heavy.
+"""
+
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fame.clipstore import ClipStore
+    from fame.flow import flow_score as flow_map
+    from fame.foreground import motion_score, paper_score, top_fraction
+    from fame.merging import derangement, merge
+    from fame.transform import Merge
     from fame.weights import Encoder, load
 
-__all__ = ["Encoder", "load"]
+    __version__: str
+
+_HOME = {
+    "ClipStore": "fame.clipstore:ClipStore",
+    "Encoder": "fame.weights:Encoder",
+    "Merge": "fame.transform:Merge",
+    "derangement": "fame.merging:derangement",
+    "flow_map": "fame.flow:flow_score",
+    "load": "fame.weights:load",
+    "merge": "fame.merging:merge",
+    "motion_score": "fame.foreground:motion_score",
+    "paper_score": "fame.foreground:paper_score",
+    "top_fraction": "fame.foreground:top_fraction",
+}
+
+__all__ = [
+    "ClipStore",
+    "Encoder",
+    "Merge",
+    "derangement",
+    "flow_map",
+    "load",
+    "merge",
+    "motion_score",
+    "paper_score",
+    "top_fraction",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs torch when it is first asked for, so that ``import fame`` costs nothing."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from fame import weights
+    """Import a public name when it is first asked for."""
+    if name == "__version__":
+        from importlib.metadata import version
 
-    return getattr(weights, name)
+        return version("fame-video")
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, attribute = _HOME[name].partition(":")
+    value = globals()[name] = getattr(import_module(module), attribute)
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names, which TAB completes."""
+    return sorted([*_HOME, "__version__", "__doc__"])

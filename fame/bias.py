@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Int, Int64, UInt8
 from torch import Tensor
 
-from fame.merge import derangement
+from fame.merging import derangement
 from fame.normalize import MEAN
 from fame.randomness import generator
 

@@ -23,11 +23,11 @@ from fame.clipstore import (
     missing_shards,
     store_info,
 )
+from fame.flow import FlowParameters
 from preprocess import plan
 from preprocess.config import PreprocessConfig, list_videos
 from preprocess.datasets import Listing
 from preprocess.executors import serial
-from preprocess.flow import FlowParameters
 from preprocess.isolation import DECODER
 from preprocess.report import REPORT_SUFFIX, Report, Snapshot, write_report
 from preprocess.task import ShardResult, ShardTask, Work, make_shard

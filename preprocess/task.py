@@ -19,8 +19,8 @@ from fame.clipstore import (
     VideoFailure,
     write_shard,
 )
+from fame.flow import map_clip
 from preprocess.decode import DecodeError, Sampling
-from preprocess.flow import map_clip
 from preprocess.isolation import DECODER, Decoder, DecoderStartError
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fame.augment import apply_colour, crop_clip, crop_map, draw_colour, draw_crop, draw_order
 from fame.foreground import gauss_score, grid_score, motion_score, paper_score, top_fraction
-from fame.merge import derangement, merge, merge_with, permutation
+from fame.merging import derangement, merge, merge_with, permutation
 from fame.normalize import normalise
 from fame.randomness import generator
 from train.config import PretrainConfig

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 from fame.foreground import top_fraction
-from fame.merge import derangement
+from fame.merging import derangement
 from fame.preview import dim, enlarge, heat, tile, write_gif, write_png
 from fame.randomness import generator
-from preprocess.flow import map_clip
+from fame.flow import map_clip
 from preprocess.world import WorldSpec, render
 
 HERE = Path(__file__).parent

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from fame.foreground import top_fraction
-from fame.merge import merge
+from fame.merging import merge
 from fame.preview import dim, enlarge, heat, sheet, tile, write_gif, write_png
 from fame.randomness import numpy_generator
 

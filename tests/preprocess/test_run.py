@@ -13,8 +13,8 @@ import pytest
 from rich.console import Console
 
 from fame.clipstore import ClipStore, StoreError, StoreSpec, lock
+from fame.flow import map_clip
 from preprocess.config import PreprocessConfig, list_videos
-from preprocess.flow import map_clip
 from preprocess.isolation import DecoderStartError
 from preprocess.report import Snapshot, show_progress
 from preprocess.run import preprocess

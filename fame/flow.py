@@ -64,7 +64,7 @@ class FlowParameters:
 
 
 def map_clip(
-    method: Method, frames_THWC: UInt8[np.ndarray, "t h w 3"], *, height: int, width: int
+    method: str, frames_THWC: np.ndarray, *, height: int, width: int
 ) -> UInt8[np.ndarray, "mh mw"]:
     """Foreground map of one clip by the method a store names, ``height`` x ``width``, on one
     thread.
@@ -84,7 +84,7 @@ def map_clip(
 
 
 def flow_score(
-    frames_THWC: UInt8[np.ndarray, "t h w 3"],
+    frames_THWC: np.ndarray,
     *,
     height: int,
     width: int,

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fame.foreground import paper_score, top_fraction
-from fame.merge import derangement, merge, merge_with, permutation
+from fame.merging import derangement, merge, merge_with, permutation
 from fame.randomness import generator
 from tests.oracle_foreground import straightforward_merge
 

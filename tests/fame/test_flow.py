@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import UInt8
 
+from fame import flow as motion
+from fame.flow import FlowParameters, flow_score, map_clip
 from fame.foreground import motion_score, paper_score
 from fame.randomness import numpy_generator
-from preprocess import flow as motion
-from preprocess.flow import FlowParameters, flow_score, map_clip
 from preprocess.world import WorldSpec, render
 
 

@@ -10,16 +10,16 @@ Shapes: B batch, C channels, T frames, H W height and width.
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Int64, Shaped
 from torch import Tensor
 
 
 @torch.no_grad()
 def merge(
-    clip_BCTHW: Float[Tensor, "b c t h w"],
+    clip_BCTHW: Shaped[Tensor, "b c t h w"],
     mask_BHW: Bool[Tensor, "b h w"],
     source_B: Int64[Tensor, " b"],
-) -> Float[Tensor, "b c t h w"]:
+) -> Shaped[Tensor, "b c t h w"]:
     """Keep clip i where its mask is True; elsewhere show clip ``source_B[i]`` (inter-video
     merging).
 
@@ -42,10 +42,10 @@ def merge(
 
 @torch.no_grad()
 def merge_with(
-    clip_BCTHW: Float[Tensor, "b c t h w"],
+    clip_BCTHW: Shaped[Tensor, "b c t h w"],
     mask_BHW: Bool[Tensor, "b h w"],
-    background_BCTHW: Float[Tensor, "b c t h w"],
-) -> Float[Tensor, "b c t h w"]:
+    background_BCTHW: Shaped[Tensor, "b c t h w"],
+) -> Shaped[Tensor, "b c t h w"]:
     """Keep clip i where its mask is True; elsewhere show ``background_BCTHW[i]``.
 
     With another clip of the same video as background this is the paper's intra-video merging.

@@ -1,0 +1,181 @@
+"""Merging as a module for anyone's training loop, used as kornia's and torchvision's MixUp are.
+
+Shapes: B batch, C = 3 RGB channels, T frames, H W height and width, h w size of a given map.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fame.foreground import motion_score, paper_score, top_fraction
+from fame.merging import derangement, merge, merge_with
+
+Score = Callable[[Tensor], Tensor]
+_SCORES: dict[str, Score] = {"motion": motion_score, "paper": paper_score}
+
+
+class Merge(nn.Module):
+    """Paste the moving foreground of each clip on the background of another clip of the batch.
+
+    Call it on clips that are cropped but not yet colour-jittered or normalised, in training only.
+    The result has the shape, layout, dtype and device of the input, which is left as it is.
+
+    Args:
+        beta: share of each clip that is foreground, above 0 and at most 1.
+        p: probability that a clip is merged; the others come back unchanged.
+        score: what says where the foreground is: ``"motion"`` (differences of neighbouring
+            frames), ``"paper"`` (the published method), or a function from clips
+            ``[B, 3, T, H, W]`` in 0..1 to scores ``[B, H, W]``. Maps given to the call replace it.
+        background: ``"inter"`` takes it from another clip of the batch; ``"intra"`` from the clip
+            in the same row of ``others``, for instance a second clip of the same video.
+        group: clips that exchange backgrounds among themselves, at least 2; ``None`` for the whole
+            batch. A single clip that would be left over joins the last group: 17 clips in groups
+            of 8 make groups of 8 and 9.
+        generator: a CPU generator that draws backgrounds and ``p``; ``None`` for torch's own.
+        layout: axes of the clips, ``"BCTHW"`` or ``"BTCHW"``.
+
+    Example:
+        >>> merge = fame.Merge(beta=0.5)
+        >>> merged = merge(torch.rand(8, 3, 16, 112, 112))
+    """
+
+    def __init__(
+        self,
+        beta: float = 0.5,
+        p: float = 1.0,
+        *,
+        score: str | Score = "motion",
+        background: str = "inter",
+        group: int | None = None,
+        generator: torch.Generator | None = None,
+        layout: str = "BCTHW",
+    ) -> None:
+        super().__init__()
+        if not 0 < beta <= 1:
+            raise ValueError(f"beta must be above 0 and at most 1, got {beta!r}")
+        if not 0 <= p <= 1:
+            raise ValueError(f"p must be at least 0 and at most 1, got {p!r}")
+        if group is not None and group < 2:
+            raise ValueError(f"group must be at least 2, got {group!r}")
+        if not callable(score) and score not in _SCORES:
+            raise ValueError(f"score must be motion, paper or a function, got {score!r}")
+        if background not in ("inter", "intra"):
+            raise ValueError(f"background must be inter or intra, got {background!r}")
+        if layout not in ("BCTHW", "BTCHW"):
+            raise ValueError(f"layout must be BCTHW or BTCHW, got {layout!r}")
+        self.beta, self.p, self.background, self.group = beta, p, background, group
+        self.generator, self.layout = generator, layout
+        self.score: Score = score if callable(score) else _SCORES[score]
+        self._score_name = score if isinstance(score, str) else getattr(score, "__name__", "custom")
+
+    @torch.no_grad()
+    def forward(
+        self,
+        clips: Tensor,
+        maps: Tensor | None = None,
+        *,
+        labels: Any = None,
+        others: Tensor | None = None,
+    ) -> Any:
+        """Return the merged clips, or ``(merged, labels)`` if labels are given.
+
+        A clip's label follows its foreground, so labels come back as they are.
+
+        Args:
+            clips: floats in 0..1, or uint8.
+            maps: scores of the clips, ``[B, h, w]`` of any size and number type, higher where
+                foreground is likelier.
+            labels: anything; returned unchanged.
+            others: the backgrounds of ``background="intra"``, shaped like ``clips``.
+
+        A batch of one clip has no other background: it comes back unchanged, with a warning. Raise
+        ``ValueError`` for values outside 0..1, another layout, and maps or others that do not fit.
+        """
+        merged = self._merged(clips, maps, others)
+        return merged if labels is None else (merged, labels)
+
+    def _merged(self, clips: Tensor, maps: Tensor | None, others: Tensor | None) -> Tensor:
+        clip_BCTHW = self._channels_first(clips, "clips")
+        if (others is None) == (self.background == "intra"):
+            raise ValueError("others, one clip for each clip, belong to background='intra' only")
+        if others is None and len(clip_BCTHW) == 1:
+            warnings.warn("a batch of 1 has no other background: not merged", stacklevel=4)
+            return clips.clone()
+        mask_BHW = top_fraction(self._scores(clip_BCTHW, maps), self.beta)
+        if others is None:
+            merged_BCTHW = merge(clip_BCTHW, mask_BHW, self._sources(len(clip_BCTHW)))
+        else:
+            background_BCTHW = self._channels_first(others, "others")
+            merged_BCTHW = merge_with(clip_BCTHW, mask_BHW, background_BCTHW)
+        if self.p < 1:
+            keep_B = torch.rand(len(clip_BCTHW), generator=self.generator) >= self.p
+            keep_B1111 = keep_B.to(clips.device)[:, None, None, None, None]
+            merged_BCTHW = torch.where(keep_B1111, clip_BCTHW, merged_BCTHW)
+        return merged_BCTHW if self.layout == "BCTHW" else merged_BCTHW.transpose(1, 2).contiguous()
+
+    def extra_repr(self) -> str:
+        """Return what ``print`` shows of the settings."""
+        return (
+            f"beta={self.beta}, p={self.p}, score={self._score_name}, "
+            f"background={self.background}, group={self.group}, layout={self.layout}"
+        )
+
+    def _channels_first(self, clips: Tensor, name: str) -> Tensor:
+        """Return the clips as [B, 3, T, H, W]. Raise ``ValueError`` if they cannot be colours."""
+        channels = 1 if self.layout == "BCTHW" else 2
+        if clips.ndim != 5 or clips.shape[channels] != 3:
+            raise ValueError(
+                f"{name} must be {self.layout} with 3 channels, got {list(clips.shape)}; "
+                "the argument layout names other axes"
+            )
+        if clips.dtype == torch.uint8:
+            return clips if channels == 1 else clips.transpose(1, 2)
+        if not clips.is_floating_point():
+            raise ValueError(f"{name} must be floats in 0..1 or uint8, got {clips.dtype}")
+        low, high = torch.aminmax(clips)
+        if not (low >= 0 and high <= 1):
+            raise ValueError(
+                f"{name} must hold colours in 0..1, got {float(low):.3g}..{float(high):.3g}: "
+                "merge before normalising, and divide 0..255 by 255"
+            )
+        return clips if channels == 1 else clips.transpose(1, 2)
+
+    def _scores(self, clip_BCTHW: Tensor, maps: Tensor | None) -> Tensor:
+        """Return a score for every pixel, [B, H, W]."""
+        batch, _, _, height, width = clip_BCTHW.shape
+        if maps is None:
+            colours = clip_BCTHW if clip_BCTHW.is_floating_point() else clip_BCTHW.float() / 255
+            score_BHW = self.score(colours)
+            if score_BHW.shape != (batch, height, width):
+                raise ValueError(
+                    f"the score must give {[batch, height, width]}, got {list(score_BHW.shape)}"
+                )
+            return score_BHW
+        if maps.ndim != 3 or len(maps) != batch:
+            raise ValueError(f"maps must be [{batch}, height, width], got {list(maps.shape)}")
+        map_BHW = maps.to(clip_BCTHW.device, torch.float32)
+        if map_BHW.shape[1:] == (height, width):
+            return map_BHW
+        resized = F.interpolate(
+            map_BHW[:, None], (height, width), mode="bilinear", align_corners=False
+        )
+        return resized[:, 0]
+
+    def _sources(self, count: int) -> Tensor:
+        """Return who lends each clip its background, drawn within groups.
+
+        A group of 8 and 17 clips: sources of rows 0..7 lie in 0..7, those of rows 8..16 in 8..16.
+        """
+        generator = self.generator or torch.default_generator
+        group = self.group or count
+        alone = count > group and count % group == 1
+        whole = count - group - 1 if alone else count
+        first = derangement(whole, generator=generator, group=group) if whole else torch.empty(0)
+        if not alone:
+            return first
+        rest = whole + derangement(group + 1, generator=generator)
+        return torch.cat([first.long(), rest])
