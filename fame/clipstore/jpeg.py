@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from fame.clipstore.schema import JPEG_MAX_ROWS
+from fame.store_spec import JPEG_MAX_ROWS
 
 _MARKER, _START, _BASELINE = 0xFF, 0xD8, 0xC0
 _HEAD_BYTES = 2**16  # the frame header comes long before: only tables precede it

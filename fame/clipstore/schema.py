@@ -5,25 +5,20 @@ foreground map.
 """
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from fame.store_spec import StoreSpec, canonical_json
+
 FORMAT_VERSION = 1
-JPEG_MAX_ROWS = 65_500  # libjpeg's own limit, a little under the 65535 of the file format
-MAX_CLIP_BYTES = 2**30
-MAX_CLIPS_PER_SHARD = 2**20
 MAX_VIDEOS = 2**31 - 1
 
-Geometry = Literal["cover", "squash"]
-CodecName = Literal["jpeg", "lz4", "zstd"]
-ForegroundMethod = Literal["flow", "paper", "seed", "none"]
 Status = Literal["ok", "looped", "failed"]
 Parameter = str | int | float | bool
 
@@ -42,16 +37,6 @@ class UnreachableError(OSError):
 
 class CorruptChunk(StoreError):  # noqa: N818 - it names the thing that is wrong
     """The bytes of one clip or map in a finished store are not the bytes that were written."""
-
-
-def canonical_json(value: object) -> bytes:
-    """The one spelling of a JSON value in a store: keys sorted, UTF-8, no spaces, a newline at the
-    end.
-    """
-    text = json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
-    return (text + "\n").encode()
 
 
 def parse_json_object(data: bytes, what: str) -> dict[str, Any]:
@@ -73,86 +58,6 @@ def expect_keys(data: Mapping[str, object], keys: set[str], what: str) -> None:
         raise StoreError(
             f"{what} is not of format {FORMAT_VERSION}: missing {missing}, unknown {extra}"
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoreSpec:
-    """Everything that decides the bytes of a store. Invalid values raise ``ValueError`` on
-    construction.
-    """
-
-    frames: int = 16
-    stride: int = 2
-    clips_per_video: int = 10
-    height: int = 256
-    width: int = 340
-    geometry: Geometry = "cover"
-    codec: CodecName = "jpeg"
-    quality: int = 90
-    foreground: ForegroundMethod = "flow"
-    foreground_height: int = 64
-    foreground_width: int = 85
-    videos_per_shard: int = 16
-
-    def __post_init__(self) -> None:
-        for spec_field in dataclasses.fields(self):
-            value = getattr(self, spec_field.name)
-            if spec_field.type is int and (type(value) is not int or value < 1):
-                raise ValueError(
-                    f"{spec_field.name} must be a whole number of at least 1, not {value!r}"
-                )
-        for name, allowed in (
-            ("geometry", get_args(Geometry)),
-            ("codec", get_args(CodecName)),
-            ("foreground", get_args(ForegroundMethod)),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}"
-                )
-        self._check_limits()
-
-    def _check_limits(self) -> None:
-        if self.quality > 100:
-            raise ValueError(f"quality must be at most 100, not {self.quality}")
-        if self.codec == "jpeg" and max(self.frames * self.height, self.width) > JPEG_MAX_ROWS:
-            raise ValueError(
-                f"a JPEG has at most {JPEG_MAX_ROWS} rows and columns, but {self.frames} frames of "
-                f"{self.height}x{self.width} need "
-                f"{self.frames * self.height}x{self.width}: use lz4 or zstd"
-            )
-        if max(self.clip_bytes, self.foreground_height * self.foreground_width) > MAX_CLIP_BYTES:
-            raise ValueError(
-                f"one clip or map may take {MAX_CLIP_BYTES} bytes: {self} asks for more"
-            )
-        if self.clips_per_shard > MAX_CLIPS_PER_SHARD:
-            raise ValueError(
-                f"one shard may hold {MAX_CLIPS_PER_SHARD} clips: {self} asks for more"
-            )
-
-    @property
-    def clip_bytes(self) -> int:
-        """Bytes of one decoded clip."""
-        return self.frames * self.height * self.width * 3
-
-    @property
-    def clips_per_shard(self) -> int:
-        """Clips in one full shard."""
-        return self.clips_per_video * self.videos_per_shard
-
-    @property
-    def digest(self) -> str:
-        """A short hash that names the recipe."""
-        return hashlib.sha256(canonical_json(dataclasses.asdict(self))).hexdigest()[:16]
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, object]) -> "StoreSpec":
-        """Read a spec that may come from anybody; raises :class:`StoreError`."""
-        expect_keys(data, {f.name for f in dataclasses.fields(cls)}, "the spec")
-        try:
-            return cls(**cast("dict[str, Any]", data))
-        except (TypeError, ValueError) as error:
-            raise StoreError(f"the spec is not valid: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,10 +119,19 @@ class StoreHeader:
             dataset=data["dataset"],
             split=data["split"],
             class_names=tuple(cast("list[str]", classes)),
-            spec=StoreSpec.from_json(cast("dict[str, object]", spec)),
+            spec=_read_spec(cast("dict[str, object]", spec)),
             foreground_parameters=cast("dict[str, Parameter]", parameters),
             software=data["software"],
         )
+
+
+def _read_spec(data: Mapping[str, object]) -> StoreSpec:
+    """Read a recipe that may come from anybody; raises :class:`StoreError`."""
+    expect_keys(data, set(StoreSpec.fields()), "the spec")
+    try:
+        return StoreSpec.from_dict(data)
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"the spec is not valid: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,15 +10,10 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import TypeVar
 
 from fame.clipstore.schema import StoreError
-
-StorePath = Path | str
-"""A folder, or an address ``s3://bucket/path`` (a string: a ``Path`` would drop one of its
-slashes).
-"""
+from fame.store_spec import StorePath
 
 MAX_METADATA_BYTES = 2**28
 _BLOCK_BYTES = 2**23
