@@ -90,6 +90,8 @@ def demonstration(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*(num_workers|GPU available|log_every_n):UserWarning")
 @pytest.mark.parametrize("page", RUNNABLE)
 def test_the_page_can_be_followed(
     page: str, demonstration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
