@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,9 +21,10 @@ def info_nce(
     queue_DK: Float[Tensor, "d k"],
     *,
     temperature: float,
+    leave_out_BK: Bool[Tensor, "b k"] | None = None,
 ) -> Contrast:
     """Cross-entropy of picking each query's key among itself and the queue, by dot product over
-    ``temperature``.
+    ``temperature``; keys of the queue marked in ``leave_out_BK`` are no negatives of that query.
 
     Queries, keys and the columns of the queue are unit vectors. Gradients flow to the queries only.
     The loss is in float32 or better whatever the precision of the products (He et al., CVPR 2020,
@@ -31,6 +32,8 @@ def info_nce(
     """
     positive_B1 = (query_BD * key_BD.detach()).sum(1, keepdim=True)
     negative_BK = query_BD @ queue_DK.detach()
+    if leave_out_BK is not None:
+        negative_BK = negative_BK.masked_fill(leave_out_BK, -torch.inf)
     logit_BK1 = torch.cat([positive_B1, negative_BK], 1)
     logit_BK1 = logit_BK1.to(torch.promote_types(logit_BK1.dtype, torch.float32)) / temperature
     target_B = torch.zeros(len(query_BD), dtype=torch.long, device=query_BD.device)

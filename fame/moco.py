@@ -17,6 +17,7 @@ from fame.randomness import generator
 
 Enqueue = Literal["between", "after"]
 Clips = Float[Tensor, "b c t h w"]
+NOBODY = -1  # the owner of a key that belongs to no known video
 
 
 @runtime_checkable
@@ -70,11 +71,13 @@ class MoCo(nn.Module):
     reference's names.
 
     ``encoder`` maps clips to [B, D]; it becomes the query encoder. The queue begins as random unit
-    vectors drawn by ``seed``.
+    vectors drawn by ``seed``. ``queue_sample`` says whose keys the queue holds: the number of the
+    video, or NOBODY.
     """
 
     queue: Tensor
     queue_ptr: Tensor
+    queue_sample: Tensor
 
     def __init__(
         self,
@@ -93,6 +96,7 @@ class MoCo(nn.Module):
         start_DK = torch.randn(dim, queue, generator=generator(seed, 0, 0, "moco/queue"))
         self.register_buffer("queue", F.normalize(start_DK, dim=0))
         self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))
+        self.register_buffer("queue_sample", torch.full((queue,), NOBODY))
 
     @torch.no_grad()
     def update_key_encoder_(self, momentum: float) -> None:
@@ -121,13 +125,18 @@ class MoCo(nn.Module):
         return key_GD[torch.argsort(shuffle_G).to(key_GD.device)]
 
     @torch.no_grad()
-    def enqueue_(self, key_GD: Float[Tensor, "g d"]) -> None:
-        """Replace the oldest keys; any number of keys, the queue wraps and keeps the last K."""
+    def enqueue_(
+        self, key_GD: Float[Tensor, "g d"], sample_G: Int64[Tensor, " g"] | None = None
+    ) -> None:
+        """Replace the oldest keys, and the numbers of their videos where they are given; any number
+        of keys, the queue wraps and keeps the last K.
+        """
         length = self.queue.shape[1]
         kept_GD = key_GD[-length:]
         start = self.queue_ptr + (len(key_GD) - len(kept_GD))
         slot_G = (start + torch.arange(len(kept_GD), device=self.queue.device)) % length
         self.queue[:, slot_G] = kept_GD.T
+        self.queue_sample[slot_G] = NOBODY if sample_G is None else sample_G[-length:]
         self.queue_ptr.copy_((self.queue_ptr + len(key_GD)) % length)
 
     def step(
@@ -136,6 +145,7 @@ class MoCo(nn.Module):
         view_2: Clips,
         *,
         shuffles: tuple[Int64[Tensor, " g"], Int64[Tensor, " g"]],
+        sample_B: Int64[Tensor, " b"] | None = None,
         enqueue: Enqueue = "after",
         accumulate: int = 1,
         collectives: Collectives | None = None,
@@ -146,42 +156,54 @@ class MoCo(nn.Module):
         View 1 queries the keys of view 2 and view 2 those of view 1, one forward of the key encoder
         per view. With ``enqueue="after"`` both sets of keys enter the queue when the step is over,
         view 2's first. With ``"between"`` the keys of view 2 enter before view 2 queries, as in the
-        reference: each of these queries then has its own view's key among the negatives. The caller
-        moves the key encoder before and the query encoder after. ``accumulate`` parts give the
-        gradients of one, where batch-norm groups do not straddle them.
+        reference: each of these queries then has its own view's key among the negatives.
+        ``sample_B`` numbers the videos of the clips: a query's negatives are then the keys of other
+        videos only; without it they are the whole queue, as in the reference. The caller moves the
+        key encoder before and the query encoder after. ``accumulate`` parts give the gradients of
+        one, where batch-norm groups do not straddle them.
         """
         peers = collectives or SingleProcess()
         mine = slice(peers.rank * len(view_1), (peers.rank + 1) * len(view_1))
+        own = None if sample_B is None else sample_B.to(self.queue.device, non_blocking=True)
+        sample_G = None if own is None else peers.gather(own)
         key_2_GD = self.keys(view_2, shuffles[1], peers)
-        queue_1_DK = self.queue
+        before = after = (self.queue, self.queue_sample)
         if enqueue == "between":
-            queue_1_DK = self.queue.clone()
-            self.enqueue_(key_2_GD)
+            before = (self.queue.clone(), self.queue_sample.clone())
+            self.enqueue_(key_2_GD, sample_G)
         key_1_GD = self.keys(view_1, shuffles[0], peers)
         parts = zip(
             view_1.chunk(accumulate),
             view_2.chunk(accumulate),
             key_1_GD[mine].chunk(accumulate),
             key_2_GD[mine].chunk(accumulate),
+            [None] * accumulate if own is None else own.chunk(accumulate),
             strict=True,
         )
         results: list[StepResult] = []
-        for part_1, part_2, key_1_BD, key_2_BD in parts:
-            result = self._contrast((part_1, key_2_BD, queue_1_DK), (part_2, key_1_BD, self.queue))
+        for part_1, part_2, key_1_BD, key_2_BD, part_own in parts:
+            result = self._contrast(
+                part_own, (part_1, key_2_BD, *before), (part_2, key_1_BD, *after)
+            )
             (result.loss / accumulate).backward()
             results.append(StepResult(*(value.detach() for value in result)))
         if enqueue == "after":
-            self.enqueue_(key_2_GD)
-        self.enqueue_(key_1_GD)
+            self.enqueue_(key_2_GD, sample_G)
+        self.enqueue_(key_1_GD, sample_G)
         return StepResult(*(torch.stack(values).mean() for values in zip(*results, strict=True)))
 
-    def _contrast(self, *directions: tuple[Tensor, Tensor, Tensor]) -> StepResult:
-        """Mean over directions, each a (clips, their keys, queue)."""
+    def _contrast(
+        self, sample_B: Tensor | None, *directions: tuple[Tensor, Tensor, Tensor, Tensor]
+    ) -> StepResult:
+        """Mean over directions, each a (clips, their keys, queue, whose keys those are)."""
         values: list[StepResult] = []
-        for clip_BCTHW, key_BD, queue_DK in directions:
+        for clip_BCTHW, key_BD, queue_DK, owner_K in directions:
             output_BD = self.encoder_q(clip_BCTHW).to(self.queue.dtype)
             query_BD = F.normalize(output_BD, dim=1)
-            contrast = info_nce(query_BD, key_BD, queue_DK, temperature=self.temperature)
+            own_BK = None if sample_B is None else sample_B[:, None] == owner_K
+            contrast = info_nce(
+                query_BD, key_BD, queue_DK, temperature=self.temperature, leave_out_BK=own_BK
+            )
             norm = output_BD.detach().norm(dim=1).mean()
             values.append(
                 StepResult(

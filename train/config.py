@@ -119,8 +119,9 @@ class PretrainConfig(TrainingConfig):
     which colours ``mask="online"`` sees. Contrast: ``queue`` keys of ``dim`` numbers,
     ``temperature``, a key encoder moving by ``ema`` (``ema_schedule="cosine"`` raises it to 1); the
     keys of view 2 enter the queue ``"between"`` the two directions as in the reference, or
-    ``"after"`` both. Every ``knn_every`` epochs (0: never) the features are scored on a labelled
-    store by ``knn_k`` neighbours.
+    ``"after"`` both; ``negatives="others"`` leaves a video's own older keys out of its negatives,
+    ``"all"`` takes the whole queue, as in the reference. Every ``knn_every`` epochs (0: never) the
+    features are scored on a labelled store by ``knn_k`` neighbours.
     """
 
     crop: int = _number(224, low=8)
@@ -145,6 +146,7 @@ class PretrainConfig(TrainingConfig):
     ema: float = _number(0.999, low=0, high=1)
     ema_schedule: Literal["constant", "cosine"] = "constant"
     enqueue: Literal["between", "after"] = "after"
+    negatives: Literal["others", "all"] = "others"
 
     knn_every: int = _number(0, low=0)
     knn_k: int = _number(20, low=1)

@@ -3,6 +3,7 @@
 Shapes: B clips of this process, C channels, T frames, S crop size, D feature dim.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -87,6 +88,7 @@ class PretrainTask:
         self.optimizer = make_optimizer(config, list(self.moco.encoder_q.parameters()))
         self.knn_store = knn_store
         _check_knn(config, knn_store)
+        _warn_of_long_queue(config, keys=self.clips_per_step * self.steps_per_epoch)
         self._last: tuple[Pairs, int] | None = None
 
     def batches(self, start: int, stop: int) -> Iterator[Pairs]:
@@ -126,6 +128,7 @@ class PretrainTask:
                 view_1,
                 view_2,
                 shuffles=(shuffles[0], shuffles[1]),
+                sample_B=batch.sample_B if config.negatives == "others" else None,
                 enqueue=config.enqueue,
                 accumulate=config.accumulate,
                 collectives=self.peers,
@@ -170,6 +173,7 @@ class PretrainTask:
             **parts,
             "queue": state["queue"],
             "queue_ptr": state["queue_ptr"],
+            "queue_sample": state["queue_sample"],
             "optimizer": self.optimizer.state_dict(),
         }
 
@@ -179,6 +183,8 @@ class PretrainTask:
             getattr(self.moco, name).load_state_dict(state[name])
         self.moco.queue.copy_(state["queue"])
         self.moco.queue_ptr.copy_(state["queue_ptr"])
+        if "queue_sample" in state:  # older checkpoints did not say whose keys they hold
+            self.moco.queue_sample.copy_(state["queue_sample"])
         self.optimizer.load_state_dict(state["optimizer"])
 
 
@@ -212,6 +218,16 @@ def _check_knn(config: PretrainConfig, store: ClipStore | None) -> None:
         )
     if store is not None:
         labelled_videos(store)
+
+
+def _warn_of_long_queue(config: PretrainConfig, *, keys: int) -> None:
+    if config.queue > keys:
+        warnings.warn(
+            f"queue {config.queue} is longer than the {keys} keys of an epoch: it holds several "
+            f"keys of each video, the oldest {config.queue / keys:.1f} epochs old; "
+            f"set queue={keys} or less",
+            stacklevel=3,
+        )
 
 
 def _part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ def reference_k400() -> PretrainConfig:
         mask="online",
         sources="permutation",
         enqueue="between",
+        negatives="all",
         lr_update="epoch",
     )
 
@@ -41,6 +42,7 @@ def reference_ucf101() -> PretrainConfig:
         mask="online",
         sources="permutation",
         enqueue="between",
+        negatives="all",
         lr_update="epoch",
         queue=2048,
     )
@@ -61,6 +63,7 @@ def r2plus1d() -> PretrainConfig:
         mask="online",
         sources="permutation",
         enqueue="between",
+        negatives="all",
         lr_update="epoch",
     )
 

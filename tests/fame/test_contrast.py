@@ -31,13 +31,26 @@ def test_equals_a_loop_over_queries(
         unit(batch, dim, seed, "k"),
         unit(length, dim, seed, "queue").T,
     )
-    result = info_nce(query, key, queue, temperature=temperature)
+    left_out = torch.rand(batch, length, generator=generator(seed, 0, 0, "out")) < 0.4
+    result = info_nce(query, key, queue, temperature=temperature, leave_out_BK=left_out)
     for row in range(batch):
         positive = float(query[row] @ key[row]) / temperature
-        negatives = [float(query[row] @ queue[:, column]) / temperature for column in range(length)]
+        negatives = [
+            float(query[row] @ queue[:, column]) / temperature
+            for column in range(length)
+            if not left_out[row, column]
+        ]
         expected = math.log(sum(math.exp(value - positive) for value in [positive, *negatives]))
         assert float(result.loss_B[row]) == pytest.approx(expected, rel=1e-4, abs=1e-5)
-        assert float(result.correct_B[row]) == (positive >= max(negatives))
+        assert float(result.correct_B[row]) == (positive >= max(negatives, default=-math.inf))
+
+
+def test_leaving_nothing_out_changes_nothing():
+    query, key, queue = unit(3, 4, 0, "a"), unit(3, 4, 0, "b"), unit(5, 4, 0, "c").T
+    plain = info_nce(query, key, queue, temperature=0.1)
+    nothing = torch.zeros(3, 5, dtype=torch.bool)
+    masked = info_nce(query, key, queue, temperature=0.1, leave_out_BK=nothing)
+    assert torch.equal(plain.loss_B, masked.loss_B)
 
 
 def test_gradients_reach_the_queries_only():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fame.moco import MoCo, SingleProcess, shuffle
+from fame.moco import NOBODY, MoCo, SingleProcess, shuffle
 from fame.models import GroupedBatchNorm3d, set_norm_group
 from fame.randomness import generator
 
@@ -116,12 +116,43 @@ def test_after_keeps_the_other_views_own_keys_out_of_the_negatives():
 def test_queue_is_first_in_first_out_for_any_batch(length: int, sizes: list[int]):
     moco = toy_moco(queue=length)
     expected = deque(moco.queue.T.clone(), maxlen=length)
+    owners = deque([NOBODY] * length, maxlen=length)
     for step, size in enumerate(sizes):
         keys = torch.randn(size, DIM, generator=generator(0, 0, step, "keys"))
-        moco.enqueue_(keys)
+        moco.enqueue_(keys, torch.arange(size) + 100 * step)
         expected.extend(keys)
+        owners.extend(100 * step + row for row in range(size))
     oldest = int(moco.queue_ptr)
     assert torch.equal(torch.roll(moco.queue, -oldest, 1), torch.stack(tuple(expected), 1))
+    assert torch.roll(moco.queue_sample, -oldest).tolist() == list(owners)
+
+
+@pytest.mark.parametrize("enqueue", ["between", "after"])
+def test_own_keys_are_no_negatives(enqueue: str):
+    """The loss of a step equals the one spelled out over the keys of other videos."""
+    moco, sample = toy_moco(queue=16), torch.tensor([5, 3, 5, 9])
+    moco.enqueue_(F.normalize(torch.randn(3, DIM, generator=generator(0, 0, 0, "k")), dim=1))
+    moco.enqueue_(
+        F.normalize(torch.randn(4, DIM, generator=generator(0, 0, 1, "k")), dim=1),
+        torch.tensor([9, 4, 5, 5]),
+    )
+    views, order = (clips(4, "a"), clips(4, "b")), torch.arange(4)
+    keys = [moco.keys(view, order, SingleProcess()) for view in views]
+    queries = [F.normalize(moco.encoder_q(view), dim=1) for view in views]
+    queue = list(zip(moco.queue.T.clone(), moco.queue_sample.tolist(), strict=True))
+    losses = []
+    for query, key, extra in ((queries[0], keys[1], 0), (queries[1], keys[0], 4)):
+        # "between": view 2's keys have taken the places of the four oldest.
+        start = int(moco.queue_ptr)
+        held = list(queue)
+        for row in range(extra if enqueue == "between" else 0):
+            held[(start + row) % 16] = (keys[1][row], int(sample[row]))
+        for row in range(4):
+            others = [k for k, owner in held if owner != int(sample[row])]
+            logits = torch.stack([query[row] @ key[row], *(query[row] @ k for k in others)]) / 0.1
+            losses.append(float((torch.logsumexp(logits, 0) - logits[0]).detach()))
+    result = moco.step(*views, shuffles=(order, order), sample_B=sample, enqueue=enqueue)
+    assert float(result.loss) == pytest.approx(sum(losses) / len(losses), abs=1e-5)
 
 
 @given(st.integers(0, 50), st.integers(1, 12))
@@ -165,7 +196,13 @@ def test_parts_give_the_gradients_of_one(enqueue: str):
         set_norm_group(moco, 2)
         views = clips(8, "a").double(), clips(8, "b").double()
         orders = torch.arange(8), torch.arange(8).flip(0)
-        moco.step(*views, shuffles=orders, enqueue=enqueue, accumulate=accumulate)
+        moco.step(
+            *views,
+            shuffles=orders,
+            sample_B=torch.arange(8) // 2,
+            enqueue=enqueue,
+            accumulate=accumulate,
+        )
         gradients.append(torch.cat([p.grad.flatten() for p in moco.encoder_q.parameters()]))
     assert torch.allclose(gradients[0], gradients[1], atol=1e-12)
     assert torch.allclose(gradients[0], gradients[2], atol=1e-12)
