@@ -71,10 +71,10 @@ class PretrainOptions(TrainOptions):
         typer.Option(help="From another video, another clip of the video, or no merging."),
     ] = None
     mask: Annotated[
-        Literal["stored", "online", "gauss", "grid", "seed"] | None,
+        Literal["stored", "online", "median", "gauss", "grid", "seed"] | None,
         typer.Option(
-            help="The store's map, the paper's score on the crop, or a variant of the "
-            "paper's ablation."
+            help="The store's map, the paper's score on the crop, a map per frame (median), or a "
+            "variant of the paper's ablation."
         ),
     ] = None
 

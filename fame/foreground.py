@@ -1,13 +1,14 @@
 """Where the moving foreground of a clip is: soft scores from the clip alone, and the mask of its
 highest pixels.
 
-Scores are in 0..1, one map per clip, higher where foreground is likelier. `paper_score` is the
-method of the paper (section 3.2, arXiv 2109.15130), `motion_score` its seed; `gauss_score` and
-`grid_score` are what its ablation compares with. All take clips of any float dtype, compute in
-float32 or better, return float32 on the clip's device and track no gradient.
+Scores are in 0..1, higher where foreground is likelier. `paper_score` is the method of the paper
+(section 3.2, arXiv 2109.15130), `motion_score` its seed; `gauss_score` and `grid_score` are what
+its ablation compares with. These give one map per clip, `median_score` one per frame. All take
+clips of any float dtype, compute in float32 or better, return float32 on the clip's device and
+track no gradient.
 
 Shapes: B batch, C = 3 RGB channels in 0..1, T frames, H W height and width, P = H * W pixels, K
-colours.
+colours, N values of a whole clip.
 """
 
 import math
@@ -19,6 +20,7 @@ from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 Hue = Literal["reference", "correct"]
+Cut = Literal["frame", "clip", "adaptive"]
 
 _LEVELS = 10  # of each of the three colour coordinates: K = 1000 colours
 _SURE_FOREGROUND = (
@@ -26,6 +28,7 @@ _SURE_FOREGROUND = (
 )
 _SURE_BACKGROUND = 0.1  # the same for the background, least motion first
 _EPS = 1e-8
+_LEAST = 0.2  # the smallest adaptive mask, as a share of the largest
 
 
 @torch.no_grad()
@@ -57,6 +60,26 @@ def motion_score(clip_BCTHW: Float[Tensor, "b c t h w"]) -> Float32[Tensor, "b h
     finite.
     """
     return _motion_and_mean(clip_BCTHW)[0]
+
+
+@torch.no_grad()
+def median_score(clip_BCTHW: Float[Tensor, "b c t h w"]) -> Float32[Tensor, "b t h w"]:
+    """How far the colours of each frame are from the clip's median over time: a map per frame.
+
+    The median is what a place shows most of the time, so the map follows a mover from frame to
+    frame where `motion_score` covers its whole path. Absolute differences, summed over colours,
+    twice averaged over squares of a tenth of the shorter side, scaled by the highest of the clip.
+    All 0 where nothing changes. Raises ``ValueError`` for a bad shape and for values that are not
+    finite.
+    """
+    _check_clip(clip_BCTHW)
+    usual_BCHW = clip_BCTHW.float().median(2).values
+    away_BTHW = torch.stack(
+        [(frame.float() - usual_BCHW).abs_().sum(1) for frame in clip_BCTHW.unbind(2)], 1
+    )
+    _refuse_where(~away_BTHW.isfinite(), "not finite")
+    score_BTHW = _box_blur(_box_blur(away_BTHW))
+    return score_BTHW / (score_BTHW.amax((1, 2, 3), keepdim=True) + _EPS)
 
 
 @torch.no_grad()
@@ -93,19 +116,44 @@ def grid_score(
 
 
 @torch.no_grad()
-def top_fraction(score_BHW: Float[Tensor, "b h w"], beta: float) -> Bool[Tensor, "b h w"]:
+def foreground_mask(
+    score: Float[Tensor, "b *t h w"], beta: float, *, cut: Cut = "frame"
+) -> Bool[Tensor, "b *t h w"]:
+    """The mask of the highest pixels of maps [B, H, W] of clips, or [B, T, H, W] of their frames.
+
+    ``cut="frame"`` takes the share ``beta`` of every frame, ``"clip"`` that share of all frames of
+    a clip together, so that a frame that shows more of the mover keeps more. ``"adaptive"`` lets
+    each clip's scores choose a share between a fifth of ``beta`` and ``beta``: the one that parts
+    them best (Otsu 1979). A clip whose scores are all equal has no foreground that could be told
+    from the rest: it is kept whole, so that merging leaves it as it is; a single frame of that
+    kind is cut by the clip's mean map. Raises ``ValueError`` as `top_fraction` does.
+    """
+    score_BTHW = score if score.ndim == 4 else score[:, None]
+    if cut == "frame":
+        flat_BT11 = _flat(score_BTHW, (2, 3))
+        usual_BTHW = score_BTHW.mean(1, keepdim=True).expand_as(score_BTHW)
+        mask_BTHW = top_fraction(torch.where(flat_BT11, usual_BTHW, score_BTHW), beta)
+    elif cut == "clip":
+        mask_BTHW = top_fraction(score_BTHW.flatten(1, 2), beta).view_as(score_BTHW)
+    else:
+        _check_beta(beta)
+        mask_BTHW = _parted(score_BTHW.flatten(1), beta).view_as(score_BTHW)
+    return (mask_BTHW | _flat(score_BTHW, (1, 2, 3))).view_as(score)
+
+
+@torch.no_grad()
+def top_fraction(score_BHW: Float[Tensor, "*b h w"], beta: float) -> Bool[Tensor, "*b h w"]:
     """The mask of the int(beta * H * W) highest pixels of each map.
 
     Of pixels with equal scores, those that `torch.topk` takes: as arbitrary as in the reference,
     and the same in every run on a device. Raises ``ValueError`` for a beta outside (0, 1] and, on
     the CPU, for a map with NaN.
     """
-    if not 0 < beta <= 1:
-        raise ValueError(
-            f"beta, the share of each clip that is foreground, must lie in (0, 1], got {beta}"
-        )
+    _check_beta(beta)
     _refuse_where(score_BHW.isnan(), "NaN")
-    return _highest(score_BHW.flatten(1), int(beta * score_BHW[0].numel())).view_as(score_BHW)
+    height, width = score_BHW.shape[-2:]
+    score_BP = score_BHW.reshape(-1, height * width)
+    return _highest(score_BP, int(beta * height * width)).view_as(score_BHW)
 
 
 def _check_clip(clip_BCTHW: Tensor) -> None:
@@ -118,6 +166,13 @@ def _check_clip(clip_BCTHW: Tensor) -> None:
         raise ValueError(
             "a clip must be [B, 3, T, H, W] with at least 2 frames, to see motion, "
             f"got {list(clip_BCTHW.shape)}"
+        )
+
+
+def _check_beta(beta: float) -> None:
+    if not 0 < beta <= 1:
+        raise ValueError(
+            f"beta, the share of each clip that is foreground, must lie in (0, 1], got {beta}"
         )
 
 
@@ -201,6 +256,29 @@ def _highest(value_BP: Tensor, count: int) -> Bool[Tensor, "b p"]:
     return torch.zeros_like(value_BP, dtype=torch.bool).scatter_(1, chosen_BN, value=True)
 
 
+def _parted(score_BN: Tensor, beta: float) -> Bool[Tensor, "b n"]:
+    """The pixels above the cut that leaves the most variance between both sides, of all cuts that
+    keep a fifth of ``beta`` to ``beta``.
+    """
+    count = score_BN.shape[1]
+    most = max(1, int(beta * count))
+    least = max(1, int(_LEAST * beta * count))
+    high_BN, order_BN = score_BN.double().sort(dim=1, descending=True, stable=True)
+    kept = torch.arange(least, most + 1, device=score_BN.device)
+    sum_BK = high_BN.cumsum(1)[:, least - 1 : most]
+    rest_BK = high_BN.sum(1, keepdim=True) - sum_BK
+    # Of k kept values and N - k others: k (N - k) (mean of the kept - mean of the others)^2
+    gap_BK = sum_BK / kept - rest_BK / (count - kept).clamp(min=1)
+    best_B1 = (kept * (count - kept) * gap_BK.square()).argmax(1, keepdim=True) + least
+    chosen_BN = torch.arange(count, device=score_BN.device) < best_B1
+    return torch.zeros_like(chosen_BN).scatter_(1, order_BN, chosen_BN)
+
+
+def _flat(score: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Whether all values along ``axes`` are equal."""
+    return score.amax(axes, keepdim=True) == score.amin(axes, keepdim=True)
+
+
 def _min_max(value_BHW: Tensor) -> Tensor:
     low_B11, high_B11 = value_BHW.amin((1, 2), keepdim=True), value_BHW.amax((1, 2), keepdim=True)
     return (value_BHW - low_B11) / (high_B11 - low_B11 + _EPS)
@@ -226,6 +304,14 @@ def _blur(value_BHW: Tensor) -> Float32[Tensor, "b h w"]:
     for j, weight in enumerate(weights[1:], start=1):
         down_BHW.add_(across_BHW[:, j : j + height], alpha=weight)
     return down_BHW
+
+
+def _box_blur(value_BTHW: Tensor) -> Float32[Tensor, "b t h w"]:
+    """Mean over a square as wide as the kernel of `_blur`, less what lies outside the frame."""
+    height, width = value_BTHW.shape[2:]
+    reach = int(0.1 * min(height, width)) // 2
+    down_BTHW = F.avg_pool2d(value_BTHW, (2 * reach + 1, 1), 1, (reach, 0), count_include_pad=False)
+    return F.avg_pool2d(down_BTHW, (1, 2 * reach + 1), 1, (0, reach), count_include_pad=False)
 
 
 def _gauss_weights(reach: int) -> list[float]:

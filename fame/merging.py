@@ -17,16 +17,16 @@ from torch import Tensor
 @torch.no_grad()
 def merge(
     clip_BCTHW: Shaped[Tensor, "b c t h w"],
-    mask_BHW: Bool[Tensor, "b h w"],
+    mask: Bool[Tensor, "b *t h w"],
     source_B: Int64[Tensor, " b"],
 ) -> Shaped[Tensor, "b c t h w"]:
     """Keep clip i where its mask is True; elsewhere show clip ``source_B[i]`` (inter-video
-    merging).
+    merging). Masks are [B, H, W], one for all frames of a clip, or [B, T, H, W], one per frame.
 
     Returns a new tensor. Raises ``ValueError`` for shapes that do not match, for an index outside
     the batch, and for a batch of one clip, which has no other background to be merged with.
     """
-    _check(clip_BCTHW, mask_BHW)
+    mask_B1THW = _fitted(mask, clip_BCTHW)
     batch = len(clip_BCTHW)
     if batch == 1:
         raise ValueError(
@@ -37,28 +37,29 @@ def merge(
     if int(source_B.min()) < 0 or int(source_B.max()) >= batch:
         raise ValueError(f"sources must lie in 0..{batch - 1}, got {source_B}")
     merged_BCTHW = clip_BCTHW.index_select(0, source_B.to(clip_BCTHW.device))
-    return torch.where(mask_BHW[:, None, None], clip_BCTHW, merged_BCTHW, out=merged_BCTHW)
+    return torch.where(mask_B1THW, clip_BCTHW, merged_BCTHW, out=merged_BCTHW)
 
 
 @torch.no_grad()
 def merge_with(
     clip_BCTHW: Shaped[Tensor, "b c t h w"],
-    mask_BHW: Bool[Tensor, "b h w"],
+    mask: Bool[Tensor, "b *t h w"],
     background_BCTHW: Shaped[Tensor, "b c t h w"],
 ) -> Shaped[Tensor, "b c t h w"]:
-    """Keep clip i where its mask is True; elsewhere show ``background_BCTHW[i]``.
+    """Keep clip i where its mask is True; elsewhere show ``background_BCTHW[i]``. Masks are as
+    those of :func:`merge`.
 
     With another clip of the same video as background this is the paper's intra-video merging.
     Returns a new tensor. Raises ``ValueError`` for shapes or dtypes that do not match.
     """
-    _check(clip_BCTHW, mask_BHW)
+    mask_B1THW = _fitted(mask, clip_BCTHW)
     if background_BCTHW.shape != clip_BCTHW.shape or background_BCTHW.dtype != clip_BCTHW.dtype:
         raise ValueError(
             f"a background of {list(background_BCTHW.shape)} {background_BCTHW.dtype} "
             "does not fit clips of"
             f" {list(clip_BCTHW.shape)} {clip_BCTHW.dtype}"
         )
-    return torch.where(mask_BHW[:, None, None], clip_BCTHW, background_BCTHW)
+    return torch.where(mask_B1THW, clip_BCTHW, background_BCTHW)
 
 
 def derangement(
@@ -105,11 +106,12 @@ def _in_groups(n: int, group: int | None, draw: Callable[[int], Tensor]) -> Tens
     return torch.cat([start + draw(min(group, n - start)) for start in range(0, n, group)])
 
 
-def _check(clip_BCTHW: Tensor, mask_BHW: Tensor) -> None:
-    batch, _, _, height, width = clip_BCTHW.shape
-    if mask_BHW.shape != (batch, height, width):
+def _fitted(mask: Tensor, clip_BCTHW: Tensor) -> Bool[Tensor, "b 1 t h w"]:
+    batch, _, frames, height, width = clip_BCTHW.shape
+    if mask.shape not in ((batch, height, width), (batch, frames, height, width)):
         raise ValueError(
-            f"masks of {list(mask_BHW.shape)} do not fit clips of "
+            f"masks of {list(mask.shape)} do not fit clips of "
             f"{list(clip_BCTHW.shape)}: they must be"
-            f" {[batch, height, width]}"
+            f" {[batch, height, width]} or {[batch, frames, height, width]}"
         )
+    return mask[:, None, None] if mask.ndim == 3 else mask[:, None]

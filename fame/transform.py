@@ -11,11 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fame.foreground import motion_score, paper_score, top_fraction
+from fame.foreground import foreground_mask, median_score, motion_score, paper_score
 from fame.merging import derangement, merge, merge_with
 
 Score = Callable[[Tensor], Tensor]
-_SCORES: dict[str, Score] = {"motion": motion_score, "paper": paper_score}
+_SCORES: dict[str, Score] = {
+    "motion": motion_score,
+    "paper": paper_score,
+    "median": median_score,
+}
 
 
 class Merge(nn.Module):
@@ -28,8 +32,9 @@ class Merge(nn.Module):
         beta: share of each clip that is foreground, above 0 and at most 1.
         p: probability that a clip is merged; the others come back unchanged.
         score: what says where the foreground is: ``"motion"`` (differences of neighbouring
-            frames), ``"paper"`` (the published method), or a function from clips
-            ``[B, 3, T, H, W]`` in 0..1 to scores ``[B, H, W]``. Maps given to the call replace it.
+            frames), ``"paper"`` (the published method), ``"median"`` (a map for every frame), or a
+            function from clips ``[B, 3, T, H, W]`` in 0..1 to scores ``[B, H, W]`` or
+            ``[B, T, H, W]``. Maps given to the call replace it.
         background: ``"inter"`` takes it from another clip of the batch; ``"intra"`` from the clip
             in the same row of ``others``, for instance a second clip of the same video.
         group: clips that exchange backgrounds among themselves, at least 2; ``None`` for the whole
@@ -62,7 +67,7 @@ class Merge(nn.Module):
         if group is not None and group < 2:
             raise ValueError(f"group must be at least 2, got {group!r}")
         if not callable(score) and score not in _SCORES:
-            raise ValueError(f"score must be motion, paper or a function, got {score!r}")
+            raise ValueError(f"score must be motion, paper, median or a function, got {score!r}")
         if background not in ("inter", "intra"):
             raise ValueError(f"background must be inter or intra, got {background!r}")
         if layout not in ("BCTHW", "BTCHW"):
@@ -87,8 +92,8 @@ class Merge(nn.Module):
 
         Args:
             clips: floats in 0..1, or uint8.
-            maps: scores of the clips, ``[B, h, w]`` of any size and number type, higher where
-                foreground is likelier.
+            maps: scores of the clips, ``[B, h, w]``, or of their frames, ``[B, T, h, w]``, of any
+                size and number type, higher where foreground is likelier.
             labels: anything; returned unchanged.
             others: the backgrounds of ``background="intra"``, shaped like ``clips``.
 
@@ -105,12 +110,12 @@ class Merge(nn.Module):
         if others is None and len(clip_BCTHW) == 1:
             warnings.warn("a batch of 1 has no other background: not merged", stacklevel=4)
             return clips.clone()
-        mask_BHW = top_fraction(self._scores(clip_BCTHW, maps), self.beta)
+        mask = foreground_mask(self._scores(clip_BCTHW, maps), self.beta)
         if others is None:
-            merged_BCTHW = merge(clip_BCTHW, mask_BHW, self._sources(len(clip_BCTHW)))
+            merged_BCTHW = merge(clip_BCTHW, mask, self._sources(len(clip_BCTHW)))
         else:
             background_BCTHW = self._channels_first(others, "others")
-            merged_BCTHW = merge_with(clip_BCTHW, mask_BHW, background_BCTHW)
+            merged_BCTHW = merge_with(clip_BCTHW, mask, background_BCTHW)
         if self.p < 1:
             keep_B = torch.rand(len(clip_BCTHW), generator=self.generator) >= self.p
             keep_B1111 = keep_B.to(clips.device)[:, None, None, None, None]
@@ -145,25 +150,28 @@ class Merge(nn.Module):
         return clips if channels == 1 else clips.transpose(1, 2)
 
     def _scores(self, clip_BCTHW: Tensor, maps: Tensor | None) -> Tensor:
-        """Return a score for every pixel, [B, H, W]."""
-        batch, _, _, height, width = clip_BCTHW.shape
+        """Return a score for every pixel, [B, H, W] or [B, T, H, W]."""
+        batch, _, frames, height, width = clip_BCTHW.shape
         if maps is None:
             colours = clip_BCTHW if clip_BCTHW.is_floating_point() else clip_BCTHW.float() / 255
-            score_BHW = self.score(colours)
-            if score_BHW.shape != (batch, height, width):
+            score = self.score(colours)
+            allowed = [batch, height, width], [batch, frames, height, width]
+            if list(score.shape) not in allowed:
                 raise ValueError(
-                    f"the score must give {[batch, height, width]}, got {list(score_BHW.shape)}"
+                    f"the score must give {allowed[0]} or {allowed[1]}, got {list(score.shape)}"
                 )
-            return score_BHW
-        if maps.ndim != 3 or len(maps) != batch:
-            raise ValueError(f"maps must be [{batch}, height, width], got {list(maps.shape)}")
-        map_BHW = maps.to(clip_BCTHW.device, torch.float32)
-        if map_BHW.shape[1:] == (height, width):
-            return map_BHW
-        resized = F.interpolate(
-            map_BHW[:, None], (height, width), mode="bilinear", align_corners=False
-        )
-        return resized[:, 0]
+            return score
+        if maps.ndim not in (3, 4) or maps.shape[:-2] not in ((batch,), (batch, frames)):
+            raise ValueError(
+                f"maps must be [{batch}, height, width] or [{batch}, {frames}, height, width], "
+                f"got {list(maps.shape)}"
+            )
+        score = maps.to(clip_BCTHW.device, torch.float32)
+        if score.shape[-2:] == (height, width):
+            return score
+        map_BTHW = score if score.ndim == 4 else score[:, None]
+        resized = F.interpolate(map_BTHW, (height, width), mode="bilinear", align_corners=False)
+        return resized if score.ndim == 4 else resized[:, 0]
 
     def _sources(self, count: int) -> Tensor:
         """Return who lends each clip its background, drawn within groups.

@@ -39,6 +39,37 @@ def motion_score(clip_CTHW: np.ndarray) -> np.ndarray:
     return min_max(blur(np.abs(np.diff(clip_CTHW, axis=1)).sum(0).mean(0)))
 
 
+def box_mean(value_HW: np.ndarray) -> np.ndarray:
+    """Mean over a square around each pixel, as much of it as lies in the frame."""
+    height, width = value_HW.shape
+    reach = int(0.1 * min(height, width)) // 2
+    result = np.empty_like(value_HW)
+    for y in range(height):
+        for x in range(width):
+            rows = slice(max(0, y - reach), y + reach + 1)
+            result[y, x] = value_HW[rows, max(0, x - reach) : x + reach + 1].mean()
+    return result
+
+
+def median_score(clip_CTHW: np.ndarray) -> np.ndarray:
+    clip_CTHW = clip_CTHW.astype(np.float64)
+    usual_CHW = np.sort(clip_CTHW, axis=1)[:, (clip_CTHW.shape[1] - 1) // 2]
+    away_THW = np.abs(clip_CTHW - usual_CHW[:, None]).sum(0)
+    score_THW = np.stack([box_mean(box_mean(frame)) for frame in away_THW])
+    return score_THW / (score_THW.max() + EPS)
+
+
+def best_cut(values: np.ndarray, least: int, most: int) -> int:
+    """How many of the highest values to keep, so that kept and others differ most (Otsu)."""
+    high = np.sort(values.astype(np.float64).ravel())[::-1]
+
+    def gap(kept: int) -> float:
+        others = high[kept:].mean() if kept < len(high) else 0.0
+        return kept * (len(high) - kept) * (high[:kept].mean() - others) ** 2
+
+    return max(range(least, most + 1), key=gap)
+
+
 def colour(rgb: np.ndarray, hue_scale: float) -> int:
     hue, _, value = colorsys.rgb_to_hsv(*(float(c) for c in rgb))
     saturation = (rgb.max() - rgb.min()) / (rgb.max() + EPS)

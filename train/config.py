@@ -116,7 +116,9 @@ class PretrainConfig(TrainingConfig):
     (``"intra"``), or nothing is merged (``"none"``); ``views`` says whether one or both views are
     merged, ``merge_group`` how many clips exchange backgrounds (None: all that a process sees),
     ``sources`` whether a clip may draw its own (``"permutation"``, as in the reference), ``hue``
-    which colours ``mask="online"`` sees. Contrast: ``queue`` keys of ``dim`` numbers,
+    which colours ``mask="online"`` sees. ``mask="median"`` makes a map for every frame; ``cut``
+    takes ``beta`` of every map, of all frames of a clip together, or lets each clip choose a share
+    up to ``beta``. Contrast: ``queue`` keys of ``dim`` numbers,
     ``temperature``, a key encoder moving by ``ema`` (``ema_schedule="cosine"`` raises it to 1); the
     keys of view 2 enter the queue ``"between"`` the two directions as in the reference, or
     ``"after"`` both; ``negatives="others"`` leaves a video's own older keys out of its negatives,
@@ -134,7 +136,8 @@ class PretrainConfig(TrainingConfig):
     beta: float = _number(0.5, low=0, high=1, above=True)
     views: Literal["single", "both"] = "single"
     background: Literal["inter", "intra", "none"] = "inter"
-    mask: Literal["stored", "online", "gauss", "grid", "seed"] = "stored"
+    mask: Literal["stored", "online", "median", "gauss", "grid", "seed"] = "stored"
+    cut: Literal["frame", "clip", "adaptive"] = "frame"
     hue: Literal["reference", "correct"] = "reference"
     sources: Literal["derangement", "permutation"] = "derangement"
     merge_group: int | None = _number(None, low=2)

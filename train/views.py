@@ -12,7 +12,14 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from fame.augment import apply_colour, crop_clip, crop_map, draw_colour, draw_crop, draw_order
-from fame.foreground import gauss_score, grid_score, motion_score, paper_score, top_fraction
+from fame.foreground import (
+    foreground_mask,
+    gauss_score,
+    grid_score,
+    median_score,
+    motion_score,
+    paper_score,
+)
 from fame.merging import derangement, merge, merge_with, permutation
 from fame.normalize import normalise
 from fame.randomness import generator
@@ -93,7 +100,7 @@ def merge_views(
             if config.mask == "stored"
             else _score(clips[view], config, indices, epoch=epoch, view=view)
         )
-        mask = top_fraction(score, config.beta)
+        mask = foreground_mask(score, config.beta, cut=config.cut)
         merged[view] = _merge(clips, view, mask, config, epoch=epoch, step=step, rank=rank)
     return merged
 
@@ -151,6 +158,8 @@ def _score(
         return paper_score(clip, hue=config.hue)
     if config.mask == "seed":
         return motion_score(clip)
+    if config.mask == "median":
+        return median_score(clip)
     if config.mask == "gauss":
         return gauss_score(clip)
     draws = (generator(config.seed, epoch, index, f"grid/{view}") for index in indices)

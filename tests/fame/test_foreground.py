@@ -7,11 +7,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fame.foreground import gauss_score, grid_score, motion_score, paper_score, top_fraction
+from fame.foreground import (
+    foreground_mask,
+    gauss_score,
+    grid_score,
+    median_score,
+    motion_score,
+    paper_score,
+    top_fraction,
+)
 from fame.randomness import generator, numpy_generator
 from tests import oracle_foreground as oracle
 
-SCORES = (paper_score, motion_score, gauss_score)
+SCORES = (paper_score, motion_score, median_score, gauss_score)
 seeds = st.integers(0, 2**32)
 
 
@@ -80,6 +88,67 @@ def test_scores_match_the_slow_oracle(seed: int, hue: str) -> None:
             for like in nudged(one, seed)
         )
         assert any(error < 1e-5 for error in errors)
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=seeds, frames=st.integers(2, 6), height=st.sampled_from([9, 24, 45]))
+def test_the_map_of_every_frame_matches_the_slow_oracle(seed: int, frames: int, height: int):
+    clip = random_clip(seed, frames=frames, height=max(height, 12))[..., :height, :]
+    for one, score in zip(clip.double().numpy(), median_score(clip), strict=True):
+        np.testing.assert_allclose(score.numpy(), oracle.median_score(one), atol=1e-5)
+
+
+def test_the_map_of_every_frame_follows_the_mover():
+    clip = torch.zeros(1, 3, 6, 20, 60)
+    for t in range(6):
+        clip[:, :, t, 5:15, 10 * t : 10 * t + 10] = 1
+    mask = foreground_mask(median_score(clip), 101 / 1200)
+    for t in range(6):
+        inside = mask[0, t, :, 10 * t : 10 * t + 10].sum()
+        assert int(mask[0, t].sum()) == 101
+        assert inside >= 90
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=seeds, beta=st.floats(0.05, 1), cut=st.sampled_from(["frame", "clip", "adaptive"]))
+def test_masks_keep_the_highest_of_a_frame_or_of_a_clip(seed: int, beta: float, cut: str):
+    rng = numpy_generator(seed, 0, 0, "score")
+    score = torch.from_numpy(rng.random((2, 3, 6, 7), dtype=np.float32) ** 3)
+    masks = foreground_mask(score, beta, cut=cut)
+    for one, mask in zip(score, masks, strict=True):
+        if cut == "frame":
+            assert torch.equal(mask, top_fraction(one, beta))
+            continue
+        kept = int(beta * 126)
+        if cut == "adaptive":
+            kept = oracle.best_cut(one.numpy(), max(1, int(beta * 126 / 5)), max(1, kept))
+        assert int(mask.sum()) == kept
+        if 0 < kept < 126:
+            assert one[mask].min() >= one[~mask].max()
+
+
+def test_an_adaptive_mask_is_as_large_as_the_mover_within_bounds():
+    score = torch.full((3, 2, 10, 10), 0.1)
+    for clip, size in enumerate((3, 30, 90)):
+        score[clip].view(2, 100)[:, :size] = 0.9
+    assert foreground_mask(score, 0.5, cut="adaptive").sum((1, 2, 3)).tolist() == [20, 60, 100]
+
+
+@pytest.mark.parametrize("cut", ["frame", "clip", "adaptive"])
+@pytest.mark.parametrize("shape", [(2, 6, 7), (2, 3, 6, 7)])
+def test_a_clip_without_foreground_is_kept_whole(cut: str, shape: tuple[int, ...]):
+    score = torch.rand(shape, generator=generator(0, 0, 0, "flat"))
+    score[0] = 0
+    mask = foreground_mask(score, 0.5, cut=cut)
+    assert mask[0].all()
+    assert not mask[1].all()
+
+
+def test_a_frame_without_foreground_is_cut_by_the_clips_mean_map():
+    score = torch.rand(1, 3, 6, 7, generator=generator(0, 0, 0, "flat"))
+    score[0, 1] = 0
+    mask = foreground_mask(score, 0.5)
+    assert torch.equal(mask[0, 1], top_fraction(score.mean(1), 0.5)[0])
 
 
 def test_fast_score_equals_the_straightforward_one() -> None:
@@ -191,7 +260,8 @@ def test_where_nothing_changes_the_map_is_uniform(score, value: float) -> None:
 def test_small_and_long_frames_give_finite_maps(size: tuple[int, int]) -> None:
     clip = torch.rand(2, 3, 3, *size, generator=generator(0, 0, 0, "small"))
     for score in SCORES:
-        assert score(clip).isfinite().all() and score(clip).shape == (2, *size)
+        assert score(clip).isfinite().all()
+        assert score(clip).shape[-2:] == size
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 4, 8, 8), (2, 3, 1, 8, 8), (2, 3, 4, 0, 8)])

@@ -126,7 +126,7 @@ def test_the_input_is_left_alone_and_nothing_global_is_drawn_from():
             lambda: fame.Merge()(clips(), torch.ones(3, 16, 20)),
             r"maps must be \[4, height, width\]",
         ),
-        (lambda: fame.Merge(score=lambda c: c[:, 0])(clips()), "the score must give"),
+        (lambda: fame.Merge(score=lambda c: c[:, 0, 0, 0])(clips()), "the score must give"),
         (lambda: fame.Merge()(clips(), others=clips()), "background='intra' only"),
         (lambda: fame.Merge(background="intra")(clips()), "background='intra' only"),
         (lambda: fame.Merge(beta=0.0), "beta must be above 0"),

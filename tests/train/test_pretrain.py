@@ -215,6 +215,7 @@ def test_settings_of_cost_change_nothing_but_cost(store: Path, tmp_path: Path, s
         ("mask=online", "hue=correct"),
         ("mask=gauss", "views=single"),
         ("mask=grid",),
+        ("mask=median", "cut=adaptive"),
         ("mask=seed", "sources=permutation", "enqueue=between"),
         ("head=linear", "bn_group=none"),
         ("negatives=all",),

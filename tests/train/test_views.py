@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fame.clipstore import ClipStore
-from fame.foreground import top_fraction
+from fame.foreground import foreground_mask, median_score, top_fraction
 from fame.normalize import normalise
 from tests.train import tiny
 from train.config import PretrainConfig
@@ -93,13 +93,28 @@ def test_merging_happens_within_groups(pairs: Pairs):
     assert torch.allclose(values, torch.tensor([0.0, 0, 60, 60, 120, 120, 180, 180]), atol=0.01)
 
 
-@pytest.mark.parametrize("mask", ["online", "gauss", "grid", "seed"])
+@pytest.mark.parametrize("mask", ["online", "median", "gauss", "grid", "seed"])
 def test_other_masks_need_no_stored_map(pairs: Pairs, mask: str):
     bare = pairs._replace(score_B2hw=torch.empty(8, 2, 0, 0, dtype=torch.uint8))
     config = TINY.override([f"mask={mask}"])
     assert not reads_maps(config)
     _, _, result = merged(bare, f"mask={mask}")
     assert torch.isfinite(result[0]).all()
+
+
+def test_masks_of_every_frame_move_with_the_mover(pairs: Pairs):
+    crops, _, result = merged(pairs, "mask=median", "beta=0.25")
+    mask = foreground_mask(median_score(crops[0]), 0.25)
+    assert mask.shape == (8, 8, 16, 16)
+    inside = mask[:, None].expand_as(crops[0])
+    assert torch.equal(result[0][inside], crops[0][inside])
+    assert not torch.equal(mask[:, 0], mask[:, 4])
+
+
+def test_a_clip_whose_map_is_flat_is_not_merged(pairs: Pairs):
+    flat = pairs._replace(score_B2hw=torch.zeros_like(pairs.score_B2hw))
+    crops, _, result = merged(flat)
+    assert torch.equal(result[0], crops[0])
 
 
 def test_processes_make_the_rows_that_one_makes(pairs: Pairs):
@@ -132,7 +147,7 @@ def test_the_picture_shows_crops_beside_merged_crops(pairs: Pairs):
         assert (sheet[:16, column * 16 : column * 16 + 16] == expected).all()
 
 
-@pytest.mark.parametrize("mask", ["stored", "online", "seed", "gauss", "grid"])
+@pytest.mark.parametrize("mask", ["stored", "online", "median", "seed", "gauss", "grid"])
 @pytest.mark.parametrize("background", ["inter", "intra"])
 def test_nothing_waits_for_the_device(pairs: Pairs, mask: str, background: str):
     """Tensors without values stand in for a GPU's: whoever asked for one would stop its queue, and
