@@ -23,6 +23,7 @@ _PATCH, _PATCH_STEP = 8, 4
 _MIN_SIDE = 4 * _PATCH  # so that the coarsest level still holds a patch
 _FIT_STEP = 6  # the camera is fitted on every 6th row and column
 _FIT_ROUNDS = 5
+_STIFFNESS = 0.1  # how much the fit is held back from the bilinear term, as a share of the data
 _STILL = 1e-3  # a map that spans less shows nothing
 
 
@@ -36,6 +37,8 @@ class FlowParameters:
         levels: of the flow's pyramid, the finest at full resolution. Fewer lose fast motion: see
             docs/method.md.
         noise: residual, in those pixels, that a perfectly still camera may leave.
+        smoothing: standard deviation over which the residual is averaged as a vector, in
+            multiples of ``size``: ripples of water cancel, a mover does not.
         saturation: residual, in units of the pair's typical one, that scores one half: one wild
             pair must not rule.
         centre: how much less a pixel at the border counts than one in the middle, 0 to 1.
@@ -45,7 +48,8 @@ class FlowParameters:
     pairs: int = 5
     levels: int = 3
     noise: float = 0.1
-    saturation: float = 10.0
+    smoothing: float = 0.05
+    saturation: float = 3.0
     centre: float = 0.3
 
     def __post_init__(self) -> None:
@@ -56,11 +60,13 @@ class FlowParameters:
                 f"got {self.size},"
                 f" {self.pairs} and {self.levels}"
             )
-        if self.noise <= 0 or self.saturation <= 0 or not 0 <= self.centre <= 1:
+        if self.noise <= 0 or self.saturation <= 0 or self.smoothing < 0:
             raise ValueError(
-                "noise and saturation must be above 0 and centre in 0..1, got"
-                f" {self.noise}, {self.saturation} and {self.centre}"
+                "noise and saturation must be above 0 and smoothing at least 0, got"
+                f" {self.noise}, {self.saturation} and {self.smoothing}"
             )
+        if not 0 <= self.centre <= 1:
+            raise ValueError(f"centre must lie in 0..1, got {self.centre}")
 
 
 def map_clip(
@@ -176,44 +182,51 @@ def _unexplained(flow_Pab2: np.ndarray, parameters: FlowParameters) -> Float32[n
         np.linspace(-1, 1, rows, dtype=np.float32),
         np.linspace(-1, 1, columns, dtype=np.float32),
     )
-    affine_ab3 = np.stack(np.broadcast_arrays(np.float32(1), y_a[:, None], x_b), axis=-1)
+    terms = np.broadcast_arrays(np.float32(1), y_a[:, None], x_b, y_a[:, None] * x_b)
+    term_ab4 = np.stack(terms, axis=-1)
     thin = np.s_[_FIT_STEP // 2 :: _FIT_STEP, _FIT_STEP // 2 :: _FIT_STEP]
-    camera_P32, typical_P = _fit_camera(
+    camera_P42, typical_P = _fit_camera(
         flow_Pab2[(slice(None), *thin)].reshape(pairs, -1, 2),
-        affine_ab3[thin].reshape(-1, 3),
-        trust_N=(0.05 + _off_centre(rows, columns)[thin] ** 2).ravel(),
+        term_ab4[thin].reshape(-1, 4),
+        trust_N=(0.01 + _off_centre(rows, columns)[thin] ** 3).ravel(),
     )
-    camera_Pab2 = (affine_ab3.reshape(-1, 3) @ camera_P32).reshape(flow_Pab2.shape)
-    left_Pab = np.linalg.norm(flow_Pab2 - camera_Pab2, axis=-1)
+    left_Pab2 = flow_Pab2 - (term_ab4.reshape(-1, 4) @ camera_P42).reshape(flow_Pab2.shape)
+    if sigma := parameters.smoothing * parameters.size:
+        left_Pab2 = np.stack([cv2.GaussianBlur(left, (0, 0), sigma) for left in left_Pab2])
+    left_Pab = np.linalg.norm(left_Pab2, axis=-1)
     return left_Pab / (typical_P + np.float32(parameters.noise))[:, None, None]
 
 
 def _fit_camera(
-    flow_PN2: np.ndarray, affine_N3: np.ndarray, *, trust_N: np.ndarray
-) -> tuple[Float32[np.ndarray, "p 3 2"], Float32[np.ndarray, "p"]]:
-    """Affine motion of the camera for each pair, by least squares with Cauchy weights, and the
-    median residual.
+    flow_PN2: np.ndarray, term_N4: np.ndarray, *, trust_N: np.ndarray
+) -> tuple[Float32[np.ndarray, "p 4 2"], Float32[np.ndarray, "p"]]:
+    """Bilinear motion of the camera for each pair, by least squares with Geman-McClure weights, and
+    the median residual.
 
-    ``trust_N`` weighs the first round: people film what moves in the middle, so the border is the
-    better start.
+    ``trust_N`` weighs every round: people film what moves in the middle, so the border tells more
+    of the camera, most of all where a mover fills half of the frame.
     """
     weight_PN = np.broadcast_to(trust_N, flow_PN2.shape[:2])
-    camera_P32, typical_P = _fit_weighted(flow_PN2, affine_N3, weight_PN)
+    camera_P42, left_PN = _fit_weighted(flow_PN2, term_N4, weight_PN)
     for _ in range(_FIT_ROUNDS - 1):
-        left_PN = np.linalg.norm(flow_PN2 - affine_N3 @ camera_P32, axis=-1)
-        weight_PN = 1 / (1 + (left_PN / typical_P[:, None]) ** 2)
-        camera_P32, typical_P = _fit_weighted(flow_PN2, affine_N3, weight_PN)
-    return camera_P32, typical_P
+        weight_PN = trust_N / (1 + (left_PN / _typical(left_PN)[:, None]) ** 2) ** 2
+        camera_P42, left_PN = _fit_weighted(flow_PN2, term_N4, weight_PN)
+    return camera_P42, _typical(left_PN)
 
 
 def _fit_weighted(
-    flow_PN2: np.ndarray, affine_N3: np.ndarray, weight_PN: np.ndarray
-) -> tuple[Float32[np.ndarray, "p 3 2"], Float32[np.ndarray, "p"]]:
-    weighted_PN3 = affine_N3 * weight_PN[..., None]
-    normal_P33 = affine_N3.T @ weighted_PN3 + 1e-5 * np.eye(3, dtype=np.float32)
-    camera_P32 = np.linalg.solve(normal_P33, weighted_PN3.transpose(0, 2, 1) @ flow_PN2)
-    left_PN = np.linalg.norm(flow_PN2 - affine_N3 @ camera_P32, axis=-1)
-    return camera_P32, np.median(left_PN, axis=1) + np.float32(0.01)
+    flow_PN2: np.ndarray, term_N4: np.ndarray, weight_PN: np.ndarray
+) -> tuple[Float32[np.ndarray, "p 4 2"], Float32[np.ndarray, "p n"]]:
+    """The motion, and what it leaves over at each pixel."""
+    weighted_PN4 = term_N4 * weight_PN[..., None]
+    normal_P44 = term_N4.T @ weighted_PN4 + 1e-5 * np.eye(4, dtype=np.float32)
+    normal_P44[:, 3, 3] += _STIFFNESS * weight_PN.sum(1)
+    camera_P42 = np.linalg.solve(normal_P44, weighted_PN4.transpose(0, 2, 1) @ flow_PN2)
+    return camera_P42, np.linalg.norm(flow_PN2 - term_N4 @ camera_P42, axis=-1)
+
+
+def _typical(left_PN: np.ndarray) -> Float32[np.ndarray, "p"]:
+    return np.median(left_PN, axis=1) + np.float32(0.01)
 
 
 def _off_centre(rows: int, columns: int) -> Float32[np.ndarray, "a b"]:
