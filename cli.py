@@ -7,6 +7,7 @@ Every path has a default under one data root (``--root``, ``FAME_ROOT``, else ``
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,16 @@ import commands.bias
 import commands.evaluate
 import commands.preprocess
 import commands.training
-from commands.options import Commands, Root, checkpoint_or_default, table
+from commands.options import (
+    App,
+    Commands,
+    Options,
+    Root,
+    Values,
+    checkpoint_or_default,
+    table,
+)
+from preprocess.config import WorldSpec
 
 ORDER = (
     "demo",
@@ -41,15 +51,14 @@ class InOrder(Commands):
         return sorted(super().list_commands(ctx), key=ORDER.index)
 
 
-app = typer.Typer(
+app = App(
+    "Pretrain video encoders that look at motion and not at the background (FAME, CVPR 2022).",
     cls=InOrder,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    pretty_exceptions_enable=False,
 )
-store_app = typer.Typer(cls=Commands, help="Look at a clip store and check it.")
+store_app = App("Look at a clip store and check it.")
 app.add_typer(commands.preprocess.app, name="preprocess")
 app.add_typer(store_app, name="store")
-app.command()(commands.training.pretrain)
+app.command(epilog=commands.training.recipe_lines())(commands.training.pretrain)
 app.add_typer(commands.training.finetune_app, name="finetune")
 app.add_typer(commands.evaluate.evaluate_app, name="evaluate")
 app.command()(commands.evaluate.activate)
@@ -71,7 +80,7 @@ def main(
         bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Pretrain video encoders that look at motion and not at the background (FAME, CVPR 2022)."""
+    """Take the options that stand before the name of a command."""
 
 
 _Store = Annotated[
@@ -245,44 +254,44 @@ def export(
 
 # The demonstration --------------------------------------------------------------------------------
 
+_WORLD = WorldSpec(
+    videos=192,
+    rho=0.0,
+    test_rho=0.0,
+    smallest=0.45,  # large enough to be seen at 36x48
+    largest=0.6,
+    objects=12,
+)
+
 
 @app.command()
 def demo(
+    given: Annotated[
+        Values,
+        Options(
+            WorldSpec,
+            only=("videos", "rho", "camera_motion", "seed"),
+            defaults={"videos": str(_WORLD.videos), "rho": str(_WORLD.rho)},
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path(
         "demo"
     ),
-    videos: Annotated[int, typer.Option(help="Videos to draw; a quarter are for testing.")] = 192,
-    epochs: Annotated[int, typer.Option(help="Passes of pretraining over the videos.")] = 60,
-    rho: Annotated[
-        float, typer.Option(help="How far the background betrays the class in training, 0..1.")
-    ] = 0.0,
-    camera_motion: Annotated[
-        bool, typer.Option("--camera-motion", help="Move the camera.")
-    ] = False,
-    seed: Annotated[int, typer.Option(help="Decides the videos and the training.")] = 0,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes of pretraining over the videos.")] = 60,
     dataset_only: Annotated[
         bool, typer.Option("--dataset-only", help="Stop when the videos are written.")
     ] = False,
 ) -> None:
     """Draw a small video set, then preprocess, pretrain and evaluate it; every command is shown."""
-    from preprocess.world import WorldSpec, write_world
+    from preprocess.world import write_world
     from train.evaluate.plots import plot_curves
 
-    spec = WorldSpec(
-        videos=videos,
-        rho=rho,
-        test_rho=0.0,
-        smallest=0.45,  # large enough to be seen at 36x48
-        largest=0.6,
-        objects=12,
-        camera_motion=camera_motion,
-        seed=seed,
-    )
-    print(f"Drawing {videos} videos of 6 motions into {out / 'world'} ...", flush=True)
+    spec = replace(_WORLD, **given)
+    print(f"Drawing {spec.videos} videos of 6 motions into {out / 'world'} ...", flush=True)
     write_world(spec, out / "world")
     if dataset_only:
         return
-    commands = _demo_commands(out, epochs=epochs, seed=seed)
+    commands = _demo_commands(out, epochs=epochs, seed=spec.seed)
     for number, arguments in enumerate(commands, 1):
         print(f"\n[{number}/{len(commands)}] $ fame {shlex.join(arguments)}", flush=True)
         done = subprocess.run([sys.executable, "-P", "-m", "cli", *arguments], check=False)  # noqa: S603 (ourselves)
@@ -315,7 +324,7 @@ def _demo_commands(out: Path, *, epochs: int, seed: int) -> list[list[str]]:
         ["store", "preview", train_store, "--beta", "0.25", "--out", report / "preview.png"]
     )
     settings = ["--recipe", "small-cpu", "--epochs", epochs, "--seed", seed]
-    commands.append(["pretrain", train_store, "--run", run, *settings])
+    commands.append(["pretrain", train_store, "--run-dir", run, *settings])
     checkpoint, common = (
         run / "checkpoints" / "last.pt",
         ["--train-store", train_store, "--root", out, "--random-init"],

@@ -27,7 +27,8 @@ import torch
 from fame.clipstore import ClipStore
 from fame.weights import read_weights
 from train.config import FinetuneConfig
-from train.evaluate.frozen import EvaluationConfig, evaluate, knn, linear
+from train.evaluate.config import EvaluationConfig
+from train.evaluate.frozen import evaluate, knn, linear
 from train.finetune import finetune
 from train.pretrain import build_moco, pretrain
 from train.recipes import recipe

@@ -19,7 +19,8 @@ import torch
 from footage import ARMS, PRETRAIN, RESULTS, make_stores, start_of
 
 from train.bias.picture import draw_bars, figure_name
-from train.bias.report import BiasConfig, BiasReport, Figure, encoder_report
+from train.bias.report import BiasReport, Figure, encoder_report
+from train.evaluate.config import BiasConfig
 
 PICTURES = Path(__file__).parents[1] / "docs" / "images"
 SEEDS = (0, 1, 2)

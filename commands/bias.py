@@ -1,11 +1,21 @@
 """``fame bias``. Heavy imports live inside the command."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commands.options import Root, checkpoint_or_default, existing, output, watch
+from commands.options import (
+    Checkpoints,
+    Options,
+    Root,
+    Values,
+    checkpoint_or_default,
+    existing,
+    output,
+    watch,
+)
+from train.evaluate.config import BiasConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,88 +24,33 @@ if TYPE_CHECKING:
 
 
 def bias(
-    checkpoints: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            help="Checkpoints to compare (default: ROOT/runs/pretrain/checkpoints/last.pt)."
-        ),
-    ] = None,
+    given: Annotated[
+        Values, Options(BiasConfig, defaults={"test_store": "ROOT/stores/ucf101-test1.zarr"})
+    ],
+    checkpoints: Checkpoints = None,
     root: Root = Path("data"),
-    store: Annotated[
-        str | None,
-        typer.Option(
-            metavar="STORE",
-            help="Labelled test store with maps (default: ROOT/stores/ucf101-test1.zarr).",
-        ),
-    ] = None,
-    train_store: Annotated[
-        str | None,
-        typer.Option(
-            metavar="STORE",
-            help="Labelled training store; without it no probe, and test videos vote.",
-        ),
-    ] = None,
-    backgrounds: Annotated[
+    out: Annotated[
         Path | None,
         typer.Option(
-            help="CSV with columns video and background: the true one of each test video."
+            metavar="FOLDER",
+            help="Folder of the report (default: ROOT/runs/bias).",
+            rich_help_panel="Data",
         ),
-    ] = None,
-    beta: Annotated[
-        float, typer.Option(help="Share of a clip within which its foreground lies, 0..1.")
-    ] = 0.5,
-    seed: Annotated[
-        int, typer.Option(help="Chooses who lends what to whom, and orders of frames.")
-    ] = 0,
-    weight_decay: Annotated[
-        float | None,
-        typer.Option(help="Of the linear probe (default: chosen on held-out training videos)."),
-    ] = None,
-    crop: Annotated[
-        int | None, typer.Option(help="Centre crop, pixels (default: what was trained on).")
-    ] = None,
-    batch: Annotated[int, typer.Option(help="Clips encoded at a time.")] = 16,
-    workers: Annotated[
-        int, typer.Option(help="Processes that decode clips; 0 decodes in the main process.")
-    ] = 0,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="Where to encode.")
-    ] = "auto",
-    random_init: Annotated[
-        bool,
-        typer.Option(
-            "--random-init", help="Add the network before any training: the floor to beat."
-        ),
-    ] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the report (default: ROOT/runs/bias).")
     ] = None,
 ) -> None:
-    """Measure how much encoders and classifiers lean on the background: parts of clips exchanged,
-    frames reordered.
+    """Measure how much encoders and classifiers depend on the background: parts of clips
+    exchanged, frames reordered.
     """
     from train.bias import report
     from train.bias.picture import draw_bars, draw_clips
     from train.evaluate.activation import short_names
 
     folder = out or root / "runs" / "bias"
-    config = report.BiasConfig(
-        test_store=existing(
-            store or root / "stores" / "ucf101-test1.zarr",
-            made_by="`fame preprocess` makes clip stores; name this one with --store",
-        ),
-        train_store=train_store,
-        backgrounds=backgrounds,
-        cache=root / "runs" / "features",
-        beta=beta,
-        seed=seed,
-        weight_decay=weight_decay,
-        crop=crop,
-        batch=batch,
-        workers=workers,
-        device=device,
-        random_init=random_init,
+    store = existing(
+        given.pop("test_store", root / "stores" / "ucf101-test1.zarr"),
+        made_by="`fame preprocess` makes clip stores; name this one with --store",
     )
+    config = BiasConfig(**given, test_store=store, cache=root / "runs" / "features")
     paths = checkpoints or [checkpoint_or_default(None, root)]
     reports = report.bias(paths, config, watch=watch)
     report.write_reports(folder / "bias.json", reports, config)

@@ -1,94 +1,120 @@
 """``fame evaluate`` and ``fame activate``. Heavy imports live inside the commands."""
 
-import dataclasses
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-from commands.options import Commands, Root, checkpoint_or_default, existing, expand, output, watch
+from commands.options import (
+    App,
+    Checkpoints,
+    Options,
+    Root,
+    Values,
+    checkpoint_or_default,
+    existing,
+    output,
+    watch,
+)
+from fame.settings import Settings
+from train.evaluate.config import (
+    ActivationConfig,
+    ClassifierConfig,
+    EvaluationConfig,
+    KnnConfig,
+    LinearConfig,
+    RetrievalConfig,
+)
 
-evaluate_app = typer.Typer(cls=Commands, help="Measure what an encoder or a classifier knows.")
+evaluate_app = App("Measure what an encoder or a classifier has learned.")
 
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
-    """What is evaluated on what."""
-
-    checkpoints: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            help="Checkpoints to compare (default: ROOT/runs/pretrain/checkpoints/last.pt)."
-        ),
-    ] = None
-    root: Root = Path("data")
-    train_store: Annotated[
-        str | None,
-        typer.Option(
-            metavar="STORE",
-            help="Labelled training store (default: ROOT/stores/ucf101-train1.zarr).",
-        ),
-    ] = None
-    test_store: Annotated[
-        str | None,
-        typer.Option(
-            metavar="STORE", help="Labelled test store (default: ROOT/stores/ucf101-test1.zarr)."
-        ),
-    ] = None
-    crop: Annotated[
-        int | None, typer.Option(help="Centre crop, pixels (default: what was trained on).")
-    ] = None
-    batch: Annotated[int, typer.Option(help="Clips encoded at a time.")] = 16
-    workers: Annotated[
-        int, typer.Option(help="Processes that decode clips; 0 decodes in the main process.")
-    ] = 0
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to encode.")] = (
-        "auto"
-    )
-    random_init: Annotated[
-        bool,
-        typer.Option(
-            "--random-init", help="Add the network before any training: the floor to beat."
-        ),
-    ] = False
-    out: Annotated[
-        Path | None, typer.Option(help="JSON file (default: ROOT/runs/results/evaluate-WHAT.json).")
-    ] = None
+_TEST_STORE = "ROOT/stores/ucf101-test1.zarr"
+_MAKES_STORES = "`fame preprocess` makes clip stores; name this one with --store"
+_Given = Annotated[
+    Values,
+    Options(
+        EvaluationConfig,
+        defaults={"train_store": "ROOT/stores/ucf101-train1.zarr", "test_store": _TEST_STORE},
+    ),
+]
+_Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="JSON file (default: ROOT/runs/results/evaluate-COMMAND.json).",
+        metavar="FILE",
+        rich_help_panel="Data",
+    ),
+]
 
 
-def _evaluate(options: EvaluateOptions, what: str, measure: Any, **settings: Any) -> None:
-    """Run one measure, print one table, write one JSON."""
-    from train.evaluate.frozen import EvaluationConfig, evaluate, write_evaluations
+@evaluate_app.command()
+def knn(
+    given: _Given,
+    vote: KnnConfig,
+    checkpoints: Checkpoints = None,
+    root: Root = Path("data"),
+    out: _Out = None,
+) -> None:
+    """Accuracy of frozen features: the training videos most like a test video vote."""
+    _evaluate("knn", given, vote, checkpoints=checkpoints, root=root, out=out)
+
+
+@evaluate_app.command()
+def retrieval(
+    given: _Given,
+    search: RetrievalConfig,
+    checkpoints: Checkpoints = None,
+    root: Root = Path("data"),
+    out: _Out = None,
+) -> None:
+    """Recall at 1, 5, 10, 20 and 50: test videos query the training videos."""
+    _evaluate("retrieval", given, search, checkpoints=checkpoints, root=root, out=out)
+
+
+@evaluate_app.command()
+def linear(
+    given: _Given,
+    probe: LinearConfig,
+    checkpoints: Checkpoints = None,
+    root: Root = Path("data"),
+    out: _Out = None,
+) -> None:
+    """Linear probe: logistic regression on frozen features, solved to convergence."""
+    _evaluate("linear", given, probe, checkpoints=checkpoints, root=root, out=out)
+
+
+def _evaluate(
+    what: str,
+    given: Values,
+    settings: Settings,
+    *,
+    checkpoints: list[Path] | None,
+    root: Path,
+    out: Path | None,
+) -> None:
+    """Run one measure, print one table, write one JSON file."""
+    from train.evaluate import frozen
 
     stores = {
-        split: existing(
-            given or options.root / "stores" / f"ucf101-{split}1.zarr",
+        f"{split}_store": existing(
+            given.get(f"{split}_store", root / "stores" / f"ucf101-{split}1.zarr"),
             made_by=f"`fame preprocess` makes clip stores; name this one with --{split}-store",
         )
-        for split, given in (("train", options.train_store), ("test", options.test_store))
+        for split in ("train", "test")
     }
-    config = EvaluationConfig(
-        train_store=stores["train"],
-        test_store=stores["test"],
-        cache=options.root / "runs" / "features",
-        crop=options.crop,
-        batch=options.batch,
-        workers=options.workers,
-        device=options.device,
-        random_init=options.random_init,
-    )
-    checkpoints = options.checkpoints or [checkpoint_or_default(None, options.root)]
-    rows = evaluate(checkpoints, config, measure, watch=watch)
+    config = EvaluationConfig(**{**given, **stores}, cache=root / "runs" / "features")
+    paths = checkpoints or [checkpoint_or_default(None, root)]
+    measure = partial(getattr(frozen, what), **settings.to_dict())
+    rows = frozen.evaluate(paths, config, measure, watch=watch)
     _print(f"{what} on {config.test_store}, %", {row.checkpoint: row.figures for row in rows})
-    out = options.out or options.root / "runs" / "results" / f"evaluate-{what}.json"
-    write_evaluations(out, rows, what=what, **settings, **dataclasses.asdict(config))
-    print(out)
+    path = out or root / "runs" / "results" / f"evaluate-{what}.json"
+    frozen.write_evaluations(path, rows, what=what, **settings.to_dict(), **config.to_dict())
+    print(path)
 
 
 def _print(title: str, rows: dict[str, dict[str, float]]) -> None:
-    """One table: a row for each checkpoint."""
+    """Print one table with a row for each checkpoint."""
     from rich.table import Table
 
     table = Table("checkpoint", *next(iter(rows.values())), title=title)
@@ -98,72 +124,11 @@ def _print(title: str, rows: dict[str, dict[str, float]]) -> None:
 
 
 @evaluate_app.command()
-@expand
-def knn(
-    options: EvaluateOptions,
-    k: Annotated[int, typer.Option(min=1, help="Training videos that vote.")] = 20,
-    temperature: Annotated[
-        float, typer.Option(help="A vote weighs exp(cosine / temperature).")
-    ] = 0.07,
-) -> None:
-    """Nearest-neighbour accuracy of frozen features: the training videos most like a test video
-    vote.
-    """
-    from train.evaluate import frozen as evaluate
-
-    _evaluate(
-        options,
-        "knn",
-        partial(evaluate.knn, k=k, temperature=temperature),
-        k=k,
-        temperature=temperature,
-    )
-
-
-@evaluate_app.command()
-@expand
-def retrieval(
-    options: EvaluateOptions,
-    centre: Annotated[
-        bool,
-        typer.Option(
-            "--centre", help="Subtract each store's mean feature first, as the reference does."
-        ),
-    ] = False,
-) -> None:
-    """Recall at 1, 5, 10, 20 and 50: test videos query the training videos."""
-    from train.evaluate import frozen as evaluate
-
-    _evaluate(options, "retrieval", partial(evaluate.retrieval, centre=centre), centre=centre)
-
-
-@evaluate_app.command()
-@expand
-def linear(
-    options: EvaluateOptions,
-    weight_decay: Annotated[
-        float | None,
-        typer.Option(help="Of the classifier (default: chosen on held-out training videos)."),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Draws the held-out videos.")] = 0,
-) -> None:
-    """Linear probe: logistic regression on frozen features, solved to convergence."""
-    from train.evaluate import frozen as evaluate
-
-    measure = partial(evaluate.linear, weight_decay=weight_decay, seed=seed)
-    _evaluate(options, "linear", measure, weight_decay=weight_decay, seed=seed)
-
-
-_Crop = Annotated[
-    int | None, typer.Option(help="Centre crop, pixels (default: what was trained on).")
-]
-_Batch = Annotated[int, typer.Option(min=1, help="Clips shown at a time.")]
-_Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the network runs.")]
-_MAKES_STORES = "`fame preprocess` makes clip stores; name this one with --store"
-
-
-@evaluate_app.command()
 def test(
+    given: Annotated[
+        Values,
+        Options(ClassifierConfig, defaults={"store": _TEST_STORE, "out": "ROOT/runs/results/test"}),
+    ],
     checkpoints: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -172,24 +137,6 @@ def test(
         ),
     ] = None,
     root: Root = Path("data"),
-    store: Annotated[
-        str | None,
-        typer.Option(
-            metavar="STORE", help="Labelled store (default: ROOT/stores/ucf101-test1.zarr)."
-        ),
-    ] = None,
-    crops: Annotated[
-        int, typer.Option(min=1, help="Squares shown of each clip, along its longer side.")
-    ] = 1,
-    crop: _Crop = None,
-    batch: _Batch = 16,
-    workers: Annotated[
-        int, typer.Option(min=0, help="Processes that decode clips; 0 is the main process.")
-    ] = 0,
-    device: _Device = "auto",
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the results (default: ROOT/runs/results/test).")
-    ] = None,
 ) -> None:
     """Test fine-tuned classifiers: mean log-probability over all clips of a video, top-1, top-5,
     confusion matrix.
@@ -198,68 +145,32 @@ def test(
 
     default = root / "runs" / "finetune-ucf101-1" / "checkpoints" / "last.pt"
     paths = checkpoints or [existing(default, made_by="`fame finetune` makes classifiers")]
-    data = existing(store or root / "stores" / "ucf101-test1.zarr", made_by=_MAKES_STORES)
-    folder = out or root / "runs" / "results" / "test"
-    rows = evaluate_classifiers(
-        paths,
-        data,
-        out=folder,
-        crops=crops,
-        crop=crop,
-        batch=batch,
-        workers=workers,
-        device=device,
-        watch=watch,
-    )
-    _print(f"test on {data}, %", {str(path): figures for path, figures in rows.items()})
-    print(folder / "report.json")
+    config = ClassifierConfig(**_placed(given, root, folder="results/test"))
+    rows = evaluate_classifiers(paths, config, watch=watch)
+    _print(f"test on {config.store}, %", {str(path): figures for path, figures in rows.items()})
+    print(config.out / "report.json")
 
 
 def activate(
-    checkpoints: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            help="Checkpoints to compare (default: ROOT/runs/pretrain/checkpoints/last.pt)."
-        ),
-    ] = None,
+    given: Annotated[
+        Values,
+        Options(ActivationConfig, defaults={"store": _TEST_STORE, "out": "ROOT/runs/activation"}),
+    ],
+    checkpoints: Checkpoints = None,
     root: Root = Path("data"),
-    store: Annotated[
-        str | None,
-        typer.Option(
-            metavar="STORE", help="Store of the clips (default: ROOT/stores/ucf101-test1.zarr)."
-        ),
-    ] = None,
-    clips: Annotated[
-        int, typer.Option(min=1, help="Videos that are measured, one clip of each.")
-    ] = 64,
-    rows: Annotated[int, typer.Option(min=1, help="Of them, how many are drawn.")] = 4,
-    beta: Annotated[float, typer.Option(help="Share of a clip that is foreground, 0..1.")] = 0.5,
-    crop: _Crop = None,
-    batch: _Batch = 8,
-    device: _Device = "auto",
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the pictures (default: ROOT/runs/activation).")
-    ] = None,
 ) -> None:
     """Draw where encoders look, measure how much of it is foreground, and draw their temporal
     kernels.
     """
-    from train.evaluate.activation import ActivationConfig
     from train.evaluate.activation import activate as draw
 
-    config = ActivationConfig(
-        store=existing(store or root / "stores" / "ucf101-test1.zarr", made_by=_MAKES_STORES),
-        out=out or root / "runs" / "activation",
-        clips=clips,
-        rows=rows,
-        beta=beta,
-        crop=crop,
-        batch=batch,
-        device=device,
-    )
+    config = ActivationConfig(**_placed(given, root, folder="activation"))
     found = draw(checkpoints or [checkpoint_or_default(None, root)], config)
     shares = {
-        look.checkpoint: {"on the foreground": 100 * look.mean, "if it were uniform": 100 * beta}
+        look.checkpoint: {
+            "on the foreground": 100 * look.mean,
+            "if it were uniform": 100 * config.beta,
+        }
         for look in found
     }
     _print(f"share of the activation, {config.store}, %", shares)
@@ -271,3 +182,11 @@ def activate(
         "kernels.png",
     ):
         print(config.out / name)
+
+
+def _placed(given: Values, root: Path, *, folder: str) -> dict[str, Any]:
+    """Return the given values with the store and the folder of the results filled in."""
+    store = existing(
+        given.get("store", root / "stores" / "ucf101-test1.zarr"), made_by=_MAKES_STORES
+    )
+    return {"out": root / "runs" / folder, **given, "store": store}

@@ -1,163 +1,179 @@
 """``fame pretrain`` and ``fame finetune``. Heavy imports live inside the commands."""
 
-import dataclasses
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from commands.options import Commands, Root, checkpoint_or_default, existing, expand, watch
-
-finetune_app = typer.Typer(
-    cls=Commands, help="Train a pretrained encoder and a classifier on labelled videos, then test."
+from commands.options import (
+    App,
+    Options,
+    Root,
+    Values,
+    checkpoint_or_default,
+    chosen,
+    existing,
+    in_words,
+    watch,
 )
+from fame.settings import Settings
+from train.config import FinetuneConfig, LaunchConfig, PretrainConfig
+from train.recipes import RECIPES, recipe
+
+if TYPE_CHECKING:
+    from train.finetune import FinetuneResult
+
+finetune_app = App(
+    "Train a pretrained encoder and a classifier on labelled videos, then test them."
+)
+_RECIPE = "fame-k400"
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainOptions:
-    """What overrides any recipe; every other field of the config by ``--set``."""
-
-    epochs: Annotated[int | None, typer.Option(help="Passes over the videos.")] = None
-    batch: Annotated[int | None, typer.Option(help="Videos per step, over all processes.")] = None
-    accumulate: Annotated[
-        int | None, typer.Option(help="Parts of a step run one after the other.")
-    ] = None
-    lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None
-    seed: Annotated[
-        int | None, typer.Option(help="Decides initial weights, order and every draw.")
-    ] = None
-    encoder: Annotated[
-        Literal["i3d", "r2plus1d_18", "c3d_small"] | None, typer.Option(help="Network.")
-    ] = None
-    width: Annotated[float | None, typer.Option(help="Multiplies the channels of I3D.")] = None
-    crop: Annotated[int | None, typer.Option(help="Side of the training crop, pixels.")] = None
-    precision: Annotated[
-        Literal["fp32", "tf32", "bf16"] | None, typer.Option(help="Arithmetic of the network.")
-    ] = None
-    compile: Annotated[bool | None, typer.Option(help="Compile the network.")] = None
-    channels_last: Annotated[bool | None, typer.Option(help="Channels-last memory.")] = None
-    checkpoint_activations: Annotated[
-        bool | None, typer.Option(help="Recompute activations to save memory.")
-    ] = None
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode clips.")] = None
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"] | None, typer.Option(help="Where to train.")
-    ] = None
-    on_corrupt: Annotated[
-        Literal["stop", "skip"] | None,
-        typer.Option(help="What a damaged chunk of a store does to the run."),
-    ] = None
-
-    def given(self) -> dict[str, Any]:
-        """The options that were given."""
-        return {
-            name: value for name, value in dataclasses.asdict(self).items() if value is not None
-        }
+def _set_by_recipe() -> dict[str, str]:
+    """Return the default in words of each field of which recipes have different values."""
+    recipes = [make().to_dict() for make in RECIPES.values()]
+    default = recipe(_RECIPE)
+    return {
+        name: f"set by the recipe; {_RECIPE}: {in_words(getattr(default, name))}"
+        for name in default.fields()
+        if any(values[name] != recipes[0][name] for values in recipes)
+    }
 
 
-@dataclass(frozen=True, kw_only=True)
-class PretrainOptions(TrainOptions):
-    """What overrides the recipe of pretraining."""
-
-    beta: Annotated[
-        float | None, typer.Option(help="Share of a crop that is foreground, 0..1.")
-    ] = None
-    views: Annotated[
-        Literal["single", "both"] | None, typer.Option(help="Views that are merged.")
-    ] = None
-    background: Annotated[
-        Literal["inter", "intra", "none"] | None,
-        typer.Option(help="From another video, another clip of the video, or no merging."),
-    ] = None
-    mask: Annotated[
-        Literal["stored", "online", "median", "gauss", "grid", "seed"] | None,
-        typer.Option(
-            help="The store's map, the paper's score on the crop, a map per frame (median), or a "
-            "variant of the paper's ablation."
-        ),
-    ] = None
+def recipe_lines() -> str:
+    """Return one line for each recipe, for the end of the help."""
+    summaries = {name: (make.__doc__ or "").splitlines()[0] for name, make in RECIPES.items()}
+    return "\n".join(["\b", "Recipes:", *(f"  {n:16}  {line}" for n, line in summaries.items())])
 
 
-_Settings = Annotated[
-    list[str],
+def _complete_recipe(incomplete: str) -> list[str]:
+    return [name for name in RECIPES if name.startswith(incomplete)]
+
+
+def _set_option(kind: type[Settings]) -> Any:
+    def complete(incomplete: str) -> list[str]:
+        return [f"{name}=" for name in kind.fields() if name.startswith(incomplete)]
+
+    return typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Set a field of the config; may be repeated.",
+        rich_help_panel="Run",
+        autocompletion=complete,
+    )
+
+
+_Config = Annotated[
+    Path | None,
     typer.Option(
-        "--set", metavar="FIELD=VALUE", help="Any other field of the config; may be repeated."
+        "--config",
+        metavar="FILE",
+        help="JSON or YAML file of fields, for instance the config.json of a run; options and "
+        "--set come after it.",
+        rich_help_panel="Run",
     ),
 ]
-_Launcher = Annotated[
-    Literal["here", "ray"],
+_ShowConfig = Annotated[
+    bool,
     typer.Option(
-        help="Train in this process (one of many under torchrun), or in processes that Ray starts."
+        "--show-config",
+        help="Print the config with all its fields as JSON, and train nothing.",
+        rich_help_panel="Run",
     ),
-]
-_NumWorkers = Annotated[int, typer.Option(min=1, help="Processes that Ray starts, one GPU each.")]
-_CpusPerWorker = Annotated[
-    int, typer.Option(min=1, help="Cores that Ray sets aside for each of them.")
 ]
 _Resume = Annotated[
-    str, typer.Option(help="auto (go on where the run stopped), never, or a checkpoint.")
+    str,
+    typer.Option(
+        metavar="auto|never|FILE",
+        help="Continue where the run stopped, refuse to, or continue from a checkpoint.",
+        rich_help_panel="Run",
+    ),
 ]
 
 
-@expand
 def pretrain(
-    options: PretrainOptions,
+    given: Annotated[Values, Options(PretrainConfig, defaults=_set_by_recipe())],
+    launch: LaunchConfig,
     stores: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[STORES]...", help="Clip stores (default: ROOT/stores/k400-train.zarr)."
         ),
     ] = None,
-    recipe: Annotated[
-        str, typer.Option(help="Named config that the options start from.")
-    ] = "fame-k400",
-    settings: _Settings = [],
+    recipe_name: Annotated[
+        str,
+        typer.Option(
+            "--recipe",
+            metavar="RECIPE",
+            help="Named config that the other options change; the recipes are listed below.",
+            rich_help_panel="Run",
+            autocompletion=_complete_recipe,
+        ),
+    ] = _RECIPE,
+    config_file: _Config = None,
+    settings: Annotated[list[str], _set_option(PretrainConfig)] = [],
+    show_config: _ShowConfig = False,
     root: Root = Path("data"),
-    name: Annotated[str, typer.Option(help="Name of the run.")] = "pretrain",
-    run: Annotated[Path | None, typer.Option(help="Run folder (default: ROOT/runs/NAME).")] = None,
+    name: Annotated[str, typer.Option(help="Name of the run.", rich_help_panel="Run")] = "pretrain",
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Run folder (default: ROOT/runs/NAME).",
+            rich_help_panel="Run",
+        ),
+    ] = None,
     resume: _Resume = "auto",
     knn_store: Annotated[
         str | None,
         typer.Option(
-            metavar="STORE", help="Labelled store to score features on every knn_every epochs."
+            metavar="STORE",
+            help="Labelled store on which features are tested every knn_every epochs.",
+            rich_help_panel="Data",
         ),
     ] = None,
-    launcher: _Launcher = "here",
-    num_workers: _NumWorkers = 1,
-    cpus_per_worker: _CpusPerWorker = 1,
 ) -> None:
     """Pretrain an encoder by momentum contrast on clips whose foregrounds and backgrounds were
     merged.
     """
-    from train.pretrain import pretrain as train_here
-    from train.recipes import recipe as named
-
+    config = replace(
+        recipe(recipe_name), **chosen(PretrainConfig, given, settings=settings, file=config_file)
+    )
+    if show_config:
+        return _show(config)
     paths: list[Path | str] = [*(stores or ())] or [root / "stores" / "k400-train.zarr"]
     for path in paths:
         existing(
             path,
             made_by="`fame preprocess` makes clip stores (`fame preprocess k400` the default one)",
         )
-    config = dataclasses.replace(named(recipe), **options.given()).override(settings)
-    where: dict[str, Any] = {
+    where: Values = {
         "stores": paths,
-        "run_dir": run or root / "runs" / name,
+        "run_dir": run_dir or root / "runs" / name,
         "knn_store": knn_store,
     }
-    if launcher == "ray":
-        launch = _ray_launcher(resume)
-        processes = launch.RayOptions(num_workers=num_workers, cpus_per_worker=cpus_per_worker)
-        result = launch.pretrain_on_ray(config, **where, options=processes)
+    if launch.launcher == "ray":
+        result = _ray_launcher(resume).pretrain_on_ray(config, **where, launch=launch)
     else:
-        source = resume if resume in ("auto", "never") else Path(resume)
-        result = train_here(config, **where, resume=source)  # pyright: ignore[reportArgumentType]
+        from train.pretrain import pretrain as train_here
+
+        result = train_here(config, **where, resume=_source(resume))
     print(f"{result.status} at step {result.step} of {result.total}: {result.checkpoint}")
     raise typer.Exit(result.exit_code)
 
 
+def _show(config: Settings) -> None:
+    print(json.dumps(config.to_dict(), indent=2))
+
+
+def _source(resume: str) -> Any:
+    return resume if resume in ("auto", "never") else Path(resume)
+
+
 def _ray_launcher(resume: str) -> Any:
-    """The module that trains on Ray; one clear line where it cannot."""
+    """Return the module that trains on Ray. Raise ``ValueError`` if it cannot be used."""
     if resume != "auto":
         raise ValueError(
             f"--launcher ray always resumes from the run folder; --resume {resume} is "
@@ -173,24 +189,8 @@ def _ray_launcher(resume: str) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneOptions(TrainOptions):
-    """What overrides the recipe of fine-tuning."""
-
-    dropout: Annotated[
-        float | None, typer.Option(help="Share of features dropped before the classifier.")
-    ] = None
-    select: Annotated[
-        Literal["last", "validation", "test"] | None,
-        typer.Option(
-            help="Weights that are tested: the last, the best on held-out training videos, "
-            "or the best on the test videos themselves (the reference's way; the report says so)."
-        ),
-    ] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetunePlaces:
-    """Where fine-tuning reads and writes."""
+class FinetuneOptions:
+    """The options of every ``fame finetune`` command that are no settings of the training."""
 
     root: Root = Path("data")
     pretrained: Annotated[
@@ -199,138 +199,154 @@ class FinetunePlaces:
             metavar="CHECKPOINT|none",
             help="What to start from (default: "
             "ROOT/runs/pretrain/checkpoints/last.pt); none trains from scratch.",
+            rich_help_panel="Data",
         ),
     ] = None
     train_store: Annotated[
         str | None,
         typer.Option(
             metavar="STORE",
-            help="Labelled training store (default: ROOT/stores/DATASET-trainFOLD.zarr).",
+            help="Store of labelled training videos (default: ROOT/stores/DATASET-trainFOLD.zarr).",
+            rich_help_panel="Data",
         ),
     ] = None
     test_store: Annotated[
         str | None,
         typer.Option(
             metavar="STORE",
-            help="Labelled test store (default: ROOT/stores/DATASET-testFOLD.zarr).",
+            help="Store of labelled test videos (default: ROOT/stores/DATASET-testFOLD.zarr).",
+            rich_help_panel="Data",
         ),
     ] = None
-    run: Annotated[
-        Path | None, typer.Option(help="Run folder (default: ROOT/runs/finetune-DATASET-FOLD).")
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Run folder (default: ROOT/runs/finetune-DATASET-FOLD).",
+            rich_help_panel="Run",
+        ),
     ] = None
     resume: _Resume = "auto"
     crops: Annotated[
-        int, typer.Option(min=1, help="Squares shown of each test clip, along its longer side.")
+        int,
+        typer.Option(
+            min=1,
+            help="Squares of each test clip, along its longer side.",
+            rich_help_panel="Run",
+        ),
     ] = 1
-    launcher: _Launcher = "here"
-    num_workers: _NumWorkers = 1
-    cpus_per_worker: _CpusPerWorker = 1
+    config_file: _Config = None
+    settings: Annotated[list[str] | None, _set_option(FinetuneConfig)] = None
+    show_config: _ShowConfig = False
 
 
 def _finetune(
+    given: Values,
+    launch: LaunchConfig,
     options: FinetuneOptions,
-    places: FinetunePlaces,
-    settings: list[str],
     *,
     dataset: str,
     fold: int | str = "",
     test: str = "test",
 ) -> None:
-    """Fine-tune on one dataset, print the figures of the test."""
+    """Fine-tune on one dataset and print the metrics of the test."""
     from fame.weights import read_weights
     from train.finetune import configured, finetune
 
+    weights = None
+    if options.pretrained != "none":
+        named = Path(options.pretrained) if options.pretrained else None
+        weights = read_weights(checkpoint_or_default(named, options.root))
+    fields = chosen(
+        FinetuneConfig, given, settings=options.settings or [], file=options.config_file
+    )
+    config = configured(weights, fields)
+    if options.show_config:
+        return _show(config)
     stores = {
-        split: existing(
-            given or places.root / "stores" / f"{dataset}-{split}{fold}.zarr",
+        f"{role}_store": existing(
+            path or options.root / "stores" / f"{dataset}-{split}{fold}.zarr",
             made_by=f"`fame preprocess` makes clip stores; name this one with --{role}-store",
         )
-        for role, split, given in (
-            ("train", "train", places.train_store),
-            ("test", test, places.test_store),
+        for role, split, path in (
+            ("train", "train", options.train_store),
+            ("test", test, options.test_store),
         )
     }
-    weights = None
-    if places.pretrained != "none":
-        path = checkpoint_or_default(
-            Path(places.pretrained) if places.pretrained else None, places.root
-        )
-        weights = read_weights(path)
     name = f"finetune-{dataset}-{fold}" if fold else f"finetune-{dataset}"
-    folder = places.run or places.root / "runs" / name
-    config = configured(weights, options.given(), settings)
-    where: dict[str, Any] = {
-        "train_store": stores["train"],
-        "test_store": stores[test],
-        "run_dir": folder,
-        "crops": places.crops,
-    }
-    if places.launcher == "ray":
-        launch = _ray_launcher(places.resume)
-        processes = launch.RayOptions(
-            num_workers=places.num_workers, cpus_per_worker=places.cpus_per_worker
-        )
+    folder = options.run_dir or options.root / "runs" / name
+    where: Values = {**stores, "run_dir": folder, "crops": options.crops}
+    if launch.launcher == "ray":
         origin = weights.path if weights else None
-        result = launch.finetune_on_ray(config, **where, pretrained=origin, options=processes)
+        ray = _ray_launcher(options.resume)
+        result = ray.finetune_on_ray(config, **where, pretrained=origin, launch=launch)
     else:
-        source = places.resume if places.resume in ("auto", "never") else Path(places.resume)
-        result = finetune(config, **where, weights=weights, resume=source, watch=watch)  # pyright: ignore[reportArgumentType]
-    print(
-        f"{result.run.status} at step {result.run.step} of {result.run.total}: "
-        f"{result.run.checkpoint}"
-    )
+        source = _source(options.resume)
+        result = finetune(config, **where, weights=weights, resume=source, watch=watch)
+    _print(result, folder)
+    raise typer.Exit(result.run.exit_code)
+
+
+def _print(result: "FinetuneResult", folder: Path) -> None:
+    run = result.run
+    print(f"{run.status} at step {run.step} of {run.total}: {run.checkpoint}")
     if result.figures:
         print("tested:", result.selection)
         print(", ".join(f"{name} {value:.2f} %" for name, value in result.figures.items()))
         print(folder / "report.json")
         print(folder / "confusion.png")
-    raise typer.Exit(result.run.exit_code)
 
 
-_Fold = Annotated[int, typer.Option(min=1, max=3, help="Which of the three official splits.")]
+_Given = Annotated[
+    Values,
+    Options(
+        FinetuneConfig,
+        defaults={
+            "encoder": "that of the checkpoint",
+            "width": "that of the checkpoint",
+            "crop": "that of the checkpoint, else 224",
+            "milestones": "60,120, moved in proportion to the epochs",
+        },
+    ),
+]
+_Fold = Annotated[
+    int, typer.Option(min=1, max=3, help="Which of the three splits.", rich_help_panel="Data")
+]
 
 
 @finetune_app.command()
-@expand
-def ucf101(
-    options: FinetuneOptions, places: FinetunePlaces, settings: _Settings = [], fold: _Fold = 1
-) -> None:
+def ucf101(given: _Given, launch: LaunchConfig, options: FinetuneOptions, fold: _Fold = 1) -> None:
     """UCF101, one of its three folds."""
-    _finetune(options, places, settings, dataset="ucf101", fold=fold)
+    _finetune(given, launch, options, dataset="ucf101", fold=fold)
 
 
 @finetune_app.command()
-@expand
-def hmdb51(
-    options: FinetuneOptions, places: FinetunePlaces, settings: _Settings = [], fold: _Fold = 1
-) -> None:
+def hmdb51(given: _Given, launch: LaunchConfig, options: FinetuneOptions, fold: _Fold = 1) -> None:
     """HMDB51, one of its three folds."""
-    _finetune(options, places, settings, dataset="hmdb51", fold=fold)
+    _finetune(given, launch, options, dataset="hmdb51", fold=fold)
 
 
 @finetune_app.command()
-@expand
-def diving48(options: FinetuneOptions, places: FinetunePlaces, settings: _Settings = []) -> None:
+def diving48(given: _Given, launch: LaunchConfig, options: FinetuneOptions) -> None:
     """Diving48 V2."""
-    _finetune(options, places, settings, dataset="diving48")
+    _finetune(given, launch, options, dataset="diving48")
 
 
 @finetune_app.command()
-@expand
-def k400(options: FinetuneOptions, places: FinetunePlaces, settings: _Settings = []) -> None:
+def k400(given: _Given, launch: LaunchConfig, options: FinetuneOptions) -> None:
     """Kinetics-400, tested on its validation videos."""
-    _finetune(options, places, settings, dataset="k400", test="val")
+    _finetune(given, launch, options, dataset="k400", test="val")
 
 
 @finetune_app.command()
-@expand
 def folder(
+    given: _Given,
+    launch: LaunchConfig,
     options: FinetuneOptions,
-    places: FinetunePlaces,
-    settings: _Settings = [],
     name: Annotated[
-        str, typer.Option(help="What the dataset is called in default paths.")
+        str,
+        typer.Option(help="Name of the dataset in default paths.", rich_help_panel="Data"),
     ] = "folder",
 ) -> None:
     """Any labelled videos: the stores NAME-train and NAME-test."""
-    _finetune(options, places, settings, dataset=name)
+    _finetune(given, launch, options, dataset=name)

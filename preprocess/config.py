@@ -1,86 +1,103 @@
-"""What a run of the offline stage is asked for, and the videos that this names."""
+"""What the offline stage is asked for, and what the demonstration draws. Light to import."""
 
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
-from fame.clipstore import StorePath, StoreSpec, sized_for
-from preprocess import datasets
-from preprocess.datasets import Listing
+from fame.settings import Setting, Settings
+from fame.store_spec import StorePath, StoreSpec
 
 Dataset = Literal["k400", "ucf101", "hmdb51", "diving48", "folder"]
+MOTIONS = ("circle", "diagonal", "horizontal", "pulse", "spin", "vertical")
 _NEEDS_ANNOTATIONS = ("ucf101", "hmdb51", "diving48")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreprocessConfig:
-    """What to make a store of, and how. Invalid values raise ``ValueError`` on construction.
+class PreprocessConfig(Settings):
+    """What to make a store of, and how. `preprocess.datasets` says which files each dataset has."""
 
-    Args:
-        dataset: which dataset; see the function of that name in `preprocess.datasets` for the tree
-            it expects.
-        split: train, val or test; for ``folder`` any name.
-        videos: root of the videos.
-        store: the store to make or to go on with: a folder, or ``s3://bucket/path``.
-        annotations: folder of the official annotations.
-        fold: 1, 2 or 3, of UCF101 and HMDB51.
-        list_file: of ``folder``: only these videos.
-        class_file: of ``folder``: class names in index order.
-        spec: the recipe.
-        videos_per_shard: instead of that of the spec; None for as many as suit the dataset.
-        executor: ``serial`` is the reference; ``ray`` gives the same bytes with several workers.
-        workers: shards in flight; by default one for each core that this process may use.
-        address: of Ray: ``local``, ``auto`` or a cluster's address.
-        memory_per_worker: bytes set aside by Ray for a worker and the most that its decoder may
-            hold; 0: no limit.
-        time_limit: seconds that one video may take before it is given up as failed.
-        max_missing: share of the listed videos that may be missing on disk.
-        max_failed: share of the videos that may fail.
-        dry_run: only estimate, from a sample of the videos.
-    """
-
-    dataset: Dataset
-    split: str
-    videos: Path
-    store: StorePath
-    annotations: Path | None = None
-    fold: int = 1
-    list_file: Path | None = None
-    class_file: Path | None = None
-    spec: StoreSpec = field(default_factory=StoreSpec)
-    videos_per_shard: int | None = None
-    executor: Literal["serial", "ray"] = "ray"
-    workers: int | None = None
-    address: str = "local"
-    memory_per_worker: int = 0
-    time_limit: float = 300.0
-    max_missing: float = 0.2
-    max_failed: float = 0.05
-    dry_run: bool = False
+    dataset: Annotated[Dataset, Setting("Dataset.", option="")]
+    split: Annotated[str, Setting("Split: train, val or test; any name for folder.", option="")]
+    videos: Annotated[Path, Setting("Folder of the videos.", panel="Data")]
+    store: Annotated[
+        StorePath,
+        Setting(
+            "Store to make or to continue: a folder, or s3://bucket/path.",
+            panel="Data",
+            metavar="STORE",
+        ),
+    ]
+    annotations: Annotated[
+        Path | None, Setting("Folder of the official annotation files.", panel="Data")
+    ] = None
+    fold: Annotated[
+        int, Setting("Which of the three official splits.", low=1, high=3, panel="Data")
+    ] = 1
+    list_file: Annotated[
+        Path | None,
+        Setting(
+            "Only these videos: one 'name' or 'name,class' a line.", panel="Data", option="list"
+        ),
+    ] = None
+    class_file: Annotated[
+        Path | None,
+        Setting(
+            "Class names in order, one a line (default: the subfolders, sorted).",
+            panel="Data",
+            option="classes",
+        ),
+    ] = None
+    spec: Annotated[StoreSpec, Setting("Recipe of the store.", option="")] = field(
+        default_factory=StoreSpec
+    )
+    videos_per_shard: Annotated[
+        int | None,
+        Setting("Videos in one shard (none: as many as suit the dataset).", low=1, option=""),
+    ] = None
+    executor: Annotated[
+        Literal["serial", "ray"],
+        Setting("Shards one by one in this process, or in parallel under Ray.", panel="Run"),
+    ] = "ray"
+    workers: Annotated[
+        int | None,
+        Setting("Shards made at a time, one core each (default: all cores).", low=1, panel="Run"),
+    ] = None
+    address: Annotated[
+        str, Setting("Ray cluster: local, auto or the address of one.", panel="Run")
+    ] = "local"
+    memory_per_worker: Annotated[
+        float,
+        Setting(
+            "Memory of a worker and its decoder, GiB; 0 is no limit.",
+            low=0,
+            panel="Run",
+            metavar="GIB",
+        ),
+    ] = 0.0
+    time_limit: Annotated[
+        float,
+        Setting(
+            "Seconds after which a video counts as failed.", above=0, panel="Run", metavar="SECONDS"
+        ),
+    ] = 300.0
+    max_missing: Annotated[
+        float, Setting("Share of listed videos that may be missing.", low=0, high=1, panel="Run")
+    ] = 0.2
+    max_failed: Annotated[
+        float, Setting("Share of videos that may fail to decode.", low=0, high=1, panel="Run")
+    ] = 0.05
+    dry_run: Annotated[
+        bool, Setting("Print the plan, measured on a sample; write nothing.", panel="Run")
+    ] = False
 
     def __post_init__(self) -> None:
-        if self.dataset not in get_args(Dataset):
-            raise ValueError(
-                f"dataset must be one of {', '.join(get_args(Dataset))}, not {self.dataset!r}"
-            )
-        if self.executor not in ("serial", "ray"):
-            raise ValueError(f"executor must be serial or ray, not {self.executor!r}")
+        """Raise ``ValueError`` for values that do not go together."""
+        super().__post_init__()
         if self.executor == "serial" and (self.workers not in (None, 1) or self.address != "local"):
-            raise ValueError(
-                "the serial executor has one worker, here: give workers and address to ray"
-            )
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"workers must be at least 1, not {self.workers}")
-        if self.time_limit <= 0 or self.memory_per_worker < 0:
-            raise ValueError("time_limit must be above 0 and memory_per_worker at least 0")
-        for name in ("max_missing", "max_failed"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is a share from 0 to 1, not {getattr(self, name)}")
+            raise ValueError("workers and address need executor=ray")
         if self.spec.frames < 2 and self.spec.foreground != "none":
-            raise ValueError(
-                "motion shows between frames: clips of one frame have the foreground none"
-            )
+            raise ValueError("frames must be at least 2 unless foreground is none, got 1")
         self._check_annotations()
 
     def _check_annotations(self) -> None:
@@ -93,45 +110,65 @@ class PreprocessConfig:
                 f"{self.dataset} has its own lists: list_file and class_file are for folder"
             )
 
-    def spec_for(self, num_videos: int) -> StoreSpec:
-        """The recipe, with the size of its shards settled."""
-        if self.videos_per_shard is None:
-            return sized_for(self.spec, num_videos)
-        return replace(self.spec, videos_per_shard=self.videos_per_shard)
-
     @property
     def num_workers(self) -> int:
-        """Shards in flight."""
+        """Shards made at a time."""
         return 1 if self.executor == "serial" else self.workers or len(os.sched_getaffinity(0))
 
 
-def list_videos(config: PreprocessConfig) -> Listing:
-    """The videos of the split. Raises ``ValueError`` for bad annotations or more missing videos
-    than allowed.
-    """
-    root, split, annotations = config.videos, config.split, config.annotations
-    if config.dataset == "folder":
-        listing = datasets.folder(root, list_file=config.list_file, class_file=config.class_file)
-    elif config.dataset == "k400":
-        listing = datasets.k400(root, split=split, annotations=annotations)
-    else:
-        assert annotations is not None
-        listing = {
-            "ucf101": lambda: datasets.ucf101(
-                root, split=split, annotations=annotations, fold=config.fold
-            ),
-            "hmdb51": lambda: datasets.hmdb51(
-                root, split=split, annotations=annotations, fold=config.fold
-            ),
-            "diving48": lambda: datasets.diving48(root, split=split, annotations=annotations),
-        }[config.dataset]()
-    if listing.missing_share > config.max_missing:
-        raise ValueError(
-            f"{len(listing.missing)} of {len(listing.missing) + len(listing.names)} "
-            "listed videos are missing below"
-            f" {root}, above the {config.max_missing:.0%} allowed; the first is "
-            f"{listing.missing[0]!r}"
-        )
-    if not listing.names:
-        raise ValueError(f"{root} holds no video of {config.dataset} {split}")
-    return listing
+@dataclass(frozen=True, kw_only=True)
+class WorldSpec(Settings):
+    """Everything that decides the videos that `preprocess.world` draws."""
+
+    videos: Annotated[int, Setting("Videos to draw; the last of them are for testing.", low=2)] = 96
+    frames: Annotated[int, Setting("Frames of a video.", low=2)] = 48
+    height: Annotated[int, Setting("Height in pixels.", low=16)] = 96
+    width: Annotated[int, Setting("Width in pixels.", low=16)] = 128
+    fps: Annotated[int, Setting("Frames per second.", low=1)] = 16
+    rho: Annotated[
+        float,
+        Setting(
+            "Probability that a training video has the background of its class.", low=0, high=1
+        ),
+    ] = 0.8
+    test_rho: Annotated[
+        float | None, Setting("The same of the test videos (none: rho).", low=0, high=1)
+    ] = None
+    backgrounds: Annotated[
+        int,
+        Setting(
+            "Backgrounds of the training videos; the test videos have as many others.",
+            low=len(MOTIONS),
+        ),
+    ] = 12
+    smallest: Annotated[
+        float, Setting("Least size of an object, as a share of the smaller side.", low=0.1, high=1)
+    ] = 0.30
+    largest: Annotated[
+        float, Setting("Largest size of an object, as such a share.", low=0.1, high=1)
+    ] = 0.42
+    objects: Annotated[
+        int | None, Setting("Objects to choose from (none: each video has its own).", low=1)
+    ] = None
+    camera_motion: Annotated[bool, Setting("Move the camera.")] = False
+    test_share: Annotated[
+        float, Setting("Share of the videos that are for testing.", above=0, below=1)
+    ] = 0.25
+    seed: Annotated[int, Setting("Decides the videos.", low=0)] = 0
+
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` for values that do not go together."""
+        super().__post_init__()
+        if self.smallest > self.largest:
+            raise ValueError(
+                f"smallest must be at most largest, got {self.smallest} and {self.largest}"
+            )
+        if not 1 <= self.num_test < self.videos:
+            raise ValueError(
+                f"test_share {self.test_share} of {self.videos} videos leaves a split empty"
+            )
+
+    @property
+    def num_test(self) -> int:
+        """Videos of the test split; they come last."""
+        return round(self.videos * self.test_share)

@@ -1,11 +1,15 @@
-"""What a run will do, computed before it does anything: pure functions of names, spec and a
-measured sample.
+"""What a run will do, computed before it does anything: the videos, the shards, and an estimate
+from a measured sample.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from fame.clipstore import StoreSpec
+from fame.clipstore import sized_for
+from fame.store_spec import StoreSpec
+from preprocess import datasets
+from preprocess.config import PreprocessConfig
+from preprocess.datasets import Listing
 from preprocess.task import ShardResult, ShardTask
 
 
@@ -23,6 +27,45 @@ class Estimate:
     sampled_failed: int
     bytes: int
     seconds: float
+
+
+def list_videos(config: PreprocessConfig) -> Listing:
+    """Return the videos of the split. Raise ``ValueError`` for bad annotations or more missing
+    videos than allowed.
+    """
+    root, split, annotations = config.videos, config.split, config.annotations
+    if config.dataset == "folder":
+        listing = datasets.folder(root, list_file=config.list_file, class_file=config.class_file)
+    elif config.dataset == "k400":
+        listing = datasets.k400(root, split=split, annotations=annotations)
+    else:
+        assert annotations is not None
+        listing = {
+            "ucf101": lambda: datasets.ucf101(
+                root, split=split, annotations=annotations, fold=config.fold
+            ),
+            "hmdb51": lambda: datasets.hmdb51(
+                root, split=split, annotations=annotations, fold=config.fold
+            ),
+            "diving48": lambda: datasets.diving48(root, split=split, annotations=annotations),
+        }[config.dataset]()
+    if listing.missing_share > config.max_missing:
+        raise ValueError(
+            f"{len(listing.missing)} of {len(listing.missing) + len(listing.names)} "
+            "listed videos are missing below"
+            f" {root}, above the {config.max_missing:.0%} allowed; the first is "
+            f"{listing.missing[0]!r}"
+        )
+    if not listing.names:
+        raise ValueError(f"{root} holds no video of {config.dataset} {split}")
+    return listing
+
+
+def settle(config: PreprocessConfig, num_videos: int) -> StoreSpec:
+    """Return the recipe of the store with the size of its shards settled."""
+    if config.videos_per_shard is None:
+        return sized_for(config.spec, num_videos)
+    return replace(config.spec, videos_per_shard=config.videos_per_shard)
 
 
 def tasks(

@@ -25,7 +25,7 @@ from fame.clipstore import (
 )
 from fame.flow import FlowParameters
 from preprocess import plan
-from preprocess.config import PreprocessConfig, list_videos
+from preprocess.config import PreprocessConfig
 from preprocess.datasets import Listing
 from preprocess.executors import serial
 from preprocess.isolation import DECODER
@@ -54,14 +54,14 @@ def preprocess(
         ValueError: the config does not fit the files, or (StoreError) another store is there,
             another run holds it, or it cannot be written; the message says what to do.
     """
-    listing = list_videos(config)
-    spec = config.spec_for(len(listing.names))
+    listing = plan.list_videos(config)
+    spec = plan.settle(config, len(listing.names))
     work = Work(
         store=absolute(config.store),
         videos=config.videos.absolute(),
         spec=spec,
         time_limit=config.time_limit,
-        memory_limit=config.memory_per_worker,
+        memory_limit=round(config.memory_per_worker * 2**30),
         decoder=decoder,
     )
     report = Report(
@@ -145,7 +145,7 @@ def _execute(
         tasks,
         workers=config.num_workers,
         address=config.address,
-        memory_per_worker=config.memory_per_worker,
+        memory_per_worker=work.memory_limit,
     )
 
 

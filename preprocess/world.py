@@ -21,71 +21,13 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from fame.randomness import numpy_generator
+from preprocess.config import MOTIONS, WorldSpec
 
-MOTIONS = ("circle", "diagonal", "horizontal", "pulse", "spin", "vertical")
 _CYCLE_FRAMES = (
     24  # one period of every motion: a window of 16 frames at stride 2 always sees a whole one
 )
 # The background is this much larger than the frame, so that a moving camera never sees its edge
 _MARGIN = 1.5
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorldSpec:
-    """Everything that decides the videos.
-
-    ``frames`` per video at ``fps``; ``height`` and ``width`` in pixels; ``rho`` in 0..1 ties the
-    background to the class (``test_rho`` that of the test split, None: the same); ``backgrounds``
-    is how many there are in the training split (the test split has as many of its own, never seen
-    in training); ``camera_motion`` moves the camera smoothly; ``test_share`` of the videos are for
-    testing. An object's size is a share in ``smallest``..``largest`` of the smaller side; there are
-    ``objects`` of them to choose from (None: every video has one of its own).
-    """
-
-    videos: int = 96
-    frames: int = 48
-    height: int = 96
-    width: int = 128
-    fps: int = 16
-    rho: float = 0.8
-    test_rho: float | None = None
-    backgrounds: int = 12
-    smallest: float = 0.30
-    largest: float = 0.42
-    objects: int | None = None
-    camera_motion: bool = False
-    test_share: float = 0.25
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse values that no world can be made from."""
-        for field, low in (("videos", 2), ("frames", 2), ("height", 16), ("width", 16), ("fps", 1)):
-            if getattr(self, field) < low:
-                raise ValueError(f"{field} must be at least {low}, got {getattr(self, field)}")
-        if self.backgrounds < len(MOTIONS):
-            raise ValueError(
-                f"backgrounds must be at least {len(MOTIONS)} (one a class), got {self.backgrounds}"
-            )
-        for field in ("rho", "test_rho"):
-            if not 0 <= (getattr(self, field) or 0) <= 1:
-                raise ValueError(f"{field} must lie in 0..1, got {getattr(self, field)}")
-        if not 0.1 <= self.smallest <= self.largest <= 1:
-            raise ValueError(
-                f"sizes of objects must rise within 0.1..1, got {self.smallest} to {self.largest}"
-            )
-        if self.objects is not None and self.objects < 1:
-            raise ValueError(f"objects must be at least 1, got {self.objects}")
-        if not 0 < self.test_share < 1:
-            raise ValueError(f"test_share must lie between 0 and 1, got {self.test_share}")
-        if not 1 <= self.num_test < self.videos:
-            raise ValueError(
-                f"test_share {self.test_share} of {self.videos} videos leaves a split empty"
-            )
-
-    @property
-    def num_test(self) -> int:
-        """Videos of the test split; they come last."""
-        return round(self.videos * self.test_share)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,7 @@ def test_the_job_calls_a_command_that_exists(job: dict[str, Any]) -> None:
     command, arguments = descend(shlex.split(job["spec"]["entrypoint"])[1:])
     given = command.make_context(command.name, arguments).params
     workers = job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
-    assert given["workers"] == workers["replicas"] * int(workers["rayStartParams"]["num-cpus"])
+    assert int(given["workers"]) == workers["replicas"] * int(workers["rayStartParams"]["num-cpus"])
 
 
 def test_pods_mount_what_they_declare(job: dict[str, Any]) -> None:

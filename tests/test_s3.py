@@ -492,7 +492,9 @@ def test_the_commands_read_stores_in_buckets(address: str, tmp_path: Path):
         "--width",
         0.0625,
     ]
-    assert "finished at step 2 of 2" in call("pretrain", address, "--run", tmp_path / "run", *size)
+    assert "finished at step 2 of 2" in call(
+        "pretrain", address, "--run-dir", tmp_path / "run", *size
+    )
     checkpoint, both = (
         tmp_path / "run/checkpoints/last.pt",
         ["--train-store", address, "--test-store", address],

@@ -1,81 +1,160 @@
-"""What a run is: frozen values, checked when they are made, that say everything a training run
-depends on.
+"""The settings of training runs, which decide everything that a run computes. Light to import.
 
-A config is plain data: :meth:`TrainingConfig.to_dict` is written beside every run and inside every
-checkpoint, and :func:`from_dict` reads it back. A field that does not exist is an error that names
-the nearest one that does.
+``to_dict`` of a config is written beside every run and inside every checkpoint.
 """
 
-import dataclasses
-import difflib
-import types
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-C = TypeVar("C", bound="TrainingConfig")
+from fame.settings import Setting, Settings
 
-
-def _number(default: Any, *, low: float, high: float | None = None, above: bool = False) -> Any:
-    """A field whose value lies in low..high (both allowed, or above ``low`` only)."""
-    return field(default=default, metadata={"low": low, "high": high, "above": above})
+Batch = Annotated[
+    int, Setting("Videos per step, over all processes.", low=1, panel="Optimiser", metavar="VIDEOS")
+]
+Blur = Annotated[float, Setting("Probability of blurring a clip.", low=0, high=1, panel="Data")]
+Epochs = Annotated[int, Setting("Passes over the videos.", low=1, panel="Optimiser")]
+LearningRate = Annotated[float, Setting("Learning rate.", above=0, panel="Optimiser")]
+Milestones = Annotated[
+    tuple[int, ...],
+    Setting(
+        "Epochs after which schedule=steps divides the learning rate by 10, e.g. 60,120.",
+        low=1,
+        panel="Optimiser",
+        metavar="EPOCHS",
+    ),
+]
+Schedule = Annotated[
+    Literal["cosine", "steps", "constant"],
+    Setting("Course of the learning rate after the warm-up.", panel="Optimiser"),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """What pretraining and fine-tuning have in common: network, optimiser, precision, loading,
-    bookkeeping.
+class TrainingConfig(Settings):
+    """What pretraining and fine-tuning have in common."""
 
-    ``batch`` is the total over all processes; ``accumulate`` splits each process's share into that
-    many parts, run one after the other. ``width`` scales the channels of I3D. ``bn_group`` is the
-    number of clips whose statistics a batch norm uses (None: all clips that a process sees at
-    once). ``lr_update`` says whether the learning rate moves every step or every epoch.
-    ``checkpoint_every`` counts epochs, ``log_every`` steps; ``save_seconds`` is the longest time
-    that a killed run can lose.
-    """
+    seed: Annotated[
+        int, Setting("Decides initial weights, order and every draw.", low=0, panel="Run")
+    ] = 0
+    encoder: Annotated[
+        Literal["i3d", "r2plus1d_18", "c3d_small"], Setting("Architecture.", panel="Network")
+    ] = "i3d"
+    width: Annotated[
+        float, Setting("Multiplies the channels of I3D.", above=0, panel="Network")
+    ] = 1.0
+    bn_group: Annotated[
+        int | None,
+        Setting(
+            "Clips that share the statistics of a batch norm (none: all that a process holds).",
+            low=1,
+            panel="Network",
+            metavar="CLIPS",
+        ),
+    ] = None
 
-    seed: int = _number(0, low=0)
-    encoder: Literal["i3d", "r2plus1d_18", "c3d_small"] = "i3d"
-    width: float = _number(1.0, low=0, above=True)
-    bn_group: int | None = _number(None, low=1)
+    epochs: Epochs = 200
+    batch: Batch = 64
+    accumulate: Annotated[
+        int,
+        Setting(
+            "Parts into which a process splits its batch, to save memory.",
+            low=1,
+            panel="Speed and memory",
+            metavar="PARTS",
+        ),
+    ] = 1
+    optimizer: Annotated[Literal["sgd", "adamw"], Setting("Optimiser.", panel="Optimiser")] = "sgd"
+    lr: LearningRate = 0.01
+    momentum: Annotated[float, Setting("Momentum of SGD.", low=0, high=1, panel="Optimiser")] = 0.9
+    weight_decay: Annotated[float, Setting("Weight decay.", low=0, panel="Optimiser")] = 1e-4
+    schedule: Schedule = "cosine"
+    milestones: Milestones = ()
+    warmup_epochs: Annotated[
+        float,
+        Setting(
+            "Epochs in which the learning rate rises linearly from 0.", low=0, panel="Optimiser"
+        ),
+    ] = 0.0
+    lr_update: Annotated[
+        Literal["step", "epoch"],
+        Setting("How often the learning rate changes.", panel="Optimiser"),
+    ] = "step"
 
-    epochs: int = _number(200, low=1)
-    batch: int = _number(64, low=1)
-    accumulate: int = _number(1, low=1)
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: float = _number(0.01, low=0, above=True)
-    momentum: float = _number(0.9, low=0, high=1)
-    weight_decay: float = _number(1e-4, low=0)
-    schedule: Literal["cosine", "steps", "constant"] = "cosine"
-    milestones: tuple[int, ...] = ()
-    warmup_epochs: float = _number(0.0, low=0)
-    lr_update: Literal["step", "epoch"] = "step"
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        Setting("Where to train; auto takes a GPU if there is one.", panel="Speed and memory"),
+    ] = "auto"
+    precision: Annotated[
+        Literal["fp32", "tf32", "bf16"],
+        Setting("Arithmetic of the network.", panel="Speed and memory"),
+    ] = "fp32"
+    compile: Annotated[bool, Setting("Compile the network.", panel="Speed and memory")] = False
+    channels_last: Annotated[
+        bool, Setting("Keep channels last in memory.", panel="Speed and memory")
+    ] = False
+    checkpoint_activations: Annotated[
+        bool,
+        Setting(
+            "Recompute activations in the backward pass, to save memory.", panel="Speed and memory"
+        ),
+    ] = False
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    compile: bool = False
-    channels_last: bool = False
-    checkpoint_activations: bool = False
+    workers: Annotated[
+        int,
+        Setting(
+            "Decoding processes of each training process; 0 decodes in the training process.",
+            low=0,
+            panel="Speed and memory",
+        ),
+    ] = 4
+    prefetch: Annotated[
+        int,
+        Setting(
+            "Batches that each decoding process prepares ahead.", low=1, panel="Speed and memory"
+        ),
+    ] = 2
+    on_corrupt: Annotated[
+        Literal["stop", "skip"],
+        Setting("What to do at a damaged chunk of a store.", panel="Data"),
+    ] = "stop"
 
-    workers: int = _number(4, low=0)
-    prefetch: int = _number(2, low=1)
-    on_corrupt: Literal["stop", "skip"] = "stop"
+    log_every: Annotated[
+        int, Setting("Steps from one log entry to the next.", low=1, panel="Run")
+    ] = 10
+    checkpoint_every: Annotated[
+        int, Setting("Epochs from one kept checkpoint to the next.", low=1, panel="Run")
+    ] = 10
+    save_seconds: Annotated[
+        float, Setting("Longest time in seconds that a killed run can lose.", low=0, panel="Run")
+    ] = 600.0
 
-    log_every: int = _number(10, low=1)
-    checkpoint_every: int = _number(10, low=1)
-    save_seconds: float = _number(600.0, low=0)
+    crop: Annotated[
+        int, Setting("Side of the training crop, pixels.", low=8, panel="Data", metavar="PIXELS")
+    ] = 224
+    min_area: Annotated[
+        float,
+        Setting("Smallest share of the frame that a crop covers.", above=0, high=1, panel="Data"),
+    ] = 0.2
+    flip: Annotated[
+        float, Setting("Probability of mirroring a clip.", low=0, high=1, panel="Data")
+    ] = 0.5
+    gray: Annotated[
+        float, Setting("Probability of removing the colours.", low=0, high=1, panel="Data")
+    ] = 0.2
+    jitter: Annotated[
+        float, Setting("Probability of changing the colours.", low=0, high=1, panel="Data")
+    ] = 0.8
+    blur: Blur = 0.5
 
     def __post_init__(self) -> None:
-        """Refuse values that no run can be made from."""
-        hints = get_type_hints(type(self))
-        for entry in dataclasses.fields(self):
-            _check(entry, hints[entry.name], getattr(self, entry.name))
+        """Raise ``ValueError`` for values that no run can have."""
+        super().__post_init__()
         if self.batch % self.accumulate:
             raise ValueError(f"accumulate must divide batch {self.batch}, got {self.accumulate}")
         if self.schedule == "steps" and not self.milestones:
             raise ValueError(
-                "schedule 'steps' needs milestones (epochs at which the rate falls "
-                "tenfold), got none"
+                "schedule=steps needs milestones (the epochs after which the learning rate is "
+                "divided by 10), got none"
             )
 
     @property
@@ -83,76 +162,111 @@ class TrainingConfig:
         """Options of the backbone beyond its name."""
         return {"width": self.width} if self.encoder == "i3d" else {}
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values: what JSON and a weights-only checkpoint can hold."""
-        return {
-            key: list(v) if isinstance(v, tuple) else v
-            for key, v in dataclasses.asdict(self).items()
-        }
-
-    def override(self, settings: Iterable[str]) -> Self:
-        """This config with ``key=value`` settings applied, values parsed by the field's type
-        (``none`` for None).
-        """
-        hints = get_type_hints(type(self))
-        changes: dict[str, Any] = {}
-        for setting in settings:
-            key, equals, text = setting.partition("=")
-            if not equals:
-                raise ValueError(f"a setting is key=value, got {setting!r}")
-            _known(type(self), key)
-            changes[key] = _parse(key, hints[key], text)
-        return dataclasses.replace(self, **changes)
-
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(TrainingConfig):
-    """A run of momentum contrast with foreground-background merging; the defaults are the
-    reference's on K400.
-
-    Clips: random resized ``crop`` of an area of ``min_area``..1, flip, then grey, jitter and blur
-    with these probabilities. Merging: the top ``beta`` of the ``mask`` of a clip stays, the rest
-    comes from another video (``background="inter"``), from the other clip of the same video
-    (``"intra"``), or nothing is merged (``"none"``); ``views`` says whether one or both views are
-    merged, ``merge_group`` how many clips exchange backgrounds (None: all that a process sees),
-    ``sources`` whether a clip may draw its own (``"permutation"``, as in the reference), ``hue``
-    which colours ``mask="online"`` sees. ``mask="median"`` makes a map for every frame; ``cut``
-    takes ``beta`` of every map, of all frames of a clip together, or lets each clip choose a share
-    up to ``beta``. Contrast: ``queue`` keys of ``dim`` numbers,
-    ``temperature``, a key encoder moving by ``ema`` (``ema_schedule="cosine"`` raises it to 1); the
-    keys of view 2 enter the queue ``"between"`` the two directions as in the reference, or
-    ``"after"`` both; ``negatives="others"`` leaves a video's own older keys out of its negatives,
-    ``"all"`` takes the whole queue, as in the reference. Every ``knn_every`` epochs (0: never) the
-    features are scored on a labelled store by ``knn_k`` neighbours.
+    """Momentum contrast with merged foregrounds and backgrounds. The defaults are the reference's
+    on Kinetics-400.
     """
 
-    crop: int = _number(224, low=8)
-    min_area: float = _number(0.2, low=0, high=1, above=True)
-    flip: float = _number(0.5, low=0, high=1)
-    gray: float = _number(0.2, low=0, high=1)
-    jitter: float = _number(0.8, low=0, high=1)
-    blur: float = _number(0.5, low=0, high=1)
+    beta: Annotated[
+        float,
+        Setting(
+            "Share of each crop that is foreground: the top of its map.",
+            above=0,
+            high=1,
+            panel="Merging",
+        ),
+    ] = 0.5
+    views: Annotated[
+        Literal["single", "both"], Setting("Whether one or both views are merged.", panel="Merging")
+    ] = "single"
+    background: Annotated[
+        Literal["inter", "intra", "none"],
+        Setting(
+            "Background from another video, from the video's other clip, or no merging.",
+            panel="Merging",
+        ),
+    ] = "inter"
+    mask: Annotated[
+        Literal["stored", "online", "median", "gauss", "grid", "seed"],
+        Setting(
+            "Foreground: the store's map, the paper's score of the crop, a map for every frame "
+            "(median), or a variant of the paper's ablation.",
+            panel="Merging",
+        ),
+    ] = "stored"
+    cut: Annotated[
+        Literal["frame", "clip", "adaptive"],
+        Setting(
+            "Take beta of every map, of all frames of a clip together, or let each clip choose a "
+            "share up to beta.",
+            panel="Merging",
+        ),
+    ] = "frame"
+    hue: Annotated[
+        Literal["reference", "correct"],
+        Setting("Colours that mask=online uses.", panel="Merging"),
+    ] = "reference"
+    sources: Annotated[
+        Literal["derangement", "permutation"],
+        Setting(
+            "Whether a clip may draw its own background (permutation, as the reference).",
+            panel="Merging",
+        ),
+    ] = "derangement"
+    merge_group: Annotated[
+        int | None,
+        Setting(
+            "Clips that exchange backgrounds (none: all that a process holds).",
+            low=2,
+            panel="Merging",
+            metavar="CLIPS",
+        ),
+    ] = None
 
-    beta: float = _number(0.5, low=0, high=1, above=True)
-    views: Literal["single", "both"] = "single"
-    background: Literal["inter", "intra", "none"] = "inter"
-    mask: Literal["stored", "online", "median", "gauss", "grid", "seed"] = "stored"
-    cut: Literal["frame", "clip", "adaptive"] = "frame"
-    hue: Literal["reference", "correct"] = "reference"
-    sources: Literal["derangement", "permutation"] = "derangement"
-    merge_group: int | None = _number(None, low=2)
+    head: Annotated[
+        Literal["projection", "linear"],
+        Setting("Two layers or one after the encoder.", panel="Contrast"),
+    ] = "projection"
+    dim: Annotated[int, Setting("Size of the embedding.", low=1, panel="Contrast")] = 128
+    queue: Annotated[
+        int, Setting("Keys that the queue holds.", low=1, panel="Contrast", metavar="KEYS")
+    ] = 65536
+    temperature: Annotated[
+        float, Setting("Temperature of the loss.", above=0, panel="Contrast")
+    ] = 0.1
+    ema: Annotated[
+        float, Setting("Momentum of the key encoder.", low=0, high=1, panel="Contrast")
+    ] = 0.999
+    ema_schedule: Annotated[
+        Literal["constant", "cosine"],
+        Setting("Whether that momentum stays or rises to 1 along a cosine.", panel="Contrast"),
+    ] = "constant"
+    enqueue: Annotated[
+        Literal["between", "after"],
+        Setting(
+            "Whether keys of view 2 enter the queue between the two directions of the loss (as in "
+            "the reference) or after both.",
+            panel="Contrast",
+        ),
+    ] = "after"
+    negatives: Annotated[
+        Literal["others", "all"],
+        Setting(
+            "Leave a video's own older keys out of its negatives, or take the whole queue (as the "
+            "reference).",
+            panel="Contrast",
+        ),
+    ] = "others"
 
-    head: Literal["projection", "linear"] = "projection"
-    dim: int = _number(128, low=1)
-    queue: int = _number(65536, low=1)
-    temperature: float = _number(0.1, low=0, above=True)
-    ema: float = _number(0.999, low=0, high=1)
-    ema_schedule: Literal["constant", "cosine"] = "constant"
-    enqueue: Literal["between", "after"] = "after"
-    negatives: Literal["others", "all"] = "others"
-
-    knn_every: int = _number(0, low=0)
-    knn_k: int = _number(20, low=1)
+    knn_every: Annotated[
+        int,
+        Setting(
+            "Epochs from one kNN test on --knn-store to the next; 0 for none.", low=0, panel="Run"
+        ),
+    ] = 0
+    knn_k: Annotated[int, Setting("Neighbours of that kNN test.", low=1, panel="Run")] = 20
 
     @property
     def head_options(self) -> dict[str, Any]:
@@ -167,117 +281,74 @@ class PretrainConfig(TrainingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig(TrainingConfig):
-    """A run of supervised fine-tuning; the defaults are the reference's on UCF101 (published there:
-    88.6 from K400).
-
-    One random clip of every video an epoch: random resized ``crop`` of an area of ``min_area``..1
-    and flip, then grey, jitter and blur with these probabilities (the reference blurs in
-    pretraining only). ``dropout`` comes before the classifier. ``select`` says whose weights are
-    the result: those of the ``"last"`` epoch; the best on a part of the training videos
-    (``val_share`` of each class, never trained on), ``"validation"``; or the best on the test
-    videos themselves, ``"test"``, as the reference reports. The latter two look every
-    ``select_every`` epochs.
+    """Supervised fine-tuning. The defaults are the reference's on UCF101 (published: 88.6 from
+    Kinetics-400); the reference blurs in pretraining only.
     """
 
-    epochs: int = _number(150, low=1)
-    batch: int = _number(128, low=1)
-    lr: float = _number(0.025, low=0, above=True)
-    schedule: Literal["cosine", "steps", "constant"] = "steps"
-    milestones: tuple[int, ...] = (60, 120)
+    epochs: Epochs = 150
+    batch: Batch = 128
+    lr: LearningRate = 0.025
+    schedule: Schedule = "steps"
+    milestones: Milestones = (60, 120)
+    blur: Blur = 0.0
+    dropout: Annotated[
+        float,
+        Setting(
+            "Share of the features dropped before the classifier.",
+            low=0,
+            high=0.99,
+            panel="Network",
+        ),
+    ] = 0.7
 
-    crop: int = _number(224, low=8)
-    min_area: float = _number(0.2, low=0, high=1, above=True)
-    flip: float = _number(0.5, low=0, high=1)
-    gray: float = _number(0.2, low=0, high=1)
-    jitter: float = _number(0.8, low=0, high=1)
-    blur: float = _number(0.0, low=0, high=1)
-    dropout: float = _number(0.7, low=0, high=0.99)
-
-    select: Literal["last", "validation", "test"] = "last"
-    val_share: float = _number(0.1, low=0, high=0.5, above=True)
-    select_every: int = _number(10, low=1)
-
-
-def from_dict(kind: type[C], data: Mapping[str, Any]) -> C:
-    """Read a config of ``kind``; raises ``ValueError`` for an unknown field or a value that is not
-    allowed.
-    """
-    hints = get_type_hints(kind)
-    for key in data:
-        _known(kind, key)
-    values: dict[str, Any] = dict(data)
-    for key, value in data.items():
-        if get_origin(hints[key]) is tuple and isinstance(value, list):  # JSON has no tuples
-            values[key] = tuple(value)
-    return kind(**values)
-
-
-def _known(kind: type[TrainingConfig], key: str) -> None:
-    names = [entry.name for entry in dataclasses.fields(kind)]
-    if key not in names:
-        near = difflib.get_close_matches(key, names, n=1, cutoff=0.0)
-        raise ValueError(f"{kind.__name__} has no field {key!r}; did you mean {near[0]!r}?")
+    select: Annotated[
+        Literal["last", "validation", "test"],
+        Setting(
+            "Weights that are tested: of the last epoch, the best on held-out training videos, or "
+            "the best on the test videos themselves (as the reference; the report says so).",
+            panel="Run",
+        ),
+    ] = "last"
+    val_share: Annotated[
+        float,
+        Setting(
+            "Share of each class held out from training for select=validation.",
+            above=0,
+            high=0.5,
+            panel="Run",
+        ),
+    ] = 0.1
+    select_every: Annotated[
+        int, Setting("Epochs from one test for select to the next.", low=1, panel="Run")
+    ] = 10
 
 
-def _check(entry: dataclasses.Field[Any], hint: Any, value: Any) -> None:
-    """Raise ``ValueError`` naming the field, its value and what is allowed."""
-    if get_origin(hint) in (Union, types.UnionType) and value is None:
-        return
-    hint = _without_none(hint)
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise ValueError(
-                f"{entry.name} must be one of {', '.join(get_args(hint))}, got {value!r}"
-            )
-        return
-    if get_origin(hint) is tuple:
-        if not isinstance(value, tuple) or not all(type(v) is int and v > 0 for v in value):
-            raise ValueError(f"{entry.name} must be positive whole numbers, got {value!r}")
-        return
-    allowed = (int, float) if hint is float else (hint,)
-    if type(value) not in allowed:
-        raise ValueError(f"{entry.name} must be of type {hint.__name__}, got {value!r}")
-    if "low" in entry.metadata:
-        _check_range(entry, value)
+@dataclass(frozen=True, kw_only=True)
+class LaunchConfig(Settings):
+    """Who starts the training processes."""
 
+    launcher: Annotated[
+        Literal["here", "ray"],
+        Setting(
+            "Train in this process (one of several under torchrun), or in processes that Ray "
+            "starts.",
+            panel="Launch",
+        ),
+    ] = "here"
+    processes: Annotated[
+        int, Setting("Training processes that Ray starts, one GPU each.", low=1, panel="Launch")
+    ] = 1
+    cpus_per_process: Annotated[
+        int, Setting("Cores that Ray reserves for each of them.", low=1, panel="Launch")
+    ] = 1
+    max_failures: Annotated[
+        int, Setting("Times that Ray restarts them after a failure.", low=0, panel="Launch")
+    ] = 3
 
-def _check_range(entry: dataclasses.Field[Any], value: float) -> None:
-    low, high, above = (entry.metadata[key] for key in ("low", "high", "above"))
-    inside = (value > low if above else value >= low) and (
-        value <= high if high is not None else value < float("inf")
-    )
-    if not inside:
-        bound = f"above {low}" if above else f"at least {low}"
-        raise ValueError(
-            f"{entry.name} must be "
-            f"{bound}{f' and at most {high}' if high is not None else ''}, got {value!r}"
-        )
-
-
-def _without_none(hint: Any) -> Any:
-    """``int`` of ``int | None``; any other type as it is."""
-    if get_origin(hint) in (Union, types.UnionType):
-        return next(member for member in get_args(hint) if member is not types.NoneType)
-    return hint
-
-
-def _parse(key: str, hint: Any, text: str) -> Any:
-    """Read a value of the field's type from the command line."""
-    if text.lower() == "none" and _without_none(hint) is not hint:
-        return None
-    kind = _without_none(hint)
-    if get_origin(kind) is Literal:
-        return text
-    try:
-        if kind is bool:
-            return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
-        if get_origin(kind) is tuple:
-            return tuple(int(part) for part in text.split(",") if part)
-        return kind(text)
-    except (ValueError, KeyError):
-        name = (
-            getattr(kind, "__name__", "numbers separated by commas")
-            if get_origin(kind) is None
-            else "a,b,c"
-        )
-        raise ValueError(f"{key} takes a value of type {name}, got {text!r}") from None
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` for settings of Ray without Ray."""
+        super().__post_init__()
+        if self.launcher == "here":
+            for name, field in self.fields().items():
+                if getattr(self, name) != field.default:
+                    raise ValueError(f"{name} needs launcher=ray; torchrun has options of its own")

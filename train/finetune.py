@@ -6,7 +6,7 @@ videos.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,34 +94,29 @@ def finetune(
         )
 
 
-def configured(
-    weights: Weights | None, given: Mapping[str, Any], settings: Sequence[str]
-) -> FinetuneConfig:
-    """The reference recipe with what was ``given`` and the ``key=value`` settings, for the network
-    of ``weights``.
+def configured(weights: Weights | None, chosen: Mapping[str, Any]) -> FinetuneConfig:
+    """Return the reference recipe with the ``chosen`` fields, for the network of ``weights``.
 
-    The crop is what the weights were trained on and the milestones move with the epochs, unless
-    named. ``ValueError`` for a network named beside weights, which have one.
+    The crop is that of the weights and the milestones move with the epochs, unless chosen. Raise
+    ``ValueError`` for another network than that of the weights.
     """
-    named = {*given, *(setting.partition("=")[0] for setting in settings)}
     start: dict[str, Any] = {}
     if weights:
-        if clash := sorted(named & {"encoder", "width"}):
-            raise ValueError(
-                f"{clash[0]} is for training from scratch (--pretrained none): "
-                f"{weights.path} has its own"
-            )
         card = weights.card
         start = {"encoder": card.name, "width": float(card.options.get("width", 1.0))}
+        for name, value in start.items():
+            if chosen.get(name, value) != value:
+                raise ValueError(
+                    f"{name} {chosen[name]} is for training from scratch (--pretrained none): "
+                    f"{weights.path} has {value}"
+                )
         start |= {key: card.config[key] for key in ("crop",) if key in card.config}
-    config = dataclasses.replace(FinetuneConfig(), **{**start, **given}).override(settings)
-    if "milestones" in named:
-        return config
     recipe = FinetuneConfig()
-    moved = {
-        max(1, round(milestone * config.epochs / recipe.epochs)) for milestone in recipe.milestones
-    }
-    return dataclasses.replace(config, milestones=tuple(sorted(moved)))
+    if "milestones" not in chosen:
+        epochs = chosen.get("epochs", recipe.epochs)
+        moved = {max(1, round(epoch * epochs / recipe.epochs)) for epoch in recipe.milestones}
+        start["milestones"] = tuple(sorted(moved))
+    return dataclasses.replace(recipe, **{**start, **chosen})
 
 
 class FinetuneTask:

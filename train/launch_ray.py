@@ -9,7 +9,6 @@ import json
 import os
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from fame.clipstore import StorePath, absolute
 from fame.weights import read_weights
-from train.config import FinetuneConfig, PretrainConfig, TrainingConfig, from_dict
+from train.config import FinetuneConfig, LaunchConfig, PretrainConfig, TrainingConfig
 from train.finetune import FinetuneResult, finetune
 from train.pretrain import pretrain
 from train.run import checkpoint
@@ -28,32 +27,15 @@ from train.run.loop import RunResult
 from train.run.peers import choose_device
 
 
-@dataclass(frozen=True, kw_only=True)
-class RayOptions:
-    """``num_workers`` processes, each with ``cpus_per_worker`` cores, restarted up to
-    ``max_failures`` times.
-    """
-
-    num_workers: int = 1
-    cpus_per_worker: int = 1
-    max_failures: int = 3
-
-    def __post_init__(self) -> None:
-        """Refuse numbers that start nothing."""
-        for name, low in (("num_workers", 1), ("cpus_per_worker", 1), ("max_failures", 0)):
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}")
-
-
 def pretrain_on_ray(
     config: PretrainConfig,
     *,
     stores: Sequence[StorePath],
     run_dir: Path,
-    options: RayOptions,
+    launch: LaunchConfig,
     knn_store: StorePath | None = None,
 ) -> RunResult:
-    """:func:`train.pretrain.pretrain` in ``options.num_workers`` processes of the cluster that Ray
+    """:func:`train.pretrain.pretrain` in ``launch.processes`` processes of the cluster that Ray
     is connected to.
 
     Connects to the cluster of ``RAY_ADDRESS``, or starts a local one, unless Ray is connected
@@ -67,7 +49,7 @@ def pretrain_on_ray(
         "run_dir": str(run_dir),
         "knn_store": str(absolute(knn_store)) if knn_store else None,
     }
-    _fit(_pretrain, arguments, config=config, run_dir=run_dir, options=options)
+    _fit(_pretrain, arguments, config=config, run_dir=run_dir, launch=launch)
     return _outcome(config, run_dir)
 
 
@@ -78,7 +60,7 @@ def finetune_on_ray(
     test_store: StorePath,
     pretrained: Path | None,
     run_dir: Path,
-    options: RayOptions,
+    launch: LaunchConfig,
     crops: int = 1,
 ) -> FinetuneResult:
     """:func:`train.finetune.finetune` as :func:`pretrain_on_ray`; every process reads the weights
@@ -93,7 +75,7 @@ def finetune_on_ray(
         "run_dir": str(run_dir),
         "crops": crops,
     }
-    _fit(_finetune, arguments, config=config, run_dir=run_dir, options=options)
+    _fit(_finetune, arguments, config=config, run_dir=run_dir, launch=launch)
     run = _outcome(config, run_dir)
     if run.status != "finished":
         return FinetuneResult(run=run, selection="", figures=None)
@@ -107,7 +89,7 @@ def _fit(
     *,
     config: TrainingConfig,
     run_dir: Path,
-    options: RayOptions,
+    launch: LaunchConfig,
 ) -> None:
     """Run ``work(arguments)`` in every process; raises what one of them raised."""
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
@@ -119,14 +101,14 @@ def _fit(
         train_loop_config=arguments,
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=options.num_workers,
+            num_workers=launch.processes,
             use_gpu=gpu,
-            resources_per_worker={"CPU": options.cpus_per_worker, **({"GPU": 1} if gpu else {})},
+            resources_per_worker={"CPU": launch.cpus_per_process, **({"GPU": 1} if gpu else {})},
         ),
         run_config=RunConfig(
             name="ray",
             storage_path=str(run_dir),
-            failure_config=FailureConfig(max_failures=options.max_failures),
+            failure_config=FailureConfig(max_failures=launch.max_failures),
         ),
     )
     trainer.fit()
@@ -136,7 +118,7 @@ def _pretrain(arguments: dict[str, Any]) -> None:
     """One process of pretraining: Ray has joined it to the process group and shown it its own
     GPU.
     """
-    config = from_dict(PretrainConfig, arguments["config"])
+    config = PretrainConfig.from_dict(arguments["config"])
     _take_gpu(config)
     pretrain(
         config,
@@ -148,7 +130,7 @@ def _pretrain(arguments: dict[str, Any]) -> None:
 
 def _finetune(arguments: dict[str, Any]) -> None:
     """One process of fine-tuning."""
-    config = from_dict(FinetuneConfig, arguments["config"])
+    config = FinetuneConfig.from_dict(arguments["config"])
     _take_gpu(config)
     finetune(
         config,

@@ -1,5 +1,5 @@
 """Named recipes of pretraining: each function returns a config, its docstring says what that
-reproduces and costs.
+reproduces and costs. The first line is what ``fame pretrain --help`` shows.
 
 A cost in FLOP is arithmetic (27.8 GMAC per I3D forward at 16x224x224, eight forwards per pair);
 measured rates are in ``benchmarks/results``.
@@ -7,6 +7,7 @@ measured rates are in ``benchmarks/results``.
 
 import difflib
 from collections.abc import Callable
+from dataclasses import replace
 
 from train.config import PretrainConfig
 
@@ -30,51 +31,32 @@ def reference_k400() -> PretrainConfig:
 
 
 def reference_ucf101() -> PretrainConfig:
-    """I3D on UCF101 split 1 as the paper trained it: a queue of 2,048, the rest as on Kinetics.
+    """I3D on UCF101 as the paper trained it.
 
-    Command: ``fame pretrain STORE --recipe reference-ucf101``. Cost: 8.5e17 FLOP in fp32, 200
-    epochs of 9,537 videos. Published: UCF101 81.2 (beta 0.5; 82.0 with ``--set beta=0.3``), 75.8
-    with ``--set background=none``; Diving48 67.8.
+    Split 1; a queue of 2,048, the rest as on Kinetics. Command: ``fame pretrain STORE --recipe
+    reference-ucf101``. Cost: 8.5e17 FLOP in fp32, 200 epochs of 9,537 videos. Published: UCF101
+    81.2 (beta 0.5; 82.0 with ``--beta 0.3``), 75.8 with ``--background none``; Diving48 67.8.
     """
-    return PretrainConfig(
-        bn_group=8,
-        merge_group=8,
-        mask="online",
-        sources="permutation",
-        enqueue="between",
-        negatives="all",
-        lr_update="epoch",
-        queue=2048,
-    )
+    return replace(reference_k400(), queue=2048)
 
 
 def r2plus1d() -> PretrainConfig:
-    """R(2+1)D-18 at 112 pixels on Kinetics-400 as the paper trained it.
+    """R(2+1)D-18 on Kinetics-400 as the paper trained it.
 
-    Command: ``fame pretrain STORE --recipe r2plus1d`` (a store of 128x170). The head of two layers
-    computes what the reference's does. Published: UCF101 84.8 / HMDB51 53.5 after fine-tuning, 72.2
-    / 42.2 with a linear probe.
+    At 112 pixels. Command: ``fame pretrain STORE --recipe r2plus1d`` (a store of 128x170). The head
+    of two layers computes what the reference's does. Published: UCF101 84.8 / HMDB51 53.5 after
+    fine-tuning, 72.2 / 42.2 with a linear probe.
     """
-    return PretrainConfig(
-        encoder="r2plus1d_18",
-        crop=112,
-        bn_group=8,
-        merge_group=8,
-        mask="online",
-        sources="permutation",
-        enqueue="between",
-        negatives="all",
-        lr_update="epoch",
-    )
+    return replace(reference_k400(), encoder="r2plus1d_18", crop=112)
 
 
 def fame_k400() -> PretrainConfig:
-    """The default: I3D on Kinetics-400 with cached flow maps and what current hardware affords.
+    """The default: I3D on Kinetics-400 with flow maps, in bf16.
 
-    Command: ``fame pretrain STORE``. Both views are merged, each with a background of its own;
-    bf16, channels last, compiled. The batch, its groups and the schedule are the reference's, so
-    that results compare. Cost: 2.1e19 FLOP. Published figure: none yet for this variant; compare
-    with reference-k400.
+    Command: ``fame pretrain STORE``. Maps are read from the store. Both views are merged, each with
+    a background of its own; bf16, channels last, compiled. The batch, its groups and the schedule
+    are the reference's, so that results compare. Cost: 2.1e19 FLOP. Published figure: none yet for
+    this variant; compare with reference-k400.
     """
     return PretrainConfig(
         bn_group=8,
@@ -88,7 +70,7 @@ def fame_k400() -> PretrainConfig:
 
 
 def small_cpu() -> PretrainConfig:
-    """A network and a schedule with which small videos teach something in minutes of one CPU core.
+    """A small network for small videos: minutes on one CPU core.
 
     Command: ``fame pretrain STORE --recipe small-cpu`` (a store of 36x48 or more, 64 videos). For
     demonstrations, tests of a set-up and the experiments in ``benchmarks/evidence``, where a run of
@@ -125,11 +107,10 @@ RECIPES: dict[str, Callable[[], PretrainConfig]] = {
     "r2plus1d": r2plus1d,
     "small-cpu": small_cpu,
 }
-DEFAULT_RECIPE = "fame-k400"
 
 
 def recipe(name: str) -> PretrainConfig:
-    """The config of a named recipe; ``ValueError`` names the nearest one where there is none."""
+    """Return the config of a recipe. Raise ``ValueError`` naming the nearest for another name."""
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.0)
         raise ValueError(

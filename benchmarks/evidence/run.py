@@ -29,8 +29,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 import worlds
 
-from train.bias.report import BiasConfig, encoder_report
+from train.bias.report import encoder_report
 from train.config import PretrainConfig
+from train.evaluate.config import BiasConfig
 from train.pretrain import build_moco, pretrain
 from train.recipes import recipe
 from train.run import checkpoint

@@ -14,8 +14,9 @@ from rich.console import Console
 
 from fame.clipstore import ClipStore, StoreError, StoreSpec, lock
 from fame.flow import map_clip
-from preprocess.config import PreprocessConfig, list_videos
+from preprocess.config import PreprocessConfig
 from preprocess.isolation import DecoderStartError
+from preprocess.plan import list_videos
 from preprocess.report import Snapshot, show_progress
 from preprocess.run import preprocess
 from tests.preprocess.conftest import SPEC, Configure, tree
@@ -151,9 +152,7 @@ def test_bad_videos_cost_themselves(
 ) -> None:
     for name in ("crash", "hang", "greedy", "noisy", "good"):
         write_video(tmp_path / "videos" / f"{name}.mkv", 9)
-    config = configure(
-        videos=tmp_path / "videos", time_limit=1, memory_per_worker=1 << 30, **executor
-    )
+    config = configure(videos=tmp_path / "videos", time_limit=1, memory_per_worker=1, **executor)
     report = preprocess(config, decoder=ROGUE)
     assert (report.ok, report.failed, report.problems) == (2, 3, ())
     reasons = dict(report.failures)
@@ -253,13 +252,13 @@ def mutants(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, b
     ("fields", "message"),
     [
         ({"dataset": "imagenet"}, "dataset must be one of"),
-        ({"executor": "dask"}, "executor must be serial or ray"),
-        ({"executor": "serial", "workers": 2}, "the serial executor has one worker"),
-        ({"workers": 0}, "workers must be at least 1, not 0"),
-        ({"time_limit": 0}, "time_limit must be above 0"),
-        ({"max_missing": 2}, "max_missing is a share from 0 to 1, not 2"),
+        ({"executor": "dask"}, "executor must be one of serial, ray"),
+        ({"executor": "serial", "workers": 2}, "workers and address need executor=ray"),
+        ({"workers": 0}, "workers must be a whole number of at least 1, or none, got 0"),
+        ({"time_limit": 0}, "time_limit must be a number above 0"),
+        ({"max_missing": 2}, "max_missing must be a number from 0 to 1, got 2"),
         ({"dataset": "ucf101"}, "ucf101 needs its official annotations"),
-        ({"spec": StoreSpec(frames=1)}, "clips of one frame have the foreground none"),
+        ({"spec": StoreSpec(frames=1)}, "frames must be at least 2 unless"),
         ({"annotations": Path()}, "folder takes a list of videos"),
         ({"dataset": "k400", "list_file": Path("a")}, "k400 has its own lists"),
     ],

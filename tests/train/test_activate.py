@@ -18,12 +18,12 @@ from fame.weights import load
 from tests.stores import CLASSES, SPEC, make_store
 from tests.train.labelled import checkpoint, classifier, labelled_store
 from train.evaluate.activation import (
-    ActivationConfig,
     activate,
     choose_clips,
     short_names,
     temporal_kernels,
 )
+from train.evaluate.config import ActivationConfig
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def test_bad_input_is_one_clear_line(store: Path, checkpoints: list[Path], tmp_p
         ([empty], [], "has no encoder"),
         ([checkpoints[0], other], [], "different networks, i3d and r2plus1d_18"),
         ([checkpoints[0]], ["--crop", "40"], "crop 40 is larger than the frames"),
-        ([checkpoints[0]], ["--beta", "0"], "beta is a share"),
+        ([checkpoints[0]], ["--beta", "0"], "beta must be a number above 0"),
         ([checkpoints[0]], ["--store", "gone"], "gone is not there"),
     ):
         words_of = [

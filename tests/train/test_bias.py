@@ -36,7 +36,6 @@ from train.bias.measures import (
 )
 from train.bias.picture import draw_bars
 from train.bias.report import (
-    BiasConfig,
     Figure,
     bias,
     encoder_report,
@@ -44,6 +43,7 @@ from train.bias.report import (
     report_on,
     with_intervals,
 )
+from train.evaluate.config import BiasConfig
 from train.evaluate.features import VideoFeatures
 
 
@@ -487,7 +487,7 @@ def odd_stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ),
         ("good", ["--beta", "1"], "got 1.0"),
         ("good", ["--crop", "40"], "crop 40 is larger than the 36x48"),
-        ("good", ["--batch", "0"], "batch must be at least 1"),
+        ("good", ["--batch", "0"], "batch must be a whole number of at least 1"),
         ("good", ["--backgrounds", "nowhere.csv"], "nowhere.csv: no such file"),
         ("good", ["--backgrounds", "{columns}"], "columns.csv: has no column background"),
         ("good", ["--backgrounds", "{rows}"], "rows.csv: gives no background for 001"),

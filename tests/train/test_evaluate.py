@@ -14,8 +14,9 @@ from fame.models import build_backbone
 from fame.weights import Card, Encoder
 from tests.stores import CLASSES, SPEC, make_store
 from train.evaluate import frozen as evaluation
+from train.evaluate.config import EvaluationConfig
 from train.evaluate.features import SquareClips, VideoFeatures, extract_features
-from train.evaluate.frozen import EvaluationConfig, evaluate
+from train.evaluate.frozen import evaluate
 
 CARD = Card(name="i3d", options={"width": 0.125}, config={"crop": 32})
 

@@ -98,9 +98,9 @@ def test_the_defaults_are_the_references_recipe() -> None:
 
 
 def test_milestones_follow_the_epochs_and_the_network_its_weights(pretrained: Path) -> None:
-    assert configured(None, {"epochs": 10}, []).milestones == (4, 8)
-    assert configured(None, {}, ["epochs=10", "milestones=3"]).milestones == (3,)
-    fitted = configured(read_weights(pretrained), {"dropout": 0.1}, ["batch=4"])
+    assert configured(None, {"epochs": 10}).milestones == (4, 8)
+    assert configured(None, {"epochs": 10, "milestones": (3,)}).milestones == (3,)
+    fitted = configured(read_weights(pretrained), {"dropout": 0.1, "batch": 4})
     assert (fitted.encoder, fitted.width, fitted.crop, fitted.dropout, fitted.batch) == (
         "i3d",
         0.125,
@@ -108,12 +108,12 @@ def test_milestones_follow_the_epochs_and_the_network_its_weights(pretrained: Pa
         0.1,
         4,
     )
-    assert configured(read_weights(pretrained), {"crop": 16}, []).crop == 16
+    assert configured(read_weights(pretrained), {"crop": 16}).crop == 16
     with pytest.raises(
         ValueError,
-        match=r"^width is for training from scratch \(--pretrained none\): .*moco.pt has",
+        match=r"^width 1.0 is for training from scratch \(--pretrained none\): .*moco.pt has 0.125",
     ):
-        configured(read_weights(pretrained), {}, ["width=1"])
+        configured(read_weights(pretrained), {"width": 1.0})
 
 
 def test_one_clip_of_every_video_an_epoch(store: Path) -> None:
@@ -373,8 +373,8 @@ def test_bad_input_is_one_clear_line(
         (
             store,
             test_store,
-            ["--pretrained", str(pretrained), "--encoder", "i3d"],
-            "encoder is for training from",
+            ["--pretrained", str(pretrained), "--encoder", "c3d_small"],
+            "encoder c3d_small is for training from",
         ),
         (
             store,
@@ -388,7 +388,7 @@ def test_bad_input_is_one_clear_line(
             str(data),
             "--test-store",
             str(other),
-            "--run",
+            "--run-dir",
             str(tmp_path / "run"),
         ]
         done = CliRunner().invoke(app, ["finetune", "folder", *stores, *options, "--device", "cpu"])

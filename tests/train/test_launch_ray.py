@@ -12,7 +12,7 @@ import pytest
 
 from tests.stores import make_store
 from tests.train.tiny import TINY, figures
-from train.config import FinetuneConfig
+from train.config import FinetuneConfig, LaunchConfig
 from train.finetune import finetune
 from train.pretrain import pretrain
 
@@ -34,12 +34,13 @@ import sys
 from pathlib import Path
 import ray
 from tests.train.tiny import TINY
-from train.launch_ray import RayOptions, pretrain_on_ray
+from train.config import LaunchConfig
+from train.launch_ray import pretrain_on_ray
 
 ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 store, folder, *settings = sys.argv[1:]
 result = pretrain_on_ray(
-    TINY.override(settings), stores=[Path(store)], run_dir=Path(folder), options=RayOptions(num_workers=2)
+    TINY.override(settings), stores=[Path(store)], run_dir=Path(folder), launch=LaunchConfig(launcher="ray", processes=2)
 )
 assert result.status == "finished", result
 assert result.step == result.total == 2, result
@@ -66,7 +67,8 @@ import sys
 from pathlib import Path
 import ray
 from tests.train.test_launch_ray import TUNED
-from train.launch_ray import RayOptions, finetune_on_ray
+from train.config import LaunchConfig
+from train.launch_ray import finetune_on_ray
 
 ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 train_store, test_store, folder = map(Path, sys.argv[1:])
@@ -76,7 +78,7 @@ result = finetune_on_ray(
     test_store=test_store,
     pretrained=None,
     run_dir=folder,
-    options=RayOptions(num_workers=2),
+    launch=LaunchConfig(launcher="ray", processes=2),
 )
 assert result.run.status == "finished" and result.figures, result
 """
@@ -107,7 +109,7 @@ def test_two_ray_workers_fine_tune_as_one_process(tmp_path: Path):
 
 
 def test_numbers_that_start_nothing_are_refused():
-    from train.launch_ray import RayOptions
-
-    with pytest.raises(ValueError, match="num_workers must be at least 1, got 0"):
-        RayOptions(num_workers=0)
+    with pytest.raises(ValueError, match="processes must be a whole number of at least 1, got 0"):
+        LaunchConfig(launcher="ray", processes=0)
+    with pytest.raises(ValueError, match="processes needs launcher=ray"):
+        LaunchConfig(processes=2)

@@ -59,7 +59,7 @@ def of_another_format(store: Path, path: Path) -> Path:
 def finished(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint of a run, which the command has made."""
     folder = tmp_path_factory.mktemp("run")
-    done = CliRunner().invoke(app, ["pretrain", str(store), "--run", str(folder), *RECIPE])
+    done = CliRunner().invoke(app, ["pretrain", str(store), "--run-dir", str(folder), *RECIPE])
     assert done.exit_code == 0, done.output
     assert "finished at step 2 of 2" in done.stdout
     return folder / "checkpoints" / "last.pt"
@@ -96,7 +96,7 @@ def test_bad_input_is_one_clear_line(store: Path, finished: Path, tmp_path: Path
     ):
         run = tmp_path / "run"
         done = CliRunner().invoke(
-            app, ["pretrain", str(given), "--run", str(run), *RECIPE, *options]
+            app, ["pretrain", str(given), "--run-dir", str(run), *RECIPE, *options]
         )
         assert done.exit_code == 2, (words, done.output)
         (line,) = done.stderr.splitlines()

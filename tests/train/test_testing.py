@@ -19,6 +19,7 @@ from fame.weights import load
 from tests.stores import CLASSES, make_store
 from tests.train.labelled import SEVEN, checkpoint, classifier, labelled_store
 from train.evaluate.classifiers import classify, evaluate_classifiers, read_classifier
+from train.evaluate.config import ClassifierConfig
 from train.evaluate.features import square_crops
 from train.run.peers import Alone
 
@@ -145,7 +146,8 @@ def test_several_checkpoints_stand_in_one_report(
 ) -> None:
     other = classifier(tmp_path / "other.pt", SEVEN, seed=1)
     figures = evaluate_classifiers(
-        [trained, other], store, out=tmp_path / "out", crops=3, device="cpu"
+        [trained, other],
+        ClassifierConfig(store=store, out=tmp_path / "out", crops=3, device="cpu"),
     )
     content = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [entry["figures"] for entry in content["results"]] == list(figures.values())

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fame.bias import VARIANTS
-from fame.clipstore import ClipStore, StorePath
+from fame.clipstore import ClipStore
 from fame.metrics import bootstrap_interval
 from fame.randomness import generator
 from fame.weights import Encoder, load
@@ -35,36 +35,11 @@ from train.bias.measures import (
     neighbour_parts,
 )
 from train.evaluate.classifiers import check_classifier, is_classifier
+from train.evaluate.config import BiasConfig
 from train.evaluate.features import Watch, crop_for, mean_over_clips, unwatched
-from train.evaluate.frozen import EncodingConfig, check_comparable, named_encoders, store_features
+from train.evaluate.frozen import check_comparable, named_encoders, store_features
 from train.run.log import write_json
 from train.run.peers import choose_device
-
-
-@dataclass(frozen=True, kw_only=True)
-class BiasConfig(EncodingConfig):
-    """What is shown.
-
-    ``beta`` is the share of a crop within which the foreground lies; ``backgrounds`` a CSV file
-    that tells the true background of each test video; ``weight_decay`` of the linear probe (None:
-    chosen on held-out training videos).
-    """
-
-    test_store: StorePath
-    train_store: StorePath | None = None
-    backgrounds: Path | None = None
-    beta: float = 0.5
-    seed: int = 0
-    weight_decay: float | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot be."""
-        super().__post_init__()
-        if not 0 < self.beta < 1:
-            raise ValueError(
-                "beta, the share of a crop that is foreground, lies between 0 and 1, "
-                f"got {self.beta}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,11 +199,8 @@ def _show(
 
 def write_reports(path: Path, reports: Sequence[BiasReport], config: BiasConfig) -> None:
     """Write the figures, and what they were measured with, as JSON."""
-    settings = {
-        key: str(value) if isinstance(value, Path) else value for key, value in vars(config).items()
-    }
     stores = [store for store in (config.test_store, config.train_store) if store is not None]
     digests = {str(store): ClipStore.open(store).digest for store in stores}
     results = [dataclasses.asdict(report) for report in reports]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"settings": settings, "store_digests": digests, "results": results})
+    write_json(path, {"settings": config.to_dict(), "store_digests": digests, "results": results})

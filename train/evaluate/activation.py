@@ -20,12 +20,13 @@ from torch import Tensor, nn
 
 from fame.activation import activation_energy, foreground_share, unit_range
 from fame.augment import Crop, crop_map
-from fame.clipstore import ClipStore, StorePath
+from fame.clipstore import ClipStore
 from fame.foreground import motion_score, top_fraction
 from fame.models import Backbone
 from fame.normalize import to_colours
 from fame.preview import animate, heat, tile
 from fame.weights import Encoder, load
+from train.evaluate.config import ActivationConfig
 from train.evaluate.features import centre_crop, crop_for, middle_clip
 from train.evaluate.plots import plot_kernels, write_video
 from train.run.log import write_json
@@ -33,34 +34,6 @@ from train.run.peers import choose_device
 
 _SEEN_WEIGHTS = 20_000  # of a stage: more do not change the shape of a violin
 _COLUMNS = 8  # frames in the sheet
-
-
-@dataclass(frozen=True, kw_only=True)
-class ActivationConfig:
-    """What is looked at: the middle clips of ``clips`` videos spread over the store, ``rows`` of
-    them in the pictures.
-
-    The foreground of a clip is the top ``beta`` of its stored map (of its frame differences in a
-    store without maps). ``crop`` in pixels (None: what the encoders were trained on, as far as the
-    frames reach).
-    """
-
-    store: StorePath
-    out: Path
-    clips: int = 64
-    rows: int = 4
-    beta: float = 0.5
-    crop: int | None = None
-    batch: int = 8
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        """Refuse sizes that cannot be."""
-        for field in ("clips", "rows", "batch"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
-        if not 0 < self.beta <= 1:
-            raise ValueError(f"beta is a share in (0, 1], got {self.beta}")
 
 
 @dataclass(frozen=True, kw_only=True)

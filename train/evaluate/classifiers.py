@@ -17,11 +17,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fame.clipstore import ClipStore, StorePath
+from fame.clipstore import ClipStore
 from fame.metrics import average_views, confusion_matrix, per_class_accuracy, topk_accuracy
 from fame.models import Backbone
 from fame.normalize import encoder_input
 from fame.weights import Encoder, load
+from train.evaluate.config import ClassifierConfig
 from train.evaluate.features import (
     SquareClips,
     Watch,
@@ -137,48 +138,45 @@ def _show(
 
 def evaluate_classifiers(
     checkpoints: Sequence[Path],
-    store_path: StorePath,
+    config: ClassifierConfig,
     *,
-    out: Path,
-    crops: int = 1,
-    crop: int | None = None,
-    batch: int = 16,
-    workers: int = 0,
-    device: str = "auto",
     watch: Watch = unwatched,
 ) -> dict[Path, Figures]:
-    """Test fine-tuned checkpoints on one store; ``report.json`` and a confusion matrix of each go
-    to folder ``out``.
+    """Test fine-tuned checkpoints on one store, and write ``report.json`` and a picture of each
+    confusion matrix into ``config.out``.
 
-    Raises ``ValueError`` as :func:`read_classifier` does, before anything is shown to the first of
-    them.
+    Raise ``ValueError`` as :func:`read_classifier` does, before the first test.
     """
-    store, where = ClipStore.open(store_path), choose_device(device)
+    store, where = ClipStore.open(config.store), choose_device(config.device)
     encoders = [read_classifier(path, store, device=where) for path in checkpoints]
     reports: list[dict[str, Any]] = []
     for number, (path, encoder) in enumerate(zip(checkpoints, encoders, strict=True), 1):
-        with watch(f"{path} on {store_path}", int(store.valid_N.sum())) as on_clips:
-            side = crop_for(encoder, store, crop)
+        with watch(f"{path} on {config.store}", int(store.valid_N.sum())) as on_clips:
+            side = crop_for(encoder, store, config.crop)
             scores = classify(
                 encoder.network,
                 store,
                 crop=side,
-                crops=crops,
-                batch=batch,
-                workers=workers,
+                crops=config.crops,
+                batch=config.batch,
+                workers=config.workers,
                 on_clips=on_clips,
             )
-        picture = out / ("confusion.png" if len(checkpoints) == 1 else f"confusion-{number}.png")
+        name = "confusion.png" if len(checkpoints) == 1 else f"confusion-{number}.png"
+        picture = config.out / name
         plot_confusion(scores.confusion, scores.class_names, picture, title=str(path))
         reports.append(
             {
                 "checkpoint": str(path),
                 "crop": side,
-                "confusion_picture": picture.name,
+                "confusion_picture": name,
                 **report(scores),
             }
         )
-    write_json(out / "report.json", {"store": str(store_path), "crops": crops, "results": reports})
+    write_json(
+        config.out / "report.json",
+        {"store": str(config.store), "crops": config.crops, "results": reports},
+    )
     return {path: entry["figures"] for path, entry in zip(checkpoints, reports, strict=True)}
 
 

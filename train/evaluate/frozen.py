@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from fame.clipstore import ClipStore, StorePath
+from fame.clipstore import ClipStore
 from fame.metrics import (
     confusion_matrix,
     knn_scores,
@@ -25,6 +25,7 @@ from fame.metrics import (
     topk_accuracy,
 )
 from fame.weights import Encoder, load
+from train.evaluate.config import EncodingConfig, EvaluationConfig
 from train.evaluate.features import (
     VideoFeatures,
     Watch,
@@ -42,40 +43,6 @@ RANKS = (1, 5, 10, 20, 50)
 
 Figures = dict[str, float]
 Measure = Callable[[VideoFeatures, VideoFeatures], Figures]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodingConfig:
-    """How videos are encoded.
-
-    ``crop`` in pixels (None: what the encoder was trained on, else the smaller side of the frames);
-    ``batch`` clips at a time; ``workers`` processes decode; features are kept under ``cache``;
-    ``random_init`` adds the same network before any training, the floor that pretraining has to
-    beat.
-    """
-
-    cache: Path
-    crop: int | None = None
-    batch: int = 16
-    workers: int = 0
-    device: str = "auto"
-    random_init: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse sizes that cannot be."""
-        for field, low in (("batch", 1), ("workers", 0)):
-            if getattr(self, field) < low:
-                raise ValueError(f"{field} must be at least {low}, got {getattr(self, field)}")
-        if self.crop is not None and self.crop < 1:
-            raise ValueError(f"crop must be at least 1 pixel, got {self.crop}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationConfig(EncodingConfig):
-    """Where the videos are and how they are encoded."""
-
-    train_store: StorePath
-    test_store: StorePath
 
 
 @dataclass(frozen=True, kw_only=True)

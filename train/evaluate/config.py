@@ -1,0 +1,164 @@
+"""The settings of the evaluations. Light to import."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from fame.settings import Setting, Settings
+from fame.store_spec import StorePath
+
+Batch = Annotated[
+    int,
+    Setting("Clips that the network takes at a time.", low=1, panel="Speed and memory"),
+]
+Beta = Annotated[
+    float,
+    Setting("Share of a clip that is foreground: the top of its map.", above=0, high=1),
+]
+Crop = Annotated[
+    int | None,
+    Setting(
+        "Side of the centre crop, pixels (default: that of the training).", low=1, metavar="PIXELS"
+    ),
+]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"],
+    Setting("Where to run; auto takes a GPU if there is one.", panel="Speed and memory"),
+]
+Workers = Annotated[
+    int,
+    Setting(
+        "Processes that decode clips; 0 decodes in the main process.",
+        low=0,
+        panel="Speed and memory",
+    ),
+]
+TestStore = Annotated[
+    StorePath, Setting("Store of labelled test videos.", panel="Data", metavar="STORE")
+]
+WeightDecay = Annotated[
+    float | None,
+    Setting(
+        "Weight decay of the linear probe (default: chosen on held-out training videos).", low=0
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodingConfig(Settings):
+    """How videos are encoded."""
+
+    cache: Annotated[Path, Setting("Folder in which features are kept.", option="")]
+    crop: Crop = None
+    batch: Batch = 16
+    workers: Workers = 0
+    device: Device = "auto"
+    random_init: Annotated[
+        bool, Setting("Add the network before any training, the floor to beat.")
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig(EncodingConfig):
+    """Where the videos are and how they are encoded."""
+
+    train_store: Annotated[
+        StorePath, Setting("Store of labelled training videos.", panel="Data", metavar="STORE")
+    ]
+    test_store: TestStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnnConfig(Settings):
+    """The vote of the nearest training videos."""
+
+    k: Annotated[int, Setting("Training videos that vote.", low=1)] = 20
+    temperature: Annotated[float, Setting("A vote counts exp(cosine / temperature).", above=0)] = (
+        0.07
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalConfig(Settings):
+    """The search for similar training videos."""
+
+    centre: Annotated[
+        bool, Setting("Subtract the mean feature of each store first, as the reference does.")
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearConfig(Settings):
+    """The linear probe."""
+
+    weight_decay: WeightDecay = None
+    seed: Annotated[int, Setting("Draws the held-out videos.", low=0)] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig(Settings):
+    """How fine-tuned classifiers are tested."""
+
+    store: TestStore
+    out: Annotated[Path, Setting("Folder of the results.", panel="Data")]
+    crops: Annotated[int, Setting("Squares of each clip, along its longer side.", low=1)] = 1
+    crop: Crop = None
+    batch: Batch = 16
+    workers: Workers = 0
+    device: Device = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationConfig(Settings):
+    """Which clips are shown to the encoders: the middle clips of videos spread over the store.
+
+    The foreground of a clip is the top ``beta`` of its stored map, or of its frame differences in
+    a store without maps.
+    """
+
+    store: Annotated[StorePath, Setting("Store of the clips.", panel="Data", metavar="STORE")]
+    out: Annotated[Path, Setting("Folder of the pictures.", panel="Data")]
+    clips: Annotated[int, Setting("Videos that are measured, one clip of each.", low=1)] = 64
+    rows: Annotated[int, Setting("How many of them are drawn.", low=1)] = 4
+    beta: Beta = 0.5
+    crop: Crop = None
+    batch: Batch = 8
+    device: Device = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BiasConfig(EncodingConfig):
+    """What is exchanged between which videos."""
+
+    test_store: Annotated[
+        StorePath,
+        Setting(
+            "Store of labelled test videos with maps.",
+            panel="Data",
+            option="store",
+            metavar="STORE",
+        ),
+    ]
+    train_store: Annotated[
+        StorePath | None,
+        Setting(
+            "Store of labelled training videos; without it no probe, and test videos vote.",
+            panel="Data",
+            metavar="STORE",
+        ),
+    ] = None
+    backgrounds: Annotated[
+        Path | None,
+        Setting(
+            "CSV file with columns video and background: the true one of each test video.",
+            panel="Data",
+        ),
+    ] = None
+    beta: Annotated[
+        float,
+        Setting("Share of a clip within which its foreground lies.", above=0, below=1),
+    ] = 0.5
+    seed: Annotated[
+        int, Setting("Draws the videos that exchange parts, and orders of frames.", low=0)
+    ] = 0
+    weight_decay: WeightDecay = None
