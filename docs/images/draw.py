@@ -1,17 +1,15 @@
-"""Draw the pictures of docs/method.md from procedural clips (run from the project's root: python docs/images/draw.py)."""
+"""Draw the pictures of README and docs/method.md from procedural clips (run from the project's root: python docs/images/draw.py)."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from fame.foreground import top_fraction
-from fame.merging import derangement
-from fame.preview import dim, enlarge, heat, tile, write_gif, write_png
-from fame.randomness import generator
 from fame.flow import map_clip
+from fame.foreground import top_fraction
+from fame.preview import dim, enlarge, heat, tile, write_gif, write_png
 from preprocess.world import WorldSpec, render
+from scene import scenes
 
 HERE = Path(__file__).parent
 SPEC = WorldSpec(videos=12, frames=31, height=120, width=160, backgrounds=12, rho=0.0, camera_motion=True, seed=3)
@@ -37,9 +35,7 @@ if __name__ == "__main__":
     videos = [render(SPEC, i) for i in range(6)]
     clips = np.stack([video.frames_THWC[::2] for video in videos])
     Image.fromarray(compare(clips, np.stack([video.mask_THW[16] for video in videos]))).save(HERE / "maps.png")
-    still = replace(SPEC, camera_motion=False)
-    clips = np.stack([render(still, i).frames_THWC[::2] for i in range(3)])
-    maps = np.stack([map_clip("flow", clip, height=MAP[0], width=MAP[1]) for clip in clips])
-    sources = derangement(3, generator=generator(0, 0, 0, "docs")).numpy()
-    write_png(HERE / "merge.png", clips, maps, beta=0.3, sources_N=sources)
-    write_gif(HERE / "merge.gif", clips[:2], maps[:2], beta=0.3, sources_N=np.array([1, 0]))
+    clips = scenes()
+    maps = np.stack([map_clip("flow", clip, height=38, width=50) for clip in clips])
+    write_png(HERE / "merge.png", clips, maps, beta=0.17, sources_N=np.array([1, 2, 0]))
+    write_gif(HERE / "merge.gif", clips[:2], maps[:2], beta=0.17, sources_N=np.array([1, 0]))
