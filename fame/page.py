@@ -111,11 +111,11 @@ def figure(image: Markup, caption: object) -> Markup:
 
 
 def chart(
-    lines: Mapping[str, Sequence[float]],
+    lines: Mapping[str, Sequence[float | int]],
     *,
     title: str,
-    steps: Sequence[float],
-    levels: Mapping[str, float] | None = None,
+    steps: Sequence[float | int],
+    levels: Mapping[str, float | int] | None = None,
 ) -> Markup:
     """Return a line chart of values over steps; the first line is faint, the last one bold.
 
@@ -126,10 +126,10 @@ def chart(
     low, high = min(values), max(values)
     span, last = (high - low) or 1.0, max(steps) - min(steps) or 1.0
 
-    def x(step: float) -> str:
+    def x(step: float | int) -> str:
         return f"{44 + 300 * (step - min(steps)) / last:.1f}"
 
-    def y(value: float) -> str:
+    def y(value: float | int) -> str:
         return f"{150 - 130 * (value - low) / span:.1f}"
 
     drawn: list[Markup] = []
