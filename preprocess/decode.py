@@ -1,9 +1,8 @@
-"""Turn a video file into evenly spaced clips: the only file that opens videos.
+"""Turn a video file into evenly spaced clips.
 
-Frames are read once, in order, with OpenCV's FFmpeg backend: every frame is grabbed, only those a
-window needs are converted, and nothing seeks, so which frames come out never depends on an index,
-an edit list or a key frame. Run as a module it is the decoder process that `preprocess.isolation`
-starts, so it imports NumPy and OpenCV and nothing heavier.
+Frames are read once, in order; only those a window needs are converted. Run as a module it is the
+decoder process that `preprocess.isolation` starts, so it imports NumPy, OpenCV and PyAV and nothing
+heavier.
 
 Axes: N clips of one video, T frames of a clip, H W height and width of the stored frames, h w of
 the source.
@@ -18,22 +17,16 @@ import resource
 import signal
 import sys
 from collections import defaultdict
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import count
 from typing import Literal
 
+import av.logging
 import cv2
 import numpy as np
 
-MAX_PIXELS = 1 << 26  # of one source frame: 8192 x 8192. A damaged header may claim gigabytes.
-_OPEN = [cv2.CAP_PROP_N_THREADS, 1, cv2.CAP_PROP_HW_ACCELERATION, cv2.VIDEO_ACCELERATION_NONE]
+from preprocess.video import DecodeError, Video, open_video
+
 _PR_SET_PDEATHSIG = 1
-
-
-class DecodeError(ValueError):
-    """A video that gives no clips; the message is the reason put on record."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +87,7 @@ def window_frames(frame_count: int, sampling: Sampling) -> list[list[int]]:
 
 
 def fit(frame_hw3: np.ndarray, sampling: Sampling) -> np.ndarray:
-    """Resize a BGR frame to RGB [H, W, 3]: ``cover`` keeps the aspect and the centre, ``squash``
+    """Resize a frame to [H, W, 3]: ``cover`` keeps the aspect and the centre, ``squash``
     the whole frame.
     """
     height, width = frame_hw3.shape[:2]
@@ -106,37 +99,10 @@ def fit(frame_hw3: np.ndarray, sampling: Sampling) -> np.ndarray:
         frame_hw3 = frame_hw3[top : top + kept_h, left : left + kept_w]
     shrinks = frame_hw3.shape[0] > sampling.height or frame_hw3.shape[1] > sampling.width
     filtering = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    resized_HW3 = cv2.resize(frame_hw3, (sampling.width, sampling.height), interpolation=filtering)
-    return cv2.cvtColor(resized_HW3, cv2.COLOR_BGR2RGB)
+    return cv2.resize(frame_hw3, (sampling.width, sampling.height), interpolation=filtering)
 
 
-@contextmanager
-def _capture(path: str) -> Generator[cv2.VideoCapture]:
-    capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, _OPEN)
-    try:
-        if not capture.isOpened():
-            raise DecodeError("no video stream could be opened")
-        capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
-        width, height = (
-            capture.get(cv2.CAP_PROP_FRAME_WIDTH),
-            capture.get(cv2.CAP_PROP_FRAME_HEIGHT),
-        )
-        if not 0 < width * height <= MAX_PIXELS:
-            raise DecodeError(f"frames of {width:.0f} x {height:.0f} pixels")
-        yield capture
-    finally:
-        capture.release()
-
-
-def _declared(capture: cv2.VideoCapture) -> int:
-    """Frames by the header; 0 where it does not tell."""
-    declared = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    return int(declared) if 0 < declared < 2**31 else 0
-
-
-def _read(
-    capture: cv2.VideoCapture, sampling: Sampling, *, frame_count: int, clips_NTHW3: np.ndarray
-) -> int:
+def _read(video: Video, sampling: Sampling, *, frame_count: int, clips_NTHW3: np.ndarray) -> int:
     """Fill the clips, planned for ``frame_count`` frames, while reading to the end; returns the
     true frame count.
     """
@@ -145,23 +111,14 @@ def _read(
         for n, frames in enumerate(window_frames(frame_count, sampling)):
             for t, index in enumerate(frames):
                 slots[index].append((n, t))
-    for index in count():
-        if not capture.grab():
-            return index
-        if index not in slots:
-            continue
-        converted, frame_hw3 = capture.retrieve()
-        if (
-            not converted
-            or frame_hw3.dtype != np.uint8
-            or frame_hw3.ndim != 3
-            or frame_hw3.shape[2] != 3
-        ):
-            raise DecodeError(f"frame {index} could not be converted to 8-bit RGB")
-        frame_HW3 = fit(frame_hw3, sampling)
-        for n, t in slots[index]:
-            clips_NTHW3[n, t] = frame_HW3
-    raise AssertionError("unreachable: the stream ends")
+    found = 0
+    for frame in video:
+        found += 1
+        if frame.index in slots:
+            frame_HW3 = fit(frame.rgb(), sampling)
+            for n, t in slots[frame.index]:
+                clips_NTHW3[n, t] = frame_HW3
+    return found
 
 
 def decode(path: str, sampling: Sampling, clips_NTHW3: np.ndarray) -> Decoded:
@@ -171,14 +128,14 @@ def decode(path: str, sampling: Sampling, clips_NTHW3: np.ndarray) -> Decoded:
     Raises:
         DecodeError: nothing can be opened, no frame comes out, or two passes disagree.
     """
-    with _capture(path) as capture:
-        planned = _declared(capture)
-        found = _read(capture, sampling, frame_count=planned, clips_NTHW3=clips_NTHW3)
+    with open_video(path) as video:
+        planned = video.declared_frames
+        found = _read(video, sampling, frame_count=planned, clips_NTHW3=clips_NTHW3)
     frames_read = found
     if found and found != planned:
         planned = found
-        with _capture(path) as capture:
-            found = _read(capture, sampling, frame_count=planned, clips_NTHW3=clips_NTHW3)
+        with open_video(path) as video:
+            found = _read(video, sampling, frame_count=planned, clips_NTHW3=clips_NTHW3)
         frames_read += found
         if found != planned:
             raise DecodeError(f"two readings found {planned} and {found} frames")
@@ -223,6 +180,8 @@ def serve(clips_fd: int, memory_limit: int, sampling: Sampling) -> None:
     if memory_limit:
         resource.setrlimit(resource.RLIMIT_DATA, (memory_limit, memory_limit))
     cv2.setNumThreads(1)
+    av.logging.restore_default_callback()  # FFmpeg's complaints go to stderr
+    av.logging.set_libav_level(av.logging.ERROR)
     clips_NTHW3 = np.frombuffer(mmap.mmap(clips_fd, sampling.num_bytes), np.uint8).reshape(
         sampling.shape
     )

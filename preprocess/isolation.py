@@ -22,22 +22,14 @@ from typing import IO, NamedTuple, Self
 
 import numpy as np
 
-from preprocess.decode import Decoded, DecodeError, Sampling, complaint
+from preprocess.decode import Decoded, Sampling, complaint
+from preprocess.video import DecodeError
 
 DECODER = (sys.executable, "-m", "preprocess.decode")
-_START_LIMIT = 60.0  # seconds for the interpreter and OpenCV to load, on a cold network file system
-# Containers that hold their own frames. Playlists and concat scripts, which name other files to
-# open, are left out.
-_CONTAINERS = ",".join(
-    (
-        "3g2,3gp,asf,avi,flv,gif,h264,hevc,ivf,m4a,m4v,matroska,mj2,mjpeg,mov",
-        "mp4,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,webm",
-    )
+_START_LIMIT = (
+    60.0  # seconds for the interpreter, OpenCV and PyAV to load, on a cold network file system
 )
 _ENVIRONMENT = {
-    "OPENCV_FFMPEG_CAPTURE_OPTIONS": f"format_whitelist;{_CONTAINERS}|protocol_whitelist;file",
-    # OpenCV's lines carry a clock; FFmpeg's own, which say why, do not
-    "OPENCV_LOG_LEVEL": "SILENT",
     # Damaged videos make FFmpeg show memory that nothing was written to: let that be the same bytes
     # in every process. Frames are allotted again and again: kept by the process, not given back and
     # faulted in each time.

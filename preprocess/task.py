@@ -20,8 +20,9 @@ from fame.clipstore import (
     write_shard,
 )
 from fame.flow import map_clip
-from preprocess.decode import DecodeError, Sampling
+from preprocess.decode import Sampling
 from preprocess.isolation import DECODER, Decoder, DecoderStartError
+from preprocess.video import DecodeError
 
 
 @dataclass(frozen=True, kw_only=True)

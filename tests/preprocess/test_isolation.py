@@ -11,8 +11,9 @@ import numpy as np
 import psutil
 import pytest
 
-from preprocess.decode import DecodeError, Sampling, decode
+from preprocess.decode import Sampling, decode
 from preprocess.isolation import Decoder, DecoderStartError
+from preprocess.video import DecodeError
 from tests.preprocess.conftest import wait_until
 from tests.preprocess.videos import write_video
 
@@ -187,19 +188,12 @@ FLIPS = (
 
 
 @pytest.mark.slow
-def test_every_odd_file_decodes_or_says_why(footage: Path) -> None:
-    failed = {}
+def test_every_odd_file_decodes(footage: Path) -> None:
     with Decoder(SAMPLING, time_limit=60) as process:
         for path in sorted((footage / "robustness").iterdir()):
-            try:
-                result, clips_NTHW3 = process.decode(str(path))
-            except DecodeError as error:
-                failed[path.name] = str(error)
-            else:
-                assert result.frame_count > 0 and len(result.start_frame) == SAMPLING.clips
-                assert path.stem in ("testsrc2_mpeg4", "transparent") or clips_NTHW3.std() > 1
-    assert all("av1" in name for name in failed), failed
-    assert all("no frame could be decoded: av1: " in reason for reason in failed.values()), failed
+            result, clips_NTHW3 = process.decode(str(path))
+            assert result.frame_count > 0 and len(result.start_frame) == SAMPLING.clips
+            assert path.stem in ("testsrc2_mpeg4", "transparent") or clips_NTHW3.std() > 1
 
 
 def memory_after(path: Path) -> int:

@@ -52,10 +52,10 @@ def frame_number(frame_HW3: np.ndarray) -> int:
 
 
 def all_frames(path: Path) -> list[np.ndarray]:
-    """Every frame of a video, BGR, by the plainest reading there is."""
+    """Every frame of a video, RGB, by the plainest reading there is."""
     capture, frames = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG), []
     while (got := capture.read())[0]:
-        frames.append(got[1])
+        frames.append(cv2.cvtColor(got[1], cv2.COLOR_BGR2RGB))
     capture.release()
     return frames
 

@@ -1,0 +1,247 @@
+"""Read the frames of a video file in the order they are shown: the only file that opens videos.
+
+FFmpeg (PyAV) demultiplexes, decodes and converts, with one thread and no hardware. Nothing seeks,
+so which frames come out never depends on an index, an edit list or a key frame. A frame is turned
+into pixels only where it is asked for, and one that cannot be converted is an error.
+"""
+
+import errno
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from fractions import Fraction
+from io import FileIO
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.packet import Packet
+from av.stream import Discard, Disposition
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.stream import VideoStream
+
+MAX_PIXELS = 1 << 26  # of one source frame: 8192 x 8192. A damaged header may claim gigabytes.
+# Containers that hold their own frames. Playlists and concat scripts, which name other files to
+# open, are left out.
+_CONTAINERS = ",".join(
+    (
+        "3g2,3gp,asf,avi,dv,flv,gif,h264,hevc,ivf,m4a,m4v,matroska,mj2,mjpeg,mov",
+        "mp4,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,webm",
+    )
+)
+_CONTAINER_OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
+_CODEC_OPTIONS = {"max_pixels": str(MAX_PIXELS), "threads": "1"}
+_READ_BYTES = 1 << 16  # of the file at a time
+_NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.dependent
+_PICTURE_CODECS = {"mjpeg", "png", "bmp", "webp", "tiff", "jpeg2000", "jpegls", "gif"}
+_BAD_READS = 16  # in a row, after which the rest of a damaged file is given up
+_USUAL_RATE = Fraction(25)  # frames per second, of a stream that tells neither times nor rate
+
+
+class DecodeError(ValueError):
+    """A video that gives no clips; the message is the reason put on record."""
+
+
+class _File(FileIO):
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Go to a place, or return -1 where FFmpeg, led by a damaged index, asks for none."""
+        try:
+            return super().seek(offset, whence)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return -1
+
+
+class Frame:
+    """A frame as it is shown: its number, and ``seconds`` since the first one, which never fall."""
+
+    def __init__(
+        self, picture: VideoFrame, *, index: int, seconds: float, converter: VideoReformatter
+    ) -> None:
+        self.index = index
+        self.seconds = seconds
+        self._picture = picture
+        self._converter = converter
+
+    def rgb(self) -> np.ndarray:
+        """Return the upright picture, [h, w, 3] u8, at the size that the file gives it.
+
+        Raises:
+            DecodeError: FFmpeg cannot convert it.
+        """
+        try:
+            converted = self._converter.reformat(
+                self._picture, format="rgb24", interpolation=Interpolation.BICUBIC, threads=1
+            )
+        except (FFmpegError, ValueError) as error:
+            raise DecodeError(
+                f"frame {self.index} could not be converted to 8-bit RGB: {error}"
+            ) from None
+        return _upright(converted.to_ndarray(), self._picture)
+
+
+class Video:
+    """An open video, to be read once, from its first frame to its last.
+
+    Attributes:
+        declared_frames: their number by the header or by length and rate; 0 where it tells neither.
+        lost: frames so far that were damaged beyond decoding.
+    """
+
+    def __init__(self, container: InputContainer, stream: VideoStream) -> None:
+        self._container = container
+        self._stream = stream
+        self.declared_frames = _declared_frames(container, stream)
+        self.lost = 0
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Frames in the order they are shown."""
+        step, unit = float(1 / (_rate(self._stream) or _USUAL_RATE)), _unit(self._stream)
+        converter, origin, seconds = VideoReformatter(), None, -step
+        for index, picture in enumerate(self._pictures()):
+            if picture.width * picture.height > MAX_PIXELS:
+                raise DecodeError(f"frame {index} has {picture.width} x {picture.height} pixels")
+            expected = seconds + step
+            shown = expected if picture.pts is None else picture.pts * unit
+            if origin is None:
+                origin = shown - expected
+            seconds = shown - origin if shown - origin >= seconds else expected
+            yield Frame(picture, index=index, seconds=seconds, converter=converter)
+
+    def _pictures(self) -> Iterator[VideoFrame]:
+        for packet in self._packets():
+            try:
+                pictures = self._stream.codec_context.decode(packet)
+            except FFmpegError:
+                self.lost += 1
+                continue
+            for picture in pictures:
+                self.lost += picture.is_corrupt
+                yield picture
+
+    def _packets(self) -> Iterator["Packet[VideoStream] | None"]:
+        """Packets of the stream, then an empty one, which asks for what the decoder holds back.
+
+        A damaged stretch is jumped over as far as FFmpeg is able to.
+        """
+        packets = bad_reads = 0
+        while bad_reads < _BAD_READS:
+            try:
+                for packet in self._container.demux(self._stream):
+                    packets += packet.size > 0
+                    yield packet
+            except FFmpegError:
+                bad_reads += 1
+                continue
+            break
+        else:
+            yield None
+        if bad_reads:
+            self.lost += max(1, self._stream.frames - packets)
+
+
+@contextmanager
+def open_video(path: str) -> Generator[Video]:
+    """Open the video that a player shows of this file.
+
+    Raises:
+        DecodeError: there is none, or it is too large.
+    """
+    with ExitStack() as opened:
+        try:
+            file = opened.enter_context(_File(path))
+        except OSError as error:
+            raise DecodeError(f"the file cannot be opened: {error.strerror}") from None
+        container = opened.enter_context(_container(file))
+        yield Video(container, _prepared(container))
+
+
+def _container(file: FileIO) -> InputContainer:
+    try:
+        return av.open(
+            file,
+            mode="r",
+            options=_CODEC_OPTIONS,
+            container_options=_CONTAINER_OPTIONS,
+            metadata_errors="replace",
+            buffer_size=_READ_BYTES,
+        )
+    except FFmpegError:
+        raise DecodeError("no video stream could be opened") from None
+
+
+def _prepared(container: InputContainer) -> VideoStream:
+    """The stream to show, ready to be decoded; the packets of all others are dropped unread."""
+    shown = _shown(container)
+    for stream in container.streams:
+        stream.discard = Discard.default if stream is shown else Discard.all
+    context = shown.codec_context
+    if not 0 <= context.width * context.height <= MAX_PIXELS:
+        raise DecodeError(f"frames of {context.width} x {context.height} pixels")
+    context.thread_count = 1
+    context.options = _CODEC_OPTIONS
+    return shown
+
+
+def _shown(container: InputContainer) -> VideoStream:
+    """The stream that a player shows: no cover, the one marked as default, else the largest."""
+    with_sound = bool(container.streams.audio)
+    streams = [
+        stream
+        for stream in container.streams.video
+        if not stream.disposition & _NO_VIDEO and not (with_sound and _is_one_picture(stream))
+    ]
+    if not streams:
+        raise DecodeError("audio only" if with_sound else "no video stream could be opened")
+    streams = [stream for stream in streams if stream.codec_context]
+    if not streams:
+        raise DecodeError("no decoder for this codec")
+    return max(
+        streams,
+        key=lambda stream: (
+            stream.frames != 1,
+            bool(stream.disposition & Disposition.default),
+            stream.width * stream.height,
+            -stream.index,
+        ),
+    )
+
+
+def _is_one_picture(stream: VideoStream) -> bool:
+    """Whether it is a single photograph, as the cover of a piece of music is."""
+    if not stream.codec_context or stream.frames != 1:
+        return False
+    return stream.codec_context.name in _PICTURE_CODECS
+
+
+def _unit(stream: VideoStream) -> float:
+    return float(stream.time_base or 1)
+
+
+def _rate(stream: VideoStream) -> Fraction | None:
+    return stream.average_rate or stream.guessed_rate
+
+
+def _declared_frames(container: InputContainer, stream: VideoStream) -> int:
+    rate, length = _rate(stream), container.duration
+    if stream.frames or not rate or not length:
+        return max(0, stream.frames)
+    return max(0, round(rate * length / av.time_base))
+
+
+def _upright(picture_hw3: np.ndarray, picture: VideoFrame) -> np.ndarray:
+    """Turn and mirror a picture as its display matrix [[a, b, u], [c, d, v], [x, y, w]] asks.
+
+    Column p and row q go to column a p + c q and row b p + d q.
+    """
+    matrix = picture.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return picture_hw3
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        picture_hw3, right, down = picture_hw3.transpose(1, 0, 2), c, b
+    else:
+        right, down = a, d
+    return picture_hw3[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1]
