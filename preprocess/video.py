@@ -6,6 +6,7 @@ into pixels only where it is asked for, and one that cannot be converted is an e
 """
 
 import errno
+import math
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
@@ -16,6 +17,7 @@ import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.packet import Packet
+from av.sidedata.sidedata import SideDataContainer, Type
 from av.stream import Discard, Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
@@ -232,16 +234,30 @@ def _declared_frames(container: InputContainer, stream: VideoStream) -> int:
 
 
 def _upright(picture_hw3: np.ndarray, picture: VideoFrame) -> np.ndarray:
-    """Turn and mirror a picture as its display matrix [[a, b, u], [c, d, v], [x, y, w]] asks.
-
-    Column p and row q go to column a p + c q and row b p + d q.
+    """Turn and mirror a picture as its display matrix asks: column p and row q go to column
+    a p + c q and row b p + d q.
     """
-    matrix = picture.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return picture_hw3
-    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    a, b, c, d = _display_matrix(picture)
     if abs(b) + abs(c) > abs(a) + abs(d):
         picture_hw3, right, down = picture_hw3.transpose(1, 0, 2), c, b
     else:
         right, down = a, d
     return picture_hw3[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1]
+
+
+def _display_matrix(picture: VideoFrame) -> tuple[float, float, float, float]:
+    """a, b, c and d of [[a, b, u], [c, d, v], [x, y, w]].
+
+    ``picture.side_data`` would tie the picture into a cycle: its memory would be used again only
+    when Python collects garbage, and what a damaged frame leaves unwritten would depend on chance.
+    """
+    try:
+        side_data = SideDataContainer(picture)  # pyright: ignore[reportCallIssue]
+        matrix = side_data.get(Type.DISPLAYMATRIX)
+    except ValueError:  # it has a kind of side data that PyAV has no name for
+        angle = math.radians(picture.rotation)  # counterclockwise, mirroring left out
+        return math.cos(angle), -math.sin(angle), math.sin(angle), math.cos(angle)
+    if matrix is None:
+        return 1, 0, 0, 1
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    return a, b, c, d
