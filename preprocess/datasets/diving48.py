@@ -1,60 +1,62 @@
 """Diving48, by its V2 annotations."""
 
-import json
 from pathlib import Path
-from typing import Any
 
-from preprocess.datasets.listing import Listing, make_listing, scan
+from preprocess.datasets.files import Source
+from preprocess.datasets.listing import Entry, Listing, match
+from preprocess.datasets.rows import class_index, json_list, shown
+from preprocess.datasets.splits import find_file
 
-_SPLITS = ("train", "test")
+_OFFICIAL = "the V2 annotations of Diving48"
 
 
-def diving48(root: Path, *, split: str, annotations: Path) -> Listing:
+def diving48(source: Source) -> Listing:
     """List one split (train or test) of Diving48.
 
-    Args:
-        root: ``root/VIDEO.mp4``, as in Diving48_rgb.tar.gz (its ``rgb`` folder).
-        split: train or test.
-        annotations: folder of ``Diving48_V2_train.json`` and ``Diving48_V2_test.json`` (objects
-            with ``vid_name`` and ``label``) and ``Diving48_vocab.json`` (48 lists: take-off,
-            somersaults, twists, position). A class is named by its four parts joined with ``-``.
-            The first version's lists, with their wrong labels, are not read.
+    Videos are ``root/VIDEO.mp4``, as in Diving48_rgb.tar.gz (its ``rgb`` folder), or lie elsewhere
+    below the root. The annotations are ``Diving48_V2_train.json`` and ``Diving48_V2_test.json``
+    (objects with ``vid_name`` and ``label``) and ``Diving48_vocab.json`` (48 lists: take-off,
+    somersaults, twists, position). A class is named by its four parts joined with ``-``. The first
+    version's lists, with their wrong labels, are not read.
 
     Raises:
         ValueError: a file is missing or not of that form.
     """
-    if split not in _SPLITS:
-        raise ValueError(f"diving48 has the splits train and test, not {split!r}")
-    class_names = [
-        "-".join(map(str, parts)) for parts in _load(annotations / "Diving48_vocab.json")
-    ]
+    assert source.annotations is not None
+    classes = _classes(find_file(source.annotations, "Diving48_vocab.json", of=_OFFICIAL))
     lists = {
-        name: _entries(annotations / f"Diving48_V2_{name}.json", len(class_names))
-        for name in _SPLITS
+        split: _entries(
+            find_file(source.annotations, f"Diving48_V2_{split}.json", of=_OFFICIAL), len(classes)
+        )
+        for split in ("train", "test")
     }
-    elsewhere = [name for other in _SPLITS if other != split for name, _ in lists[other]]
-    return make_listing(
-        lists[split], files=scan(root), class_names=class_names, elsewhere=elsewhere
+    return match(
+        lists[source.split],
+        files=source.scan(),
+        class_names=classes,
+        elsewhere=lists["test" if source.split == "train" else "train"],
     )
 
 
-def _entries(path: Path, num_classes: int) -> list[tuple[str, int]]:
-    entries: list[tuple[str, int]] = []
-    for row in _load(path):
+def _classes(path: Path) -> dict[str, int]:
+    named = []
+    for line, parts in json_list(path):
+        if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+            raise line.error(f"{shown(parts)} should be a list of the parts of a class")
+        named.append((line, "-".join(parts)))
+    return class_index(named)
+
+
+def _entries(path: Path, num_classes: int) -> list[Entry]:
+    entries: list[Entry] = []
+    for line, row in json_list(path):
         match row:
-            case {"vid_name": str(name), "label": int(label)} if 0 <= label < num_classes:
-                entries.append((f"{name}.mp4", label))
+            case {"vid_name": str(name), "label": int(label)} if (
+                0 <= label < num_classes and not isinstance(label, bool)
+            ):
+                entries.append(Entry(name, label, line, stems=(name,)))
             case _:
-                raise ValueError(
-                    f"{path}: {row!r} should hold vid_name and a label below {num_classes}"
+                raise line.error(
+                    f"{shown(row)} should hold vid_name and a label below {num_classes}"
                 )
     return entries
-
-
-def _load(path: Path) -> list[Any]:
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: it comes with the V2 annotations of Diving48")
-    rows = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(rows, list):
-        raise ValueError(f"{path} should hold a list, not {type(rows).__name__}")
-    return rows

@@ -2,16 +2,33 @@
 did not match.
 """
 
-import os
-import unicodedata
+from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
+from typing import NamedTuple
 
-_SUFFIXES = "3gp avi flv gif m4v mkv mov mp4 mpeg mpg mts ogv ts webm wmv"
-VIDEO_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split(" "))
+from preprocess.datasets.files import Files, is_video, stem_of
+from preprocess.datasets.rows import UNSPEAKABLE, Line, shown
+
 UNLABELLED = -1
-_UNSPEAKABLE = ("Cc", "Cs")  # control characters, and what undecodable bytes of a file name become
+
+
+class Entry(NamedTuple):
+    """A video as annotations list it, or, without a line, as it was found in the tree.
+
+    Its file is the one of that name; else one beside it that differs only in its suffix; else,
+    where ``stems`` are given, one anywhere with such a stem.
+    """
+
+    name: str
+    label: int
+    line: Line | None = None
+    stems: tuple[str, ...] = ()
+
+    def error(self, message: str) -> ValueError:
+        """The error to raise about this entry."""
+        return self.line.error(message) if self.line else ValueError(message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,112 +36,171 @@ class Listing:
     """The videos of one split: names relative to the root, in sorted order, and the class index of
     each (-1: none).
 
-    ``missing`` are listed but not on disk, ``extra`` are videos on disk that no list mentions,
-    ``doubled`` are listed more than once (and kept once).
+    ``missing`` are listed but not on disk, or are there and cannot be used; ``reasons`` tell why,
+    where that is known. ``extra`` are videos on disk that no list mentions, ``doubled`` are listed
+    more than once (and kept once). ``others`` are further files of one video, to be read in its
+    place if it cannot be opened. ``notes`` are for the report.
     """
 
     names: tuple[str, ...]
     labels: tuple[int, ...]
     class_names: tuple[str, ...]
     missing: tuple[str, ...] = ()
+    reasons: tuple[tuple[str, str], ...] = ()
     extra: tuple[str, ...] = ()
     doubled: tuple[str, ...] = ()
+    others: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def missing_share(self) -> float:
         """Share of the listed videos that are not on disk."""
         return len(self.missing) / max(1, len(self.missing) + len(self.names))
 
-
-@dataclass(frozen=True)
-class Files:
-    """Files under a root, relative to it: those inside, and links that lead out of it."""
-
-    inside: frozenset[str]
-    escaping: frozenset[str]
+    @property
+    def empty_classes(self) -> tuple[str, ...]:
+        """Names of the classes without a video."""
+        used = set(self.labels)
+        return tuple(name for label, name in enumerate(self.class_names) if label not in used)
 
 
-def scan(root: Path, *, under: str = "") -> Files:
-    """List the files below ``root/under``. Hidden entries are skipped and links to folders are not
-    followed.
-    """
-    if not (root / under).is_dir():
-        raise ValueError(f"{root / under} is not a folder of videos")
-    real_root = os.path.realpath(root)
-    inside, escaping, folders = set[str](), set[str](), [under]
-    while folders:
-        folder = folders.pop()
-        with os.scandir(root / folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                name = f"{folder}/{entry.name}".lstrip("/")
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(name)
-                elif (
-                    entry.is_symlink()
-                    and os.path.commonpath((real_root, os.path.realpath(entry.path))) != real_root
-                ):
-                    escaping.add(name)
-                elif entry.is_file():
-                    inside.add(name)
-    return Files(frozenset(inside), frozenset(escaping))
-
-
-def is_video(name: str) -> bool:
-    """Whether a file's suffix is that of a video."""
-    return PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES
-
-
-def checked_name(name: str) -> str:
+def checked_name(name: str, line: Line | None = None) -> str:
     """Normalise a name from a list; raises ``ValueError`` if it is empty, leaves the root, or
     cannot be shown.
     """
+    raising = Entry(name, UNLABELLED, line).error
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or not path.name:
-        raise ValueError(f"{name!r} is not the name of a video below the root")
-    if any(unicodedata.category(character) in _UNSPEAKABLE for character in name):
-        raise ValueError(f"{name!r} holds control characters or bytes that are not UTF-8")
+        raise raising(f"{shown(name)} is not the name of a video below the root")
+    if UNSPEAKABLE.search(name):
+        raise raising(f"{shown(name)} holds control characters or bytes that are not UTF-8")
     return str(path)
 
 
-def make_listing(
-    entries: Iterable[tuple[str, int]],
+def match(
+    entries: Iterable[Entry],
     *,
     files: Files,
     class_names: Iterable[str],
-    elsewhere: Collection[str] = (),
+    elsewhere: Iterable[Entry] = (),
+    notes: Iterable[str] = (),
 ) -> Listing:
-    """Match listed videos (name, class index) with the files on disk.
+    """Match listed videos with the files on disk.
 
     Args:
         entries: as the annotations list them, in any order.
-        files: what :func:`scan` found.
+        files: what :func:`~preprocess.datasets.files.scan` found.
         class_names: in index order.
-        elsewhere: names that other splits list: on disk, they are not extra.
+        elsewhere: what other splits list: on disk, they are not extra, and no other video's file.
+        notes: for the report.
 
     Raises:
         ValueError: a name leaves the root, by itself or through a link, or is listed under two
             classes.
     """
-    labels: dict[str, int] = {}
-    doubled: set[str] = set()
-    for raw_name, label in entries:
-        name = checked_name(raw_name)
-        if name in files.escaping:
-            raise ValueError(f"{name!r} is a link that leaves the root")
-        if name in labels:
-            doubled.add(name)
-        if labels.setdefault(name, label) != label:
-            raise ValueError(f"{name!r} is listed under two classes, {labels[name]} and {label}")
-    found = sorted(name for name in labels if name in files.inside)
+    wanted, doubled = _once(entries)
+    others, _ = _once(entry for entry in elsewhere if entry.name not in wanted)
+    found = _find((*wanted.values(), *others.values()), files)
+    taken, missing, moved = dict[str, Entry](), list[str](), list[str]()
+    choices = dict[str, tuple[str, ...]]()
+    for name, entry in wanted.items():
+        if not found[name]:
+            missing.append(_missing(entry, files))
+            continue
+        file, *rest = found[name]
+        if file in files.outside:
+            raise entry.error(str(files.refuse_outside(file)))
+        if file in taken:
+            _expect_one_class(taken[file], entry)
+        if file in taken or name in doubled:
+            doubled = (doubled - {name}) | {file}
+        if is_video(name) and folder_of(name) != folder_of(file):
+            moved.append(f"{name} as {file}")
+        taken.setdefault(file, entry)
+        choices[file] = tuple(other for other in rest if other not in files.outside)
+    if moved:
+        notes = (*notes, f"{len(moved)} found in another folder than the list says: {moved[0]}")
+    names = sorted(taken)
     return Listing(
-        names=tuple(found),
-        labels=tuple(labels[name] for name in found),
+        names=tuple(names),
+        labels=tuple(taken[name].label for name in names),
         class_names=tuple(class_names),
-        missing=tuple(sorted(labels.keys() - files.inside)),
-        extra=tuple(
-            sorted(n for n in files.inside - labels.keys() - frozenset(elsewhere) if is_video(n))
-        ),
+        missing=tuple(sorted(missing)),
+        reasons=tuple(sorted(files.unusable.items())),
+        extra=tuple(sorted(files.videos.difference(*found.values()))),
         doubled=tuple(sorted(doubled)),
+        others=tuple(sorted((name, rest) for name, rest in choices.items() if rest)),
+        notes=tuple(notes),
     )
+
+
+def tree(files: Files) -> list[str]:
+    """Names of all that a tree holds, for a split without a list: videos, those that no store can
+    take, and links that lead out (which :func:`match` refuses).
+    """
+    return [*files.videos, *files.unusable, *files.outside]
+
+
+def folder_of(name: str) -> str:
+    """The folders of a name."""
+    return name.rpartition("/")[0]
+
+
+def _once(entries: Iterable[Entry]) -> tuple[dict[str, Entry], set[str]]:
+    """Entries by name, and the names that came more than once."""
+    once, doubled = dict[str, Entry](), set[str]()
+    for entry in entries:
+        if entry.line:
+            entry = entry._replace(name=checked_name(entry.name, entry.line))
+        if entry.name in once:
+            doubled.add(entry.name)
+            _expect_one_class(once[entry.name], entry)
+        else:
+            once[entry.name] = entry
+    return once, doubled
+
+
+def _expect_one_class(first: Entry, second: Entry) -> None:
+    if first.label != second.label:
+        before = f" (before on line {first.line.number})" if first.line else ""
+        raise second.error(
+            f"{shown(second.name)} is listed under two classes, "
+            f"{first.label} and {second.label}{before}"
+        )
+
+
+def _find(entries: Collection[Entry], files: Files) -> dict[str, list[str]]:
+    """The files of each entry, the best first.
+
+    A file that an entry names, or that lies where an entry says, is not taken for another entry:
+    of the lists ``a/x.avi`` and ``b/x.avi`` each gets its own ``x.mp4``.
+    """
+    known = files.videos | {name for name in files.outside if not name.endswith("/")}
+    places, stems = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
+    for file in sorted(known):
+        stem = stem_of(file)
+        places[f"{folder_of(file)}/{stem}"].append(file)
+        stems[stem].append(file)
+    named = {entry.name for entry in entries if entry.name in known}
+    found: dict[str, list[str]] = {}
+    for entry in entries:
+        beside = places.get(f"{folder_of(entry.name)}/{stem_of(entry.name)}", ())
+        own = [entry.name] if entry.name in named else []
+        found[entry.name] = own + [file for file in beside if file not in named]
+    claimed = {file for candidates in found.values() for file in candidates}
+    for entry in entries:
+        for stem in entry.stems:
+            found[entry.name] += [file for file in stems.get(stem, ()) if file not in claimed]
+    return found
+
+
+def _missing(entry: Entry, files: Files) -> str:
+    """The name of an entry without a file; ``ValueError`` if it may lie in a linked folder that was
+    not read.
+    """
+    for folder in files.outside:
+        if folder == entry.name or (
+            folder.endswith("/") and (entry.stems or f"{entry.name}/".startswith(folder))
+        ):
+            raise entry.error(str(files.refuse_outside(folder)))
+    return entry.name

@@ -1,57 +1,61 @@
 """UCF101, by its official lists."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-from preprocess.datasets.listing import Listing, make_listing, scan
+from preprocess.datasets.files import Source, stem_of
+from preprocess.datasets.listing import Entry, Listing, match
+from preprocess.datasets.rows import Line, class_index, lines, shown
+from preprocess.datasets.splits import find_file
 
-_LISTS = {"train": "trainlist", "test": "testlist"}
+_OFFICIAL = "the train/test splits for action recognition"
 
 
-def ucf101(root: Path, *, split: str, annotations: Path, fold: int) -> Listing:
+def ucf101(source: Source) -> Listing:
     """List one split (train or test) of one fold (1, 2 or 3) of UCF101.
 
-    Args:
-        root: ``root/CLASS/v_CLASS_gNN_cNN.avi``, as in UCF101.rar.
-        split: train or test.
-        annotations: folder of ``classInd.txt``, ``trainlist0N.txt`` and ``testlist0N.txt``, as in
-            UCF101TrainTestSplits-RecognitionTask.zip. Class 1 of ``classInd.txt`` is class 0 here.
-        fold: which of the three splits.
+    Videos are ``root/CLASS/v_CLASS_gNN_cNN.avi``, as in UCF101.rar, or have another suffix or
+    another folder. The annotations are ``classInd.txt``, ``trainlist0N.txt`` and
+    ``testlist0N.txt``, as in UCF101TrainTestSplits-RecognitionTask.zip. Class 1 of ``classInd.txt``
+    is class 0 here.
 
     Raises:
         ValueError: a file is missing, a class is unknown, or a label disagrees with its folder.
     """
-    if split not in _LISTS or fold not in (1, 2, 3):
-        raise ValueError(
-            f"ucf101 has the splits train and test in folds 1, 2 and 3, not {split!r} in {fold}"
+    assert source.annotations is not None
+    classes = _classes(find_file(source.annotations, "classInd.txt", of=_OFFICIAL))
+    other = {"train": "test", "test": "train"}[source.split]
+    lists = {
+        split: _entries(
+            find_file(source.annotations, f"{split}list{source.fold:02d}.txt", of=_OFFICIAL),
+            classes,
         )
-    numbered = (line.split() for line in _lines(annotations / "classInd.txt"))
-    index = {name: int(number) - 1 for number, name in numbered}
-    if sorted(index.values()) != list(range(len(index))):
-        raise ValueError(f"{annotations / 'classInd.txt'} does not number its classes from 1 on")
-    other = next(name for name in _LISTS if name != split)
-    return make_listing(
-        _entries(annotations / f"{_LISTS[split]}{fold:02d}.txt", index),
-        files=scan(root),
-        class_names=sorted(index, key=index.__getitem__),
-        elsewhere=[
-            name for name, _ in _entries(annotations / f"{_LISTS[other]}{fold:02d}.txt", index)
-        ],
+        for split in (source.split, other)
+    }
+    return match(
+        lists[source.split], files=source.scan(), class_names=classes, elsewhere=lists[other]
     )
 
 
-def _entries(path: Path, index: dict[str, int]) -> Iterator[tuple[str, int]]:
-    for line in _lines(path):
-        name, *number = line.split()
-        class_name = name.split("/")[0]
-        if class_name not in index or (number and int(number[0]) - 1 != index[class_name]):
-            raise ValueError(f"{path}: {line!r} does not agree with classInd.txt")
-        yield name, index[class_name]
+def _classes(path: Path) -> dict[str, int]:
+    def named() -> list[tuple[Line, str]]:
+        found: list[tuple[Line, str]] = []
+        for line in lines(path):
+            number, _, name = line.text.partition(" ")
+            line.whole(number, low=len(found) + 1, high=len(found) + 1)
+            found.append((line, name.strip()))
+        return found
+
+    return class_index(named())
 
 
-def _lines(path: Path) -> list[str]:
-    if not path.is_file():
-        raise ValueError(
-            f"{path} is missing: it comes with the train/test splits for action recognition"
-        )
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+def _entries(path: Path, index: dict[str, int]) -> list[Entry]:
+    entries: list[Entry] = []
+    for line in lines(path):
+        name, *number = line.text.rsplit(maxsplit=1)
+        label = index.get(name.split("/")[0])
+        if label is None:
+            raise line.error(f"the folder of {shown(name)} is not among classInd.txt")
+        for text in number:
+            line.whole(text, low=label + 1, high=label + 1)
+        entries.append(Entry(name, label, line, stems=(stem_of(name),)))
+    return entries
