@@ -7,10 +7,12 @@ from typing import Annotated, Literal
 
 from fame.settings import Setting, Settings
 from fame.store_spec import StorePath, StoreSpec
+from preprocess.datasets import DATASETS, Source
 
-Dataset = Literal["k400", "ucf101", "hmdb51", "diving48", "folder"]
+Dataset = Literal[
+    "k400", "k600", "k700", "ssv2", "jester", "ucf101", "hmdb51", "diving48", "folder"
+]
 MOTIONS = ("circle", "diagonal", "horizontal", "pulse", "spin", "vertical")
-_NEEDS_ANNOTATIONS = ("ucf101", "hmdb51", "diving48")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,8 @@ class PreprocessConfig(Settings):
         ),
     ]
     annotations: Annotated[
-        Path | None, Setting("Folder of the official annotation files.", panel="Data")
+        Path | None,
+        Setting("Official annotation files: their folder, or the one of the split.", panel="Data"),
     ] = None
     fold: Annotated[
         int, Setting("Which of the three official splits.", low=1, high=3, panel="Data")
@@ -37,7 +40,7 @@ class PreprocessConfig(Settings):
     list_file: Annotated[
         Path | None,
         Setting(
-            "Only these videos: one 'name' or 'name,class' a line.", panel="Data", option="list"
+            "Only these videos, one a line, with or without a label.", panel="Data", option="list"
         ),
     ] = None
     class_file: Annotated[
@@ -48,6 +51,17 @@ class PreprocessConfig(Settings):
             option="classes",
         ),
     ] = None
+    allow_links: Annotated[
+        tuple[Path, ...],
+        Setting(
+            "Folder that links among the videos may lead to; may be repeated.",
+            panel="Data",
+            metavar="FOLDER",
+        ),
+    ] = ()
+    frames_folders: Annotated[
+        bool, Setting("Folders of pictures, one a frame, are the videos.", panel="Data")
+    ] = False
     spec: Annotated[StoreSpec, Setting("Recipe of the store.", option="")] = field(
         default_factory=StoreSpec
     )
@@ -98,17 +112,21 @@ class PreprocessConfig(Settings):
             raise ValueError("workers and address need executor=ray")
         if self.spec.frames < 2 and self.spec.foreground != "none":
             raise ValueError("frames must be at least 2 unless foreground is none, got 1")
-        self._check_annotations()
+        DATASETS[self.dataset].check(self.dataset, self.source)
 
-    def _check_annotations(self) -> None:
-        if self.dataset in _NEEDS_ANNOTATIONS and self.annotations is None:
-            raise ValueError(f"{self.dataset} needs its official annotations")
-        if self.dataset == "folder" and self.annotations is not None:
-            raise ValueError("folder takes a list of videos, not annotations")
-        if self.dataset != "folder" and (self.list_file or self.class_file):
-            raise ValueError(
-                f"{self.dataset} has its own lists: list_file and class_file are for folder"
-            )
+    @property
+    def source(self) -> Source:
+        """Where the split is described and where its videos lie."""
+        return Source(
+            root=self.videos,
+            split=self.split,
+            annotations=self.annotations,
+            fold=self.fold,
+            list_file=self.list_file,
+            class_file=self.class_file,
+            allow_links=self.allow_links,
+            frames_folders=self.frames_folders,
+        )
 
     @property
     def num_workers(self) -> int:

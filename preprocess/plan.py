@@ -7,10 +7,13 @@ from dataclasses import dataclass, replace
 
 from fame.clipstore import sized_for
 from fame.store_spec import StoreSpec
-from preprocess import datasets
 from preprocess.config import PreprocessConfig
-from preprocess.datasets import Listing
+from preprocess.datasets import Listing, read
+from preprocess.datasets.files import FRAME_SUFFIXES
 from preprocess.task import ShardResult, ShardTask
+
+
+_FRAMES_HINT = "; --frames-folders reads folders of pictures as videos"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,31 +36,22 @@ def list_videos(config: PreprocessConfig) -> Listing:
     """Return the videos of the split. Raise ``ValueError`` for bad annotations or more missing
     videos than allowed.
     """
-    root, split, annotations = config.videos, config.split, config.annotations
-    if config.dataset == "folder":
-        listing = datasets.folder(root, list_file=config.list_file, class_file=config.class_file)
-    elif config.dataset == "k400":
-        listing = datasets.k400(root, split=split, annotations=annotations)
-    else:
-        assert annotations is not None
-        listing = {
-            "ucf101": lambda: datasets.ucf101(
-                root, split=split, annotations=annotations, fold=config.fold
-            ),
-            "hmdb51": lambda: datasets.hmdb51(
-                root, split=split, annotations=annotations, fold=config.fold
-            ),
-            "diving48": lambda: datasets.diving48(root, split=split, annotations=annotations),
-        }[config.dataset]()
+    listing = read(config.dataset, config.source)
     if listing.missing_share > config.max_missing:
+        first = listing.missing[0]
+        why = dict(listing.reasons).get(first)
         raise ValueError(
             f"{len(listing.missing)} of {len(listing.missing) + len(listing.names)} "
-            "listed videos are missing below"
-            f" {root}, above the {config.max_missing:.0%} allowed; the first is "
-            f"{listing.missing[0]!r}"
+            f"listed videos are missing below {config.videos}, above the "
+            f"{config.max_missing:.0%} allowed; the first is {first!r}{f' ({why})' if why else ''}"
         )
     if not listing.names:
-        raise ValueError(f"{root} holds no video of {config.dataset} {split}")
+        others = ", ".join(f"{count} .{suffix}" for suffix, count in listing.passed_over)
+        raise ValueError(
+            f"{config.videos} holds no video of {config.dataset} {config.split}"
+            f"{f'; other files there: {others[:200]}' if others else ''}"
+            f"{_FRAMES_HINT if FRAME_SUFFIXES & dict(listing.passed_over).keys() else ''}"
+        )
     return listing
 
 

@@ -3,11 +3,11 @@
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -20,6 +20,7 @@ from rich.progress import (
 )
 
 from fame.clipstore import StorePath, locate
+from preprocess.datasets import Listing
 from preprocess.plan import Estimate
 from preprocess.task import ShardResult
 
@@ -79,15 +80,13 @@ class Report:
 
     ``ok``, ``looped`` and ``failed`` count the videos of the whole store, earlier runs included;
     ``frames_read`` and ``seconds`` are of this run. ``failures`` holds (video name, reason).
+    ``empty_classes`` have no usable video.
     """
 
     dataset: str
     split: str
     store: StorePath
-    videos: int
-    missing: int
-    extra: int
-    doubled: int
+    listing: Listing
     shards: int
     shards_made: int = 0
     ok: int = 0
@@ -97,14 +96,26 @@ class Report:
     frames_read: int = 0
     seconds: float = 0.0
     already_finished: bool = False
+    empty_classes: tuple[str, ...] = ()
     failures: tuple[tuple[str, str], ...] = ()
     problems: tuple[str, ...] = ()
     estimate: Estimate | None = None
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many videos there are, and how many did not match."""
+        kinds = ("missing", "extra", "doubled")
+        return {"videos": len(self.listing.names)} | {
+            kind: len(getattr(self.listing, kind)) for kind in kinds
+        }
+
     def __str__(self) -> str:
-        unmatched = f"{self.missing} missing, {self.extra} extra, {self.doubled} doubly listed"
-        opening = f"{self.dataset} {self.split}: {self.videos} videos ({unmatched})"
+        unmatched = "{missing} missing, {extra} extra, {doubled} doubly listed".format(
+            **self.counts
+        )
+        opening = f"{self.dataset} {self.split}: {len(self.listing.names)} videos ({unmatched})"
         lines = _planned(self.estimate) if self.estimate else self._done()
+        lines += [f"note: {note}" for note in self.notes()]
         return "\n".join((opening, *lines, *(f"problem: {problem}" for problem in self.problems)))
 
     def _done(self) -> list[str]:
@@ -120,6 +131,24 @@ class Report:
             f"{self.ok} ok, {self.looped} looped, {self.failed} failed, {_size(self.stored_bytes)}",
         ]
 
+    def notes(self) -> Iterator[str]:
+        """What a person should know although nothing is wrong."""
+        yield from self.listing.notes
+        if self.listing.reasons:
+            (name, reason), *_ = self.listing.reasons
+            yield f"{len(self.listing.reasons)} files cannot be used; {name!r}: {reason}"
+        replaced = [taken for taken, left in self.listing.choices if any(why for _, why in left)]
+        if self.listing.choices:
+            yield (
+                f"{len(self.listing.choices)} videos have several files; for {len(replaced)} of "
+                "them another is taken than the first, which cannot be opened"
+            )
+        if self.empty_classes:
+            shown = ", ".join(self.empty_classes[:10])
+            more = f" and {len(self.empty_classes) - 10} more" * (len(self.empty_classes) > 10)
+            classes = len(self.listing.class_names)
+            yield f"{len(self.empty_classes)} of {classes} classes have no video: {shown}{more}"
+
 
 def write_report(report: Report) -> None:
     """Write ``STORE.report.json`` and ``STORE.failures.jsonl``, beside the store because its bytes
@@ -131,9 +160,29 @@ def write_report(report: Report) -> None:
     )
     storage = locate(report.store)
     storage.write_beside(FAILURES_SUFFIX, failures)
-    fields = dataclasses.asdict(report) | {"store": Path(report.store).name}
-    del fields["failures"], fields["estimate"]
-    storage.write_beside(REPORT_SUFFIX, json.dumps(fields, indent=1) + "\n")
+    storage.write_beside(REPORT_SUFFIX, json.dumps(_as_json(report), indent=1) + "\n")
+
+
+def _as_json(report: Report) -> dict[str, Any]:
+    listing, kept = report.listing, {}
+    for field in dataclasses.fields(report):
+        if field.name not in ("listing", "estimate", "failures"):
+            kept[field.name] = getattr(report, field.name)
+    return {
+        **kept,
+        "store": Path(report.store).name,
+        **report.counts,
+        "notes": list(report.notes()),
+        "names": {
+            "missing": listing.missing,
+            "extra": listing.extra,
+            "doubled": listing.doubled,
+            "failed": [name for name, _ in report.failures],
+        },
+        "reasons": dict(listing.reasons),
+        "choices": [{"taken": taken, "left": dict(left)} for taken, left in listing.choices],
+        "passed_over": dict(listing.passed_over),
+    }
 
 
 @contextmanager

@@ -2,17 +2,20 @@
 finalise, report.
 """
 
+import errno
 import signal
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from fame.clipstore import (
+    StoreError,
     StoreHeader,
+    StorePath,
     StoreSpec,
     absolute,
     create,
@@ -27,17 +30,20 @@ from fame.flow import FlowParameters
 from preprocess import plan
 from preprocess.config import PreprocessConfig
 from preprocess.datasets import Listing
+from preprocess.decode import DecodeError
 from preprocess.executors import serial
 from preprocess.isolation import DECODER
 from preprocess.report import REPORT_SUFFIX, Report, Snapshot, write_report
 from preprocess.task import ShardResult, ShardTask, Work, make_shard
 
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 SAMPLED_VIDEOS = 8  # that a dry run decodes
 
 
 def preprocess(
     config: PreprocessConfig,
     *,
+    listing: Listing | None = None,
     progress: Callable[[Snapshot], None] = lambda snapshot: None,
     decoder: tuple[str, ...] = DECODER,
 ) -> Report:
@@ -47,6 +53,7 @@ def preprocess(
 
     Args:
         config: what to make.
+        listing: its videos, if they were listed before.
         progress: told where the run stands, after each shard.
         decoder: command of the decoder process, for instance with a sandbox in front.
 
@@ -54,7 +61,7 @@ def preprocess(
         ValueError: the config does not fit the files, or (StoreError) another store is there,
             another run holds it, or it cannot be written; the message says what to do.
     """
-    listing = plan.list_videos(config)
+    listing = listing or plan.list_videos(config)
     spec = plan.settle(config, len(listing.names))
     work = Work(
         store=absolute(config.store),
@@ -64,30 +71,68 @@ def preprocess(
         memory_limit=round(config.memory_per_worker * 2**30),
         decoder=decoder,
     )
-    report = Report(
-        dataset=config.dataset,
-        split=config.split,
-        store=config.store,
-        videos=len(listing.names),
-        missing=len(listing.missing),
-        extra=len(listing.extra),
-        doubled=len(listing.doubled),
-        shards=-(-len(listing.names) // spec.videos_per_shard),
-    )
-    if config.dry_run:
-        return replace(report, estimate=_estimate(config, listing, work))
-    with _sigterm_as_ctrl_c(), lock(work.store):
-        create(
-            work.store, _header(config, listing, spec), names=listing.names, labels=listing.labels
+    with _sigterm_as_ctrl_c():
+        listing = _settled(listing, work)
+        report = Report(
+            dataset=config.dataset,
+            split=config.split,
+            store=config.store,
+            listing=listing,
+            empty_classes=listing.empty_classes,
+            shards=-(-len(listing.names) // spec.videos_per_shard),
         )
-        if is_finished(work.store):
-            report = replace(report, already_finished=True)
-        else:
-            report = _make(config, listing, work, report, progress)
-        report = _judged(_tallied(report), config)
-        if not (report.already_finished and locate(report.store).has_beside(REPORT_SUFFIX)):
-            write_report(report)
+        if config.dry_run:
+            return replace(report, estimate=_estimate(config, listing, work))
+        with _lock_unless_finished(work.store):
+            return _made(config, work, report, progress)
+
+
+def _made(
+    config: PreprocessConfig, work: Work, report: Report, progress: Callable[[Snapshot], None]
+) -> Report:
+    """Make what is missing of the store and write the report beside it."""
+    listing = report.listing
+    create(
+        work.store, _header(config, listing, work.spec), names=listing.names, labels=listing.labels
+    )
+    if is_finished(work.store):
+        report = replace(report, already_finished=True)
+    else:
+        report = _make(config, listing, work, report, progress)
+    report = _judged(_tallied(report), config)
+    if not (report.already_finished and locate(report.store).has_beside(REPORT_SUFFIX)):
+        write_report(report)
     return report
+
+
+def _settled(listing: Listing, work: Work) -> Listing:
+    """Choose one file for each video that has several: the first that can be decoded."""
+    if not listing.others:
+        return listing
+    with work.open_decoder() as decoder:
+
+        def why_not(name: str) -> str:
+            try:
+                decoder.decode(str(work.videos / name))
+            except DecodeError as error:
+                return str(error)
+            return ""
+
+        return listing.settled(why_not)
+
+
+@contextmanager
+def _lock_unless_finished(store: StorePath) -> Generator[None]:
+    """Hold the store; a finished one on a disk that takes no writes needs no holding."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock(store))
+        except StoreError as error:
+            cause = error.__cause__
+            read_only = isinstance(cause, OSError) and cause.errno in _READ_ONLY
+            if not (read_only and is_finished(store)):
+                raise
+        yield
 
 
 def _header(config: PreprocessConfig, listing: Listing, spec: StoreSpec) -> StoreHeader:
@@ -153,16 +198,20 @@ def _tallied(report: Report) -> Report:
     """Add up the records of every shard, of this run and of those before."""
     info = store_info(report.store)
     return replace(
-        report, **info.statuses, stored_bytes=sum(info.array_bytes.values()), failures=info.failures
+        report,
+        **info.statuses,
+        stored_bytes=sum(info.array_bytes.values()),
+        failures=info.failures,
+        empty_classes=tuple(name for name, videos in info.classes.items() if not videos),
     )
 
 
 def _judged(report: Report, config: PreprocessConfig) -> Report:
     """Add the problem of too many failed videos."""
-    if report.failed <= config.max_failed * report.videos:
+    if report.failed <= config.max_failed * len(report.listing.names):
         return report
     problem = (
-        f"{report.failed} of {report.videos} videos failed, "
+        f"{report.failed} of {len(report.listing.names)} videos failed, "
         f"above the {config.max_failed:.1%} allowed"
     )
     return replace(report, problems=(*report.problems, problem))

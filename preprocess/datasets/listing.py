@@ -3,8 +3,8 @@ did not match.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -38,8 +38,10 @@ class Listing:
 
     ``missing`` are listed but not on disk, or are there and cannot be used; ``reasons`` tell why,
     where that is known. ``extra`` are videos on disk that no list mentions, ``doubled`` are listed
-    more than once (and kept once). ``others`` are further files of one video, to be read in its
-    place if it cannot be opened. ``notes`` are for the report.
+    more than once (and kept once). ``others`` are further files of one video: :meth:`settled` takes
+    the first that opens, and ``choices`` tell which (the file, and what spoke against those that
+    were left, if anything). ``passed_over`` counts files that are no videos by their suffix;
+    ``notes`` are for the report.
     """
 
     names: tuple[str, ...]
@@ -50,7 +52,38 @@ class Listing:
     extra: tuple[str, ...] = ()
     doubled: tuple[str, ...] = ()
     others: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    choices: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
+    passed_over: tuple[tuple[str, int], ...] = ()
     notes: tuple[str, ...] = ()
+
+    def settled(self, why_not: Callable[[str], str]) -> "Listing":
+        """Return the listing with one file for each video: of several the first that opens, or the
+        first if none does.
+
+        Args:
+            why_not: of a name, why its file cannot be opened; nothing if it can.
+        """
+        labels = dict(zip(self.names, self.labels, strict=True))
+        choices: list[tuple[str, tuple[tuple[str, str], ...]]] = []
+        for name, others in self.others:
+            reasons = dict.fromkeys((name, *others), "")
+            taken = name
+            for file in reasons:
+                reasons[file] = why_not(file)
+                if not reasons[file]:
+                    taken = file
+                    break
+            del reasons[taken]
+            labels[taken] = labels.pop(name)
+            choices.append((taken, tuple(reasons.items())))
+        names = tuple(sorted(labels))
+        return replace(
+            self,
+            names=names,
+            labels=tuple(labels[name] for name in names),
+            others=(),
+            choices=tuple(choices),
+        )
 
     @property
     def missing_share(self) -> float:
@@ -130,6 +163,7 @@ def match(
         extra=tuple(sorted(files.videos.difference(*found.values()))),
         doubled=tuple(sorted(doubled)),
         others=tuple(sorted((name, rest) for name, rest in choices.items() if rest)),
+        passed_over=tuple(sorted(files.others.items())),
         notes=tuple(notes),
     )
 

@@ -30,7 +30,7 @@ def test_both_executors_make_the_same_finished_store(
     config = configure(**executor)
     report = preprocess(config)
     assert tree(config.store) == reference
-    assert (report.videos, report.ok, report.looped, report.failed) == (12, 9, 1, 2)
+    assert (report.counts["videos"], report.ok, report.looped, report.failed) == (12, 9, 1, 2)
     assert report.shards_made == report.shards == 6 and report.problems == ()
     assert [name for name, _ in report.failures] == ["a/slow_text.mp4", "b/slow_empty.avi"]
     assert all(
@@ -133,7 +133,7 @@ def test_missing_videos_are_counted_up_to_a_share(configure: Configure, tmp_path
     ):
         preprocess(config)
     report = preprocess(replace(config, max_missing=0.25))
-    assert (report.videos, report.missing, report.doubled, report.extra) == (3, 1, 1, 9)
+    assert (*report.counts.values(),) == (3, 1, 9, 1)
 
 
 def test_a_dry_run_writes_nothing_and_estimates(configure: Configure) -> None:
@@ -207,7 +207,7 @@ def test_mutated_videos_are_all_on_record(
     videos, expected = mutants
     config = configure(videos=videos, time_limit=20, videos_per_shard=64, **executor)
     report = preprocess(config)
-    assert report.ok + report.looped + report.failed == report.videos == 504
+    assert report.ok + report.looped + report.failed == report.counts["videos"] == 504
     assert report.ok + report.looped > 100 and report.failed > 200
     assert all(
         reason and "died" not in reason and "longer" not in reason for _, reason in report.failures

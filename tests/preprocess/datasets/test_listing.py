@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from preprocess.datasets.files import Files, stem_of
-from preprocess.datasets.listing import Entry, checked_name, match
+from preprocess.datasets.listing import Entry, Listing, checked_name, match
 from preprocess.datasets.rows import Line
 
 HERE = Line(Path("list"), 7)
@@ -120,3 +120,26 @@ def test_the_videos_of_other_splits_are_not_extra_whatever_their_suffix() -> Non
         elsewhere=[Entry("b.avi", 0, HERE)],
     )
     assert (listing.names, listing.extra) == (("a.mp4",), ("c.mp4",))
+
+
+@pytest.mark.parametrize(
+    ("broken", "names"),
+    [
+        ("", ("a.mp4", "m.mp4")),
+        ("a.mp4", ("m.mp4", "z.mp4")),
+        ("a.mp4 z.mp4", ("m.mp4", "y.mp4")),
+        ("a.mp4 z.mp4 y.mp4", ("a.mp4", "m.mp4")),
+    ],
+)
+def test_of_several_files_the_first_that_opens_is_taken(broken: str, names: tuple[str]) -> None:
+    listing = Listing(
+        names=("a.mp4", "m.mp4"),
+        labels=(5, 7),
+        class_names=(),
+        others=(("a.mp4", ("z.mp4", "y.mp4")),),
+    ).settled(lambda name: "broken" if name in broken.split() else "")
+    assert listing.names == names
+    assert dict(zip(listing.names, listing.labels, strict=True))["m.mp4"] == 7
+    ((taken, left),) = listing.choices
+    assert {taken, *dict(left)} == {"a.mp4", "y.mp4", "z.mp4"} and taken in names
+    assert [name for name, reason in left if reason] == [n for n in broken.split() if n != taken]

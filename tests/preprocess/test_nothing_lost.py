@@ -1,0 +1,121 @@
+"""Nothing is lost without a word: names in the report, files chosen, classes without a video, and a
+finished store on a disk that takes no writes.
+"""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fame.clipstore import ClipStore, StoreError
+from preprocess.config import PreprocessConfig
+from preprocess.run import preprocess
+from tests.preprocess.conftest import SPEC, Configure
+from tests.preprocess.videos import write_video
+
+
+def written(config: PreprocessConfig) -> dict[str, Any]:
+    """The report beside a store."""
+    return json.loads(
+        (Path(config.store).parent / f"{Path(config.store).name}.report.json").read_text()
+    )
+
+
+@pytest.fixture
+def twice(tmp_path: Path) -> PreprocessConfig:
+    """Two clips of Kinetics, each damaged in its class folder and repaired in another one."""
+    train = tmp_path / "videos" / "train"
+    rows = ["label,youtube_id,time_start,time_end,split"]
+    for class_name, clip in (("skydiving", "AAAAAAAAAAA"), ("abseiling", "BBBBBBBBBBB")):
+        good = write_video(train / "replacement" / f"{clip}_000001_000011.avi", 8, codec="MJPG")
+        (train / class_name).mkdir()
+        (train / class_name / good.name).write_bytes(good.read_bytes()[:300])
+        rows.append(f"{class_name},{clip},1,11,train")
+    (tmp_path / "train.csv").write_text("\n".join([*rows, "running,CCCCCCCCCCC,1,11,train"]))
+    return PreprocessConfig(
+        dataset="k400",
+        split="train",
+        videos=tmp_path / "videos",
+        annotations=tmp_path / "train.csv",
+        store=tmp_path / "store",
+        executor="serial",
+        spec=SPEC,
+        max_missing=0.5,
+    )
+
+
+def test_of_the_same_clip_twice_the_one_that_opens_is_taken(twice: PreprocessConfig) -> None:
+    report = preprocess(twice)
+    assert (report.failed, report.counts["missing"]) == (0, 1)
+    store = ClipStore.open(twice.store)
+    assert [name.split("/")[1] for name in store.names] == ["replacement", "replacement"]
+    assert [store.header.class_names[label] for label in store.labels_V] == [
+        "skydiving",
+        "abseiling",
+    ]
+    choices = written(twice)["choices"]
+    assert [choice["taken"] for choice in choices] == list(store.names)[::-1]
+    assert all(next(iter(choice["left"].values())) for choice in choices), "why not the first"
+    assert preprocess(twice).already_finished, "the choice is the same again"
+
+
+def test_the_report_names_what_did_not_match(twice: PreprocessConfig) -> None:
+    (twice.videos / "train" / "notes.xyz").touch()
+    (twice.videos / "train" / "more.avi").touch()
+    (twice.videos / "train" / "gone.avi").symlink_to("nowhere.avi")
+    report = preprocess(twice)
+    found = written(twice)
+    assert found["names"] == {
+        "missing": ["train/running/CCCCCCCCCCC_000001_000011"],
+        "extra": ["train/more.avi"],
+        "doubled": [],
+        "failed": [],
+    }
+    assert found["reasons"] == {"train/gone.avi": "the link leads nowhere"}
+    assert found["passed_over"] == {"xyz": 1}
+    assert found["empty_classes"] == ["running"]
+    assert "note: 1 of 3 classes have no video: running" in str(report)
+    assert "note: 2 videos have several files; for 2 of them" in str(report)
+
+
+def test_a_class_whose_videos_all_failed_is_named_too(configure: Configure, tmp_path: Path) -> None:
+    write_video(tmp_path / "videos" / "walk" / "1.mkv", 8)
+    (tmp_path / "videos" / "run").mkdir()
+    (tmp_path / "videos" / "run" / "2.mkv").write_text("not a video")
+    report = preprocess(configure(executor="serial", videos=tmp_path / "videos"))
+    assert report.empty_classes == ("run",)
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Path]:
+    """A folder that a remount makes read-only."""
+    mount, folder = shutil.which("mount"), tmp_path / "disk"
+    folder.mkdir()
+    made = (
+        mount
+        and not subprocess.run(
+            [mount, "-t", "tmpfs", "-o", "size=4m", "none", folder], check=False
+        ).returncode
+    )
+    if not made:
+        pytest.skip("cannot mount a file system here")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_finished_store_on_a_read_only_disk_is_finished(
+    configure: Configure, read_only: Path
+) -> None:
+    finished = configure(executor="serial", store=read_only / "store")
+    preprocess(finished)
+    subprocess.run(["mount", "-o", "remount,ro", read_only], check=True)
+    assert preprocess(finished).already_finished
+    with pytest.raises(StoreError, match="another store|split"):
+        preprocess(replace(finished, split="test"))
+    with pytest.raises(StoreError, match="lock file"):
+        preprocess(replace(finished, store=read_only / "other"))
