@@ -50,18 +50,16 @@ def shown(value: object) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-def lines(path: Path, *, comments: bool = False) -> Iterator[Line]:
-    """Lines of a text file that are not blank, stripped; raises ``ValueError`` if there is none.
-
-    Byte order marks and all line ends are taken. With ``comments``, lines that start with ``#``
-    come along like the others: the caller decides, because names of videos start with it too.
+def lines(path: Path, *, empty: bool = False) -> Iterator[Line]:
+    """Lines of a text file that are not blank, stripped; raises ``ValueError`` if there is none,
+    unless it may be ``empty``. Byte order marks and all line ends are taken.
     """
     found = False
     for number, text in enumerate(_text(path).split("\n"), 1):
         if stripped := text.strip(" \t"):
             found = True
             yield Line(path, number, stripped)
-    if not found:
+    if not (found or empty):
         raise Line(path, 1).error("the file is empty")
 
 

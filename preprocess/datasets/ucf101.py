@@ -28,6 +28,7 @@ def ucf101(source: Source) -> Listing:
         split: _entries(
             find_file(source.annotations, f"{split}list{source.fold:02d}.txt", of=_OFFICIAL),
             classes,
+            empty=split == other,
         )
         for split in (source.split, other)
     }
@@ -48,9 +49,9 @@ def _classes(path: Path) -> dict[str, int]:
     return class_index(named())
 
 
-def _entries(path: Path, index: dict[str, int]) -> list[Entry]:
+def _entries(path: Path, index: dict[str, int], *, empty: bool) -> list[Entry]:
     entries: list[Entry] = []
-    for line in lines(path):
+    for line in lines(path, empty=empty):
         name, *number = line.text.rsplit(maxsplit=1)
         label = index.get(name.split("/")[0])
         if label is None:

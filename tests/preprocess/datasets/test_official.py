@@ -49,6 +49,12 @@ def test_ucf101_in_a_folder_more_or_spelled_otherwise(root: Path, annotations: P
     assert "2 found in another folder than the list says" in listing.notes[0]
 
 
+def test_ucf101_without_a_test_split(root: Path, annotations: Path) -> None:
+    write(annotations, UCF | {"testlist01.txt": ""})
+    touch(root, ["Archery/v_A_g08_c01.avi"])
+    assert listed("ucf101", root, annotations=annotations).names == ("Archery/v_A_g08_c01.avi",)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "line"),
     [

@@ -74,7 +74,7 @@ UCF101 = {
     "a number too many": ("trainlist01.txt", "Archery/x.avi one\n"),
     "no folder": ("trainlist01.txt", "x.avi 1\n"),
     "a name that climbs": ("trainlist01.txt", "Archery/../../x.avi 1\n"),
-    "an empty list": ("testlist01.txt", ""),
+    "an empty list": ("trainlist01.txt", ""),
 }
 HMDB51 = {
     "no mark": "x.avi\n",
