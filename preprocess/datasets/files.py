@@ -111,7 +111,7 @@ def scan(
         walk.folder(name)
     return Files(
         root=root,
-        videos=frozenset(walk.videos),
+        videos=frozenset(walk.videos - walk.unusable.keys()),
         outside=walk.outside,
         unusable=walk.unusable,
         others=walk.others,
@@ -143,9 +143,9 @@ class _Walk:
                         continue
                     child = f"{name}/{entry.name}" if name else entry.name
                     kind, real = self._kind(entry, child, reals[0])
-                    if kind != "folder":
-                        self._take(kind, name if self._frames else child, entry.name)
-                    elif self._goes_on(child, real, reals, linked=entry.is_symlink()):
+                    if kind == "file":
+                        self._take(self._video_of(child), entry.name)
+                    elif kind and self._goes_on(child, real, reals, linked=entry.is_symlink()):
                         todo.append((child, (real, *reals)))
 
     def _kind(self, entry: "os.DirEntry[str]", name: str, real_folder: str) -> tuple[str, str]:
@@ -167,8 +167,10 @@ class _Walk:
             raise
         folder = stat.S_ISDIR(mode)
         if not f"{real}/".startswith(self._inside):
-            if folder or self._counts(name):
-                self.outside[f"{name}/" if folder else name] = real
+            if folder:
+                self.outside[f"{name}/"] = real
+            elif self._counts(name):
+                self.outside[self._video_of(name)] = real
             return "", real
         if folder or stat.S_ISREG(mode):
             return ("folder" if folder else "file"), real
@@ -202,10 +204,8 @@ class _Walk:
             raise ValueError(f"more than {_MAX_WAYS} ways lead through links to {real}: mend them")
         return True
 
-    def _take(self, kind: str, name: str, file: str) -> None:
+    def _take(self, name: str, file: str) -> None:
         """Note a file: as a video, as one more picture of a video, or as something else."""
-        if not kind:
-            return
         if not self._counts(file) or not name:
             self.others[suffix_of(file)] += 1
         elif "\\" in name or UNSPEAKABLE.search(name):
@@ -215,12 +215,17 @@ class _Walk:
         else:
             self.videos.add(name)
 
+    def _video_of(self, file: str) -> str:
+        """The video that a file is, or is a picture of."""
+        return file.rpartition("/")[0] if self._frames else file
+
     def _counts(self, name: str) -> bool:
         return suffix_of(name) in (FRAME_SUFFIXES if self._frames else VIDEO_SUFFIXES)
 
     def _note(self, name: str, reason: str) -> str:
         if self._counts(name):
-            self.unusable[name] = reason
+            what = f"{name.rpartition('/')[2]}: " if self._frames else ""
+            self.unusable[self._video_of(name)] = f"{what}{reason}"
         return ""
 
 

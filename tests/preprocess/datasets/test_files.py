@@ -120,8 +120,12 @@ def test_folders_of_frames(root: Path, tmp_path: Path) -> None:
     touch(root, ["top.jpg"])
     listing = listed("folder", root, frames_folders=True)
     assert labelled(listing) == {"sit/v2": "sit", "walk/v1": "walk"}
-    (root / "sit" / "v2" / "00002.png").symlink_to(touch(tmp_path, ["x.png"]) / "x.png")
-    with pytest.raises(ValueError, match=r"'sit/v2/00002.png' .* leads out"):
+    (root / "sit" / "v2" / "00002.png").symlink_to("nowhere.png")
+    listing = listed("folder", root, frames_folders=True)
+    assert (listing.names, listing.missing) == (("walk/v1",), ("sit/v2",))
+    assert listing.reasons == (("sit/v2", "00002.png: the link leads nowhere"),)
+    (root / "walk" / "v1" / "img_3.jpg").symlink_to(touch(tmp_path, ["x.jpg"]) / "x.jpg")
+    with pytest.raises(ValueError, match=r"'walk/v1' .* leads out of it, to .*/x.jpg"):
         listed("folder", root, frames_folders=True)
 
 
