@@ -108,7 +108,9 @@ class Options:
         given: Values = {}
         for field in self.fields():
             value = options.pop(field.name)
-            if value is not None:
+            if field.of_paths:  # typer gives a list, an empty one where nothing was given
+                given |= {field.name: tuple(value)} if value else {}
+            elif value is not None:
                 given[field.name] = field.parse(value) if isinstance(value, str) else value
         return self.kind.from_dict(given) if self.whole else given
 
@@ -120,6 +122,8 @@ def _option(field: Field, *, default: str) -> Any:
     notes += [f"default: {default}"] if default else []
     help_ = f"{setting.help} [{'; '.join(notes)}]" if notes else setting.help
     name = "--" + (setting.option or field.name).replace("_", "-")
+    if field.of_paths:
+        kind = list[Path]
     as_text = get_origin(kind) is tuple or (field.optional and kind in (int, float))
     return Annotated[
         (str if as_text else kind) | None,  # take() reads it, and none

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,40 +10,77 @@ from commands.options import App, Options, Root, Values, existing
 from fame.store_spec import StoreSpec
 from preprocess.config import Dataset, PreprocessConfig
 
+if TYPE_CHECKING:
+    from preprocess.datasets import Listing
+
 app = App("Decode videos once into clip stores with foreground maps.")
 
 _DEFAULTS = {"videos": "ROOT/videos/DATASET", "store": "ROOT/stores/DATASET-SPLIT.zarr"}
 _ANNOTATED = {**_DEFAULTS, "annotations": "VIDEOS/annotations"}
 _LISTS = ("list_file", "class_file")
+_ONE_FOLD = ("fold", *_LISTS)
 _Spec = Annotated[Values, Options(StoreSpec)]
+_Tree = Annotated[Values, Options(PreprocessConfig, without=_ONE_FOLD, defaults=_DEFAULTS)]
+_Annotated = Annotated[Values, Options(PreprocessConfig, without=_ONE_FOLD, defaults=_ANNOTATED)]
 _Folds = Annotated[Values, Options(PreprocessConfig, without=_LISTS, defaults=_ANNOTATED)]
-_Splits = Annotated[
+
+
+_TrainTest = Annotated[
     list[str],
     typer.Option(help="train or test; may be repeated.", rich_help_panel="Data", metavar="SPLIT"),
 ]
+_TrainVal = Annotated[
+    list[str],
+    typer.Option(
+        help="train, val or test; may be repeated.", rich_help_panel="Data", metavar="SPLIT"
+    ),
+]
+_DATA = Path("data")
 
 
 @app.command()
 def k400(
-    spec: _Spec,
-    given: Annotated[
-        Values, Options(PreprocessConfig, without=("fold", *_LISTS), defaults=_DEFAULTS)
-    ],
-    split: Annotated[
-        list[str],
-        typer.Option(
-            help="train, val or test; may be repeated.", rich_help_panel="Data", metavar="SPLIT"
-        ),
-    ] = ["train", "val"],
-    root: Root = Path("data"),
+    spec: _Spec, given: _Tree, split: _TrainVal = ["train", "val"], root: Root = _DATA
 ) -> None:
     """Kinetics-400: VIDEOS/SPLIT/CLASS/*, or the official CSV files."""
     _preprocess("k400", spec, given, splits=split, root=root)
 
 
 @app.command()
+def k600(
+    spec: _Spec, given: _Tree, split: _TrainVal = ["train", "val"], root: Root = _DATA
+) -> None:
+    """Kinetics-600: VIDEOS/SPLIT/CLASS/*, or the official CSV files."""
+    _preprocess("k600", spec, given, splits=split, root=root)
+
+
+@app.command()
+def k700(
+    spec: _Spec, given: _Tree, split: _TrainVal = ["train", "val"], root: Root = _DATA
+) -> None:
+    """Kinetics-700 and 700-2020: VIDEOS/SPLIT/CLASS/*, or the official CSV files."""
+    _preprocess("k700", spec, given, splits=split, root=root)
+
+
+@app.command()
+def ssv2(
+    spec: _Spec, given: _Annotated, split: _TrainVal = ["train", "val"], root: Root = _DATA
+) -> None:
+    """Something-Something v2: VIDEOS/**/ID.webm with labels.json, train.json, validation.json."""
+    _preprocess("ssv2", spec, _annotated(given, "ssv2", root), splits=split, root=root)
+
+
+@app.command()
+def jester(
+    spec: _Spec, given: _Annotated, split: _TrainVal = ["train", "val"], root: Root = _DATA
+) -> None:
+    """Jester: VIDEOS/**/ID.* with jester-v1-labels.csv, -train.csv, -validation.csv, -test.csv."""
+    _preprocess("jester", spec, _annotated(given, "jester", root), splits=split, root=root)
+
+
+@app.command()
 def ucf101(
-    spec: _Spec, given: _Folds, split: _Splits = ["train", "test"], root: Root = Path("data")
+    spec: _Spec, given: _Folds, split: _TrainTest = ["train", "test"], root: Root = _DATA
 ) -> None:
     """UCF101: VIDEOS/CLASS/*.avi with classInd.txt, trainlist0N.txt, testlist0N.txt."""
     given = {"fold": 1} | _annotated(given, "ucf101", root)
@@ -52,7 +89,7 @@ def ucf101(
 
 @app.command()
 def hmdb51(
-    spec: _Spec, given: _Folds, split: _Splits = ["train", "test"], root: Root = Path("data")
+    spec: _Spec, given: _Folds, split: _TrainTest = ["train", "test"], root: Root = _DATA
 ) -> None:
     """HMDB51: VIDEOS/CLASS/*.avi with CLASS_test_splitN.txt."""
     given = {"fold": 1} | _annotated(given, "hmdb51", root)
@@ -61,16 +98,10 @@ def hmdb51(
 
 @app.command()
 def diving48(
-    spec: _Spec,
-    given: Annotated[
-        Values, Options(PreprocessConfig, without=("fold", *_LISTS), defaults=_ANNOTATED)
-    ],
-    split: _Splits = ["train", "test"],
-    root: Root = Path("data"),
+    spec: _Spec, given: _Annotated, split: _TrainTest = ["train", "test"], root: Root = _DATA
 ) -> None:
     """Diving48: VIDEOS/*.mp4 with the V2 annotation files."""
-    given = _annotated(given, "diving48", root)
-    _preprocess("diving48", spec, given, splits=split, root=root)
+    _preprocess("diving48", spec, _annotated(given, "diving48", root), splits=split, root=root)
 
 
 @app.command()
@@ -85,7 +116,7 @@ def folder(
     split: Annotated[
         str, typer.Option(help="Name of the split.", rich_help_panel="Data")
     ] = "train",
-    root: Root = Path("data"),
+    root: Root = _DATA,
 ) -> None:
     """Any folder: VIDEOS/CLASS/* with labels, or VIDEOS/* without."""
     _preprocess("folder", spec, given, splits=[split], root=root, name=name)
@@ -114,6 +145,7 @@ def _preprocess(
     from rich.console import Console
 
     from preprocess.isolation import DecoderStartError
+    from preprocess.plan import list_videos
     from preprocess.report import show_progress
     from preprocess.run import preprocess
 
@@ -126,14 +158,17 @@ def _preprocess(
         made_by="put the videos there or name their folder with --videos",
     )
     recipe, stores = _with_maps(StoreSpec(**spec)), root / "stores"
-    console, problems = Console(stderr=True), False
-    for split in splits:
+    asked: list[tuple[PreprocessConfig, Listing]] = []
+    for split in splits:  # all are listed before the first is made, which may take days
         store = stores / f"{name or dataset}-{split}{given.get('fold', '')}.zarr"
         places: Values = {"store": store, **given, "videos": videos}
         config = PreprocessConfig(dataset=dataset, split=split, spec=recipe, **places)
+        asked.append((config, list_videos(config)))
+    console, problems = Console(stderr=True), False
+    for config, listing in asked:
         try:
             with show_progress(console) as progress:
-                report = preprocess(config, progress=progress)
+                report = preprocess(config, listing=listing, progress=progress)
         except DecoderStartError as error:
             raise ValueError(str(error)) from error
         print(report)

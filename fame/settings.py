@@ -20,13 +20,15 @@ A subclass that only changes a default repeats the annotation, which therefore g
 ``Epochs = Annotated[int, Setting("Passes over the videos.", low=1)]``.
 
 Types: ``int``, ``float`` (finite), ``bool``, ``str``, ``Path``, ``Path | str``, ``Literal`` of
-strings, ``tuple[int, ...]``, another settings class, and each of them ``| None``.
+strings, ``tuple[int, ...]``, ``tuple[Path, ...]``, another settings class, and each of them
+``| None``.
 This module imports nothing heavy, and a module of settings should import nothing heavy either.
 """
 
 import dataclasses
 import difflib
 import math
+import os
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass
@@ -119,6 +121,11 @@ class Field:
         return str if str in self.kinds else self.kinds[0]
 
     @property
+    def of_paths(self) -> bool:
+        """Whether the value is several paths: an option that may be repeated."""
+        return self.kind == tuple[Path, ...]
+
+    @property
     def choices(self) -> tuple[str, ...]:
         """The values of a ``Literal``, nothing for other types."""
         return get_args(self.kind) if get_origin(self.kind) is Literal else ()
@@ -130,7 +137,7 @@ class Field:
         if self.choices:
             words = f"one of {', '.join(self.choices)}"
         elif get_origin(kind) is tuple:
-            words = f"whole numbers {self.setting.range}".rstrip()
+            words = "paths" if self.of_paths else f"whole numbers {self.setting.range}".rstrip()
         elif kind in _NUMBERS:
             words = f"{_NUMBERS[kind]} {self.setting.range}".rstrip()
         else:
@@ -148,7 +155,9 @@ class Field:
             return value in self.choices
         if get_origin(kind) is tuple:
             return isinstance(value, tuple) and all(
-                type(part) is int and self.setting.contains(part)
+                isinstance(part, Path)
+                if self.of_paths
+                else type(part) is int and self.setting.contains(part)
                 for part in cast("tuple[object, ...]", value)
             )
         if kind in _NUMBERS:  # bool is a subclass of int, but True is no number here
@@ -164,6 +173,8 @@ class Field:
         try:
             if kind is bool:
                 return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
+            if self.of_paths:
+                return tuple(Path(part) for part in text.split(os.pathsep) if part)
             if get_origin(kind) is tuple:
                 return tuple(int(part) for part in text.split(",") if part)
             return kind(text) if kind in _NUMBERS else text
@@ -174,7 +185,8 @@ class Field:
         """Turn a value from JSON, which has no tuples and no settings, into that of the field."""
         kind = self.kind
         if get_origin(kind) is tuple and isinstance(value, list):
-            return tuple(cast("list[object]", value))
+            parts = tuple(cast("list[Any]", value))
+            return tuple(map(Path, parts)) if self.of_paths else parts
         if isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, Settings):
             return kind.from_dict(cast("dict[str, Any]", value))
         return Path(value) if kind is Path and isinstance(value, str) else value
@@ -236,7 +248,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Settings):
         return value.to_dict()
     if isinstance(value, tuple):
-        return list(cast("tuple[object, ...]", value))
+        return [_plain(part) for part in cast("tuple[object, ...]", value)]
     return str(value) if isinstance(value, Path) else value
 
 

@@ -133,8 +133,7 @@ class _Walk:
         """Read a folder and all below it. Each is kept with its real path and those above it, so
         that a link back up is seen: ``a/loop -> ..`` leads from ``R/a`` to ``R``.
         """
-        reals: tuple[str, ...] = (os.path.realpath(self._root / under),)
-        todo = [(under, reals)]
+        todo: list[tuple[str, tuple[str, ...]]] = [(under, (os.path.realpath(self._root / under),))]
         while todo:
             name, reals = todo.pop()
             with os.scandir(self._root / name) as entries:
@@ -150,31 +149,36 @@ class _Walk:
 
     def _kind(self, entry: "os.DirEntry[str]", name: str, real_folder: str) -> tuple[str, str]:
         """``folder``, ``file``, or nothing if it is noted as neither; and the real path."""
-        if not entry.is_symlink():
-            real = f"{real_folder}/{entry.name}"
-            if entry.is_dir(follow_symlinks=False):
-                return "folder", real
-            if entry.is_file(follow_symlinks=False):
-                return "file", real
-            return self._note(name, "it is no regular file"), real
+        if entry.is_symlink():
+            return self._linked(entry.name, name, real_folder)
+        real = f"{real_folder}/{entry.name}"
+        if entry.is_dir(follow_symlinks=False):
+            return "folder", real
+        if entry.is_file(follow_symlinks=False):
+            return "file", real
+        return self._note(name, "it is no regular file"), real
+
+    def _linked(self, file: str, name: str, real_folder: str) -> tuple[str, str]:
         try:
-            real, mode = self._target(real_folder, entry.name)
+            real, mode = self._target(real_folder, file)
         except OSError as error:
             if error.errno in _LEADS_NOWHERE:
                 return self._note(name, "the link leads nowhere"), ""
             if error.errno == errno.ELOOP:
                 return self._note(name, "the link leads to itself"), ""
             raise
-        folder = stat.S_ISDIR(mode)
-        if not f"{real}/".startswith(self._inside):
-            if folder:
-                self.outside[f"{name}/"] = real
-            elif self._counts(name):
+        if stat.S_ISDIR(mode):
+            if f"{real}/".startswith(self._inside):
+                return "folder", real
+            self.outside[f"{name}/"] = real
+        elif not real.startswith(self._inside):
+            if self._counts(name):
                 self.outside[self._video_of(name)] = real
-            return "", real
-        if folder or stat.S_ISREG(mode):
-            return ("folder" if folder else "file"), real
-        return self._note(name, "it is no regular file"), real
+        elif stat.S_ISREG(mode):
+            return "file", real
+        else:
+            self._note(name, "it is no regular file")
+        return "", real
 
     def _target(self, real_folder: str, name: str) -> tuple[str, int]:
         """Where a link leads, and the mode of what is there. The folders of targets are few and

@@ -30,6 +30,7 @@ class Outer(Settings):
     kind: Annotated[Literal["a", "b"], Setting("Kind.")] = "a"
     fast: Annotated[bool, Setting("Fast.")] = False
     steps: Annotated[tuple[int, ...], Setting("Steps.", low=1)] = ()
+    roots: Annotated[tuple[Path, ...], Setting("Roots.")] = ()
     folder: Annotated[Path | None, Setting("Folder.")] = None
     store: Annotated[Path | str | None, Setting("Store.")] = None
     inner: Annotated[Inner, Setting("Inner.")] = Inner()
@@ -56,6 +57,7 @@ class Faster(Outer):
         ({"kind": ["a"]}, "kind must be one of a, b, got ['a']"),
         ({"fast": 1}, "fast must be true or false, got 1"),
         ({"steps": (0,)}, "steps must be whole numbers of at least 1, got (0,)"),
+        ({"roots": ("a",)}, "roots must be paths, got ('a',)"),
         ({"folder": 3}, "folder must be a path, or none, got 3"),
     ],
 )
@@ -91,9 +93,11 @@ def test_text_that_cannot_be_read_is_one_line(text: str, message: str) -> None:
 
 
 def test_settings_survive_json() -> None:
-    settings = Outer(steps=(1, 2), folder=Path("x/y"), store=Path("z"), inner=Inner(depth=4))
+    given = {"steps": (1, 2), "roots": (Path("a"), Path("b")), "inner": Inner(depth=4)}
+    settings = Outer(folder=Path("x/y"), store=Path("z"), **given)
     again = Outer.from_dict(json.loads(json.dumps(settings.to_dict())))
-    assert again == Outer(steps=(1, 2), folder=Path("x/y"), store="z", inner=Inner(depth=4))
+    assert again == Outer(folder=Path("x/y"), store="z", **given)
+    assert Outer().override(["roots=a:b"]).roots == given["roots"]
 
 
 def test_a_subclass_may_change_a_default_only() -> None:

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from cli import app
 from fame.clipstore import ClipStore, StoreError
 from preprocess.config import PreprocessConfig
 from preprocess.run import preprocess
@@ -115,7 +117,39 @@ def test_a_finished_store_on_a_read_only_disk_is_finished(
     preprocess(finished)
     subprocess.run(["mount", "-o", "remount,ro", read_only], check=True)
     assert preprocess(finished).already_finished
-    with pytest.raises(StoreError, match="another store|split"):
+    with pytest.raises(StoreError, match="split 'train'"):
         preprocess(replace(finished, split="test"))
     with pytest.raises(StoreError, match="lock file"):
         preprocess(replace(finished, store=read_only / "other"))
+
+
+def fame(*arguments: object) -> Any:
+    """Run a command in this process, with a store small enough to be made in no time."""
+    recipe = "--clips 1 --frames 2 --stride 1 --height 16 --width 16 --foreground none"
+    options = ["--executor", "serial", *recipe.split()]
+    return CliRunner().invoke(app, [*map(str, arguments), *options])
+
+
+def test_all_splits_are_listed_before_the_first_is_made(tmp_path: Path) -> None:
+    write_video(tmp_path / "videos" / "train" / "a" / "1.mkv", 8)
+    places = ("--videos", tmp_path / "videos", "--root", tmp_path / "out")
+    done = fame("preprocess", "k400", *places)
+    assert done.exit_code == 2 and not (tmp_path / "out").exists()
+    write_video(tmp_path / "videos" / "val" / "a" / "2.mkv", 8)
+    assert fame("preprocess", "k400", *places).exit_code == 0
+    assert len(list((tmp_path / "out" / "stores").glob("*.zarr"))) == 2
+
+
+def test_links_are_allowed_by_name(tmp_path: Path) -> None:
+    folders = [tmp_path / "far" / name for name in ("one", "two")]
+    (tmp_path / "videos" / "a").mkdir(parents=True)
+    for number, folder in enumerate(folders):
+        video = write_video(folder / f"{number}.mkv", 8)
+        (tmp_path / "videos" / "a" / video.name).symlink_to(video)
+    places = ("--videos", tmp_path / "videos", "--root", tmp_path / "out")
+    assert fame("preprocess", "folder", *places).exit_code == 2
+    assert fame("preprocess", "folder", *places, "--allow-links", folders[0]).exit_code == 2
+    allowed = [part for folder in folders for part in ("--allow-links", folder)]
+    assert fame("preprocess", "folder", *places, *allowed).exit_code == 0
+    store = ClipStore.open(tmp_path / "out" / "stores" / "folder-train.zarr")
+    assert store.names == ("a/0.mkv", "a/1.mkv") and store.valid_N.all()
