@@ -58,9 +58,14 @@ class SingleProcess:
 class StepResult(NamedTuple):
     """Means over the clips of this process: loss, share of queries that found their key, and signs
     of collapse.
+
+    ``batch_loss`` is the loss among the keys of the clips at hand. They are all of one age, so it
+    can be compared along a run. The loss cannot: a query also tells its own fresh key from the
+    older ones of the queue by their age, the more easily the faster the encoder changes.
     """
 
     loss: Float[Tensor, ""]
+    batch_loss: Float[Tensor, ""]
     accuracy: Float[Tensor, ""]
     feature_norm: Float[Tensor, ""]
     spread: Float[Tensor, ""]
@@ -204,10 +209,13 @@ class MoCo(nn.Module):
             contrast = info_nce(
                 query_BD, key_BD, queue_DK, temperature=self.temperature, leave_out_BK=own_BK
             )
+            likeness_BB = query_BD.detach() @ key_BD.T / self.temperature
+            itself_B = torch.arange(len(key_BD), device=key_BD.device)
             norm = output_BD.detach().norm(dim=1).mean()
             values.append(
                 StepResult(
                     contrast.loss_B.mean(),
+                    F.cross_entropy(likeness_BB.float(), itself_B),
                     contrast.correct_B.mean(),
                     norm,
                     feature_spread(query_BD),

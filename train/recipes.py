@@ -72,7 +72,7 @@ def fame_k400() -> PretrainConfig:
 def small_cpu() -> PretrainConfig:
     """A small network for small videos: minutes on one CPU core.
 
-    Command: ``fame pretrain STORE --recipe small-cpu`` (a store of 36x48 or more, 64 videos). For
+    Command: ``fame pretrain STORE --recipe small-cpu`` (a store of 36x48 or more, 128 videos). For
     demonstrations, tests of a set-up and the experiments in ``benchmarks/evidence``, where a run of
     500 steps takes about 3 minutes. Colours are left alone: with them changed, a network of this
     size learns nothing in that time. Published: nothing.
@@ -94,7 +94,7 @@ def small_cpu() -> PretrainConfig:
         ema=0.99,
         ema_schedule="cosine",
         dim=64,
-        queue=1024,
+        queue=256,
         workers=0,
         checkpoint_every=5,
     )

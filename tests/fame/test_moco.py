@@ -155,6 +155,19 @@ def test_own_keys_are_no_negatives(enqueue: str):
     assert float(result.loss) == pytest.approx(sum(losses) / len(losses), abs=1e-5)
 
 
+def test_the_loss_among_the_batch_is_that_of_its_own_keys():
+    moco, views, order = toy_moco(), (clips(4, "a"), clips(4, "b")), torch.arange(4)
+    keys = [moco.keys(view, order, SingleProcess()) for view in views]
+    queries = [F.normalize(moco.encoder_q(view), dim=1).detach() for view in views]
+    losses = []
+    for query, key in zip(queries, keys[::-1], strict=True):
+        for row in range(4):
+            logits = torch.stack([query[row] @ other for other in key]) / 0.1
+            losses.append(float(torch.logsumexp(logits, 0) - logits[row]))
+    result = moco.step(*views, shuffles=(order, order))
+    assert float(result.batch_loss) == pytest.approx(sum(losses) / 8, abs=1e-5)
+
+
 @given(st.integers(0, 50), st.integers(1, 12))
 @settings(max_examples=25)
 def test_shuffling_is_undone(step: int, batch: int):

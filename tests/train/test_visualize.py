@@ -17,13 +17,19 @@ def test_the_moving_average_looks_back_only() -> None:
 
 def test_the_curves_of_a_run_are_drawn(tmp_path: Path) -> None:
     lines = [
-        {"step": step, "loss": 4 - step / 50, "accuracy": step / 100, "spread": 0.5}
+        {
+            "step": step,
+            "batch_loss": 2.0,
+            "loss": 4 - step / 50,
+            "accuracy": step / 100,
+            "spread": 0.5,
+        }
         for step in range(100)
     ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
     plot_curves(tmp_path, tmp_path / "report" / "curves.png")
     with Image.open(tmp_path / "report" / "curves.png") as picture:
-        assert picture.size == (1200, 340)
+        assert picture.size == (1500, 340)
         assert len(picture.convert("RGB").getcolors(2**20)) > 50
 
 

@@ -24,24 +24,26 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 
 def plot_curves(run: Path, picture: Path) -> None:
-    """Draw loss, contrastive accuracy and feature spread over the steps of the run folder ``run``
-    as a PNG.
+    """Draw both losses, contrastive accuracy and feature spread over the steps of the run folder
+    ``run`` as a PNG.
     """
     lines = read_metrics(run / "metrics.jsonl")
     steps = [line["step"] for line in lines]
-    figure = Figure(figsize=(12, 3.4), layout="constrained")
-    panels = (
-        ("loss", "InfoNCE loss"),
-        ("accuracy", "queries that find their key"),
-        ("spread", "feature spread"),
-    )
-    for axes, (name, title) in zip(figure.subplots(1, 3), panels, strict=True):
+    figure = Figure(figsize=(15, 3.4), layout="constrained")
+    titles = {
+        "batch_loss": "loss among the batch's keys",  # not in the metrics of older runs
+        "loss": "loss against the queue",
+        "accuracy": "queries that find their key",
+        "spread": "feature spread",
+    }
+    shown = [name for name in titles if name in lines[0]]
+    for axes, name in zip(figure.subplots(1, len(shown)), shown, strict=True):
         values = [line[name] for line in lines]
         axes.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=1)
         axes.plot(
             steps, moving_average(values, max(1, len(values) // _SMOOTH_SHARE)), color="tab:blue"
         )
-        axes.set(title=title, xlabel="step")
+        axes.set(title=titles[name], xlabel="step")
         axes.grid(alpha=0.3)
     _save(figure, picture)
 
