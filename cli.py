@@ -6,7 +6,6 @@ Every path has a default under one data root (``--root``, ``FAME_ROOT``, else ``
 
 import shlex
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +25,7 @@ from commands.options import (
     checkpoint_or_default,
     table,
 )
+from fame.beside import command as beside
 from preprocess.config import WorldSpec
 
 ORDER = (
@@ -150,18 +150,13 @@ def verify(
     ] = None,
 ) -> None:
     """Check every checksum and decode every chunk; exit code 1 where something is damaged."""
-    import multiprocessing
     import os
-    from concurrent.futures import ProcessPoolExecutor
 
     from fame import clipstore
+    from fame.processes import pool
 
-    context = multiprocessing.get_context(
-        "forkserver"
-    )  # a process with threads, as numpy has, must not fork
-    context.set_forkserver_preload(["fame.clipstore"])
-    with ProcessPoolExecutor(workers or len(os.sched_getaffinity(0)), mp_context=context) as pool:
-        report = clipstore.verify(store, run=pool.map)
+    with pool(workers or len(os.sched_getaffinity(0)), "fame.clipstore") as processes:
+        report = clipstore.verify(store, run=processes.map)
     for key, problem in report.files.items():
         print(f"{store}/{key}: {problem}")
     for shard in report.shards:
@@ -294,7 +289,7 @@ def demo(
     commands = _demo_commands(out, epochs=epochs, seed=spec.seed)
     for number, arguments in enumerate(commands, 1):
         print(f"\n[{number}/{len(commands)}] $ fame {shlex.join(arguments)}", flush=True)
-        done = subprocess.run([sys.executable, "-P", "-m", "cli", *arguments], check=False)  # noqa: S603 (ourselves)
+        done = subprocess.run([*beside("fame"), *arguments], check=False)  # noqa: S603 (ourselves)
         if done.returncode:
             raise typer.Exit(done.returncode)
     plot_curves(out / "run", out / "report" / "curves.png")

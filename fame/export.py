@@ -6,7 +6,6 @@ Shapes: B batch, T frames, H W height/width, D feature dim.
 
 import json
 import warnings
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from fame.files import whole
 from fame.models import Backbone
 from fame.normalize import MEAN, STD, normalise, to_colours
 from fame.weights import CARD_KEY, Encoder, load
@@ -46,13 +46,15 @@ def export_encoder(
     checkpoint cannot be used.
     """
     encoder = load(checkpoint)
-    folder.mkdir(parents=True, exist_ok=True)
     weights, card, program = (
         folder / f"encoder.{suffix}" for suffix in ("safetensors", "json", "pt2")
     )
-    _replace(weights, lambda path: _save_weights(encoder, path))
-    _replace(card, lambda path: path.write_text(_card(encoder, frames=frames, crop=crop)))
-    _replace(program, lambda path: _save_program(encoder, path, frames=frames, crop=crop))
+    with whole(weights) as path:
+        _save_weights(encoder, path)
+    with whole(card) as path:
+        path.write_text(_card(encoder, frames=frames, crop=crop))
+    with whole(program) as path:
+        _save_program(encoder, path, frames=frames, crop=crop)
     return weights, card, program
 
 
@@ -68,7 +70,7 @@ def trace(encoder: Encoder, *, frames: int, crop: int) -> torch.export.ExportedP
 
 def _save_weights(encoder: Encoder, path: Path) -> None:
     state = {name: value.contiguous() for name, value in encoder.network.state_dict().items()}
-    safetensors.torch.save_file(state, path, metadata={CARD_KEY: encoder.card.to_json()})
+    path.write_bytes(safetensors.torch.save(state, {CARD_KEY: encoder.card.to_json()}))
 
 
 def _save_program(encoder: Encoder, path: Path, *, frames: int, crop: int) -> None:
@@ -77,7 +79,8 @@ def _save_program(encoder: Encoder, path: Path, *, frames: int, crop: int) -> No
         # torch sees no "complete" tensor in channels-last memory; on the CPU the first is the whole
         # one.
         warnings.filterwarnings("ignore", message="No complete tensor")
-        torch.export.save(program, path)
+        with path.open("wb") as file:
+            torch.export.save(program, file)
 
 
 def _card(encoder: Encoder, *, frames: int, crop: int) -> str:
@@ -97,9 +100,3 @@ def _card(encoder: Encoder, *, frames: int, crop: int) -> str:
         },
     }
     return json.dumps(card, indent=2, sort_keys=True) + "\n"
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    partial = path.with_name(f".partial-{path.name}")
-    write(partial)
-    partial.replace(path)

@@ -7,12 +7,14 @@ whole picture.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from fame.files import whole
 from fame.foreground import top_fraction
 
 _GAP, _CAPTION = 6, 24  # pixels
@@ -51,7 +53,9 @@ def write_png(
     sources_N: Integer[np.ndarray, " n"],
 ) -> None:
     """Write the :func:`sheet` of the middle frame. Raises as it does, and ``OSError``."""
-    Image.fromarray(sheet(clips_NTHW3, maps_Nhw, beta=beta, sources_N=sources_N)).save(path, "PNG")
+    picture = Image.fromarray(sheet(clips_NTHW3, maps_Nhw, beta=beta, sources_N=sources_N))
+    with whole(path) as partial:
+        picture.save(partial, "PNG")
 
 
 def write_gif(
@@ -76,9 +80,9 @@ def animate(path: Path, moments: Sequence[UInt8[np.ndarray, "p q 3"]]) -> None:
         256
     )  # one palette, so that still parts do not flicker
     frames = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
-    frames[0].save(
-        path, "GIF", save_all=True, append_images=frames[1:], duration=_FRAME_MILLISECONDS, loop=0
-    )
+    film: dict[str, Any] = {"save_all": True, "append_images": frames[1:], "loop": 0}
+    with whole(path) as partial:
+        frames[0].save(partial, "GIF", duration=_FRAME_MILLISECONDS, **film)
 
 
 class _Panels:

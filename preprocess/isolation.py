@@ -11,7 +11,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -22,10 +21,11 @@ from typing import IO, NamedTuple, Self
 
 import numpy as np
 
+from fame.beside import command
 from preprocess.decode import Decoded, Sampling, complaint
 from preprocess.video import DecodeError
 
-DECODER = (sys.executable, "-m", "preprocess.decode")
+DECODER = command("preprocess.decode")
 _START_LIMIT = (
     60.0  # seconds for the interpreter, OpenCV and PyAV to load, on a cold network file system
 )

@@ -10,7 +10,6 @@ Shapes: B batch, T frames, H W height/width, h w size of a foreground map, S sam
 valid clip).
 """
 
-import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -22,8 +21,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fame.clipstore import ClipStore, CorruptChunk
+from fame.processes import server
 from fame.randomness import numpy_generator
 from train.config import TrainingConfig
+from train.run.loading import batches
 
 Address = tuple[int, int]  # epoch, position in the epoch's order
 PART = 8  # most pairs that one worker decodes at a time: it bounds what prefetching holds
@@ -207,7 +208,7 @@ def stream(
         rank=rank,
         world=world,
     )
-    parts = iter(_loader(dataset, sampler, config, pin=device.type == "cuda"))
+    parts = batches(_loader(dataset, sampler, config, pin=device.type == "cuda"))
     for _ in range(start, stop):
         yield _join([_to(next(parts), device) for _ in range(share // part)])
 
@@ -217,16 +218,12 @@ def _loader(
 ) -> DataLoader[Pairs]:
     workers: dict[str, Any] = {}
     if config.workers:
-        # Forked children of a process with threads (OpenMP, CUDA) may deadlock. The server that
-        # forks instead has none, and has done the imports.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
-        workers = {"multiprocessing_context": context, "prefetch_factor": config.prefetch}
+        workers = {"multiprocessing_context": server(__name__), "prefetch_factor": config.prefetch}
     return DataLoader(
         dataset,
         batch_sampler=sampler,
         num_workers=config.workers,
-        collate_fn=_as_it_is,
+        collate_fn=_shared if config.workers else _as_it_is,
         pin_memory=pin,
         worker_init_fn=_start_worker,
         generator=torch.Generator().manual_seed(
@@ -240,12 +237,22 @@ def _as_it_is(pairs: Any) -> Pairs:
     return pairs
 
 
+def _shared(pairs: Pairs) -> Pairs:
+    """Put a part into shared memory here, where a failure is told to the main process: that of the
+    thread that sends parts off is not, and the main process would wait for ever.
+    """
+    for tensor in pairs[:3]:
+        tensor.share_memory_()
+    return pairs
+
+
 def _start_worker(number: int) -> None:
     """Leave signals to the main process, which still wants the batches on their way, and use one
     core.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 

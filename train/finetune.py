@@ -29,7 +29,7 @@ from train.evaluate.plots import plot_confusion
 from train.finetune_data import LabelledClips, held_out_videos, make_view
 from train.pretrain import make_optimizer, set_precision, store_identity
 from train.run import checkpoint
-from train.run.log import write_json
+from train.run.log import one_writer, write_json
 from train.run.loop import EpochEnd, RunResult, train
 from train.run.peers import Alone, choose_device, gradients, process_group, share_of
 from train.run.schedule import learning_rate
@@ -70,7 +70,7 @@ def finetune(
     not fit.
     """
     device = choose_device(config.device)
-    with process_group(device) as peers:
+    with process_group(device) as peers, one_writer(run_dir, peers):
         task = FinetuneTask(
             config,
             train_store=ClipStore.open(train_store),

@@ -18,6 +18,7 @@ from fame.models import Backbone, build_encoder, set_activation_checkpointing, s
 from train.config import PretrainConfig
 from train.data import PairDataset, Pairs, steps_per_epoch, stream
 from train.evaluate.monitor import knn_accuracy, labelled_videos
+from train.run.log import one_writer
 from train.run.loop import EpochEnd, RunResult, train
 from train.run.optimizer import make_optimizer, set_precision
 from train.run.peers import Alone, choose_device, gradients, process_group, share_of
@@ -41,7 +42,7 @@ def pretrain(
     stores, configs and checkpoints that do not fit.
     """
     device = choose_device(config.device)
-    with process_group(device) as peers:
+    with process_group(device) as peers, one_writer(run_dir, peers):
         task = PretrainTask(
             config,
             stores=[ClipStore.open(path) for path in stores],

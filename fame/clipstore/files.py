@@ -12,10 +12,10 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from fame.clipstore.flock import hold
 from fame.clipstore.layout import PARTIAL
 from fame.clipstore.schema import StoreError
 from fame.clipstore.storage import Draft, In, Out, Source, Storage
+from fame.lock import hold
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -67,7 +67,7 @@ class Folder(Storage):
         return self._beside(suffix).exists()
 
     def lock(self) -> AbstractContextManager[None]:
-        return hold(self._folder)
+        return hold(self._folder, what="store", beside=True, error=StoreError)
 
     def map(self, function: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
         return map(function, items)

@@ -41,7 +41,7 @@ def lock(path: StorePath) -> AbstractContextManager[None]:
     """Hold the store at ``path`` (which need not exist yet) against other runs; :class:`StoreError`
     if taken.
 
-    A folder is locked by the kernel (:mod:`fame.clipstore.flock`), an object store by a lease
+    A folder is locked by the kernel (:mod:`fame.lock`), an object store by a lease
     (:mod:`fame.clipstore.lease`). Neither outlives its process for long, however it dies.
     """
     return locate(path).lock()

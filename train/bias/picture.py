@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from fame.bias import VARIANTS
+from fame.files import whole
 from fame.preview import tile
 from train.bias.clips import VariantClips
 from train.bias.report import BiasReport
@@ -100,8 +101,8 @@ def draw_bars(
         fontsize=9,
         frameon=False,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with whole(path) as partial:
+        figure.savefig(partial)
 
 
 def _bars(
@@ -169,8 +170,8 @@ def draw_clips(path: Path, clips: VariantClips, *, videos: int = 4) -> None:
             [image.repeat(scale, 0).repeat(scale, 1) for image in moment_PSS3]
             for moment_PSS3 in moments_PSS3
         ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(tile(rows, VARIANTS)).save(path, "PNG")
+    with whole(path) as partial:
+        Image.fromarray(tile(rows, VARIANTS)).save(partial, "PNG")
 
 
 def chance_of(reports: Sequence[BiasReport], figure: str) -> float | None:

@@ -202,5 +202,4 @@ def write_reports(path: Path, reports: Sequence[BiasReport], config: BiasConfig)
     stores = [store for store in (config.test_store, config.train_store) if store is not None]
     digests = {str(store): ClipStore.open(store).digest for store in stores}
     results = [dataclasses.asdict(report) for report in reports]
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"settings": config.to_dict(), "store_digests": digests, "results": results})

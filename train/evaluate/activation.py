@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from fame.activation import activation_energy, foreground_share, unit_range
 from fame.augment import Crop, crop_map
 from fame.clipstore import ClipStore
+from fame.files import whole
 from fame.foreground import motion_score, top_fraction
 from fame.models import Backbone
 from fame.normalize import to_colours
@@ -226,9 +227,8 @@ def _draw(out: Path, clip_RTSS3: np.ndarray, maps: dict[str, np.ndarray]) -> Non
             rows.append(
                 [_label(name, side), *(heat(clip_TSS3[t], energy_RTSS[number, t]) for t in times)]
             )
-    Image.fromarray(tile(rows, ["", *(f"frame {t + 1}" for t in times)])).save(
-        out / "activation.png", "PNG"
-    )
+    with whole(out / "activation.png") as partial:
+        Image.fromarray(tile(rows, ["", *(f"frame {t + 1}" for t in times)])).save(partial, "PNG")
     moments = list(_moments(clip_RTSS3, maps))
     animate(out / "activation.gif", moments)
     write_video(out / "activation.mp4", moments)

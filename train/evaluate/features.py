@@ -21,7 +21,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fame.clipstore import ClipStore
+from fame.files import whole
+from fame.processes import server
 from fame.weights import Encoder
+from train.run.loading import batches
 
 # Opened with what is done and how many clips that takes; its value is told how many are done.
 Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -97,11 +100,9 @@ class SquareClips(Dataset[tuple[Tensor, int]]):
             num_workers=workers,
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # else the loader draws from the global one
-            multiprocessing_context="forkserver"
-            if workers
-            else None,  # a process with threads must not fork
+            multiprocessing_context=server(__name__) if workers else None,
         )
-        for clip_BPTSS3, video_B in loader:
+        for clip_BPTSS3, video_B in batches(loader):
             yield clip_BPTSS3.to(device, non_blocking=True), video_B
 
 
@@ -238,11 +239,10 @@ def cached_features(
         return _read(path, store.header.class_names)
     except (OSError, KeyError, ValueError, safetensors.SafetensorError):
         features = extract()
-    cache.mkdir(parents=True, exist_ok=True)
     tensors = {"feature": features.feature_VD, "label": features.label_V, "video": features.video_V}
-    partial = path.with_suffix(".partial")
-    safetensors.torch.save_file(tensors, partial, metadata={"dropped": str(features.dropped)})
-    partial.replace(path)
+    with whole(path) as partial:
+        about = {"dropped": str(features.dropped)}
+        partial.write_bytes(safetensors.torch.save(tensors, about))
     return features
 
 

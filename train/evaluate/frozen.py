@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from fame.clipstore import ClipStore
+from fame.files import whole
 from fame.metrics import (
     confusion_matrix,
     knn_scores,
@@ -178,9 +179,9 @@ def store_features(
 
 def write_evaluations(path: Path, rows: Sequence[Evaluation], **settings: Any) -> None:
     """Write the figures and what they were measured with as JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = {"settings": settings, "results": [dataclasses.asdict(row) for row in rows]}
-    path.write_text(json.dumps(content, indent=2, default=str) + "\n")
+    with whole(path) as partial:
+        partial.write_text(json.dumps(content, indent=2, default=str) + "\n")
 
 
 def _accuracies(score_VC: torch.Tensor, test: VideoFeatures) -> Figures:

@@ -10,6 +10,8 @@ from jaxtyping import Int, UInt8
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from fame.files import whole
+
 _SMOOTH_SHARE = 20  # the bold line averages a twentieth of the run
 _NAMED_CLASSES = 60  # more names than that cannot be read along an axis
 _NUMBERED_CLASSES = 15  # nor more numbers in the cells
@@ -123,8 +125,8 @@ def plot_kernels(kernels: Mapping[str, Mapping[str, np.ndarray]], picture: Path)
 
 
 def _save(figure: Figure, picture: Path) -> None:
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(picture, dpi=100)
+    with whole(picture) as partial:
+        figure.savefig(partial, dpi=100)
 
 
 def write_video(
@@ -133,6 +135,11 @@ def write_video(
     """Write RGB pictures of one size as an MPEG-4 video, white added to an odd side. ``OSError``
     where it cannot be.
     """
+    with whole(path) as partial:
+        _write_video(partial, moments, frames_per_second)
+
+
+def _write_video(path: Path, moments: Sequence[np.ndarray], frames_per_second: float) -> None:
     height, width, _ = moments[0].shape
     even = (width + width % 2, height + height % 2)  # the codec takes no other
     writer = cv2.VideoWriter(
@@ -142,6 +149,6 @@ def write_video(
         raise OSError(f"{path}: cannot be written as a video")
     for moment in moments:
         edges = (0, even[1] - height, 0, even[0] - width)
-        whole = cv2.copyMakeBorder(moment, *edges, cv2.BORDER_CONSTANT, value=(255, 255, 255))
-        writer.write(cv2.cvtColor(whole, cv2.COLOR_RGB2BGR))
+        edged = cv2.copyMakeBorder(moment, *edges, cv2.BORDER_CONSTANT, value=(255, 255, 255))
+        writer.write(cv2.cvtColor(edged, cv2.COLOR_RGB2BGR))
     writer.release()

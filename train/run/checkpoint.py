@@ -1,12 +1,13 @@
 """Checkpoints: written whole or not at all, read as data and never as code."""
 
-import os
 import pickle
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import torch
+
+from fame.files import whole
 
 FORMAT = "fame-checkpoint/1"
 LAST = "last.pt"
@@ -21,18 +22,8 @@ def save(path: Path, contents: dict[str, Any]) -> None:
     """Write ``contents`` (tensors, plain values) so that ``path`` holds the old or the new file,
     whatever happens.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
+    with whole(path) as partial, partial.open("wb") as file:
         torch.save({"format": FORMAT, **contents}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself must survive a power cut
-    finally:
-        os.close(folder)
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -12,7 +12,8 @@ import math
 import platform
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,6 +25,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from fame.files import sweep, whole
+from fame.lock import hold
 from train.run.peers import Alone
 
 PLAIN_SECONDS = 10.0
@@ -35,9 +38,8 @@ class DivergedError(ValueError):
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that the file is whole or not there."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    partial.replace(path)
+    with whole(path) as partial:
+        partial.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -65,9 +67,28 @@ def truncate_metrics(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError):
             break
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(kept))
-    partial.replace(path)
+    with whole(path) as partial:
+        partial.write_text("".join(kept))
+
+
+@contextmanager
+def one_writer(folder: Path, peers: Alone) -> Generator[None]:
+    """Hold the run folder against other runs; ``ValueError`` in every process if it is taken.
+
+    What a killed run left half-written is swept away.
+    """
+    with ExitStack() as stack:
+        refused: ValueError | None = None
+        if peers.rank == 0:
+            try:
+                stack.enter_context(hold(folder, what="run folder"))
+                for place in (folder, folder / "checkpoints"):
+                    sweep(place)
+            except ValueError as error:
+                refused = error
+        if peers.any(refused is not None):
+            raise refused or ValueError(f"{folder}: the first process cannot hold this run folder")
+        yield
 
 
 class RunLog:
@@ -160,7 +181,8 @@ class RunLog:
         """Show a picture in TensorBoard and keep the latest as a PNG."""
         if self._writes:
             self._board.add_image(name, image_HWC, step, dataformats="HWC")
-            Image.fromarray(image_HWC).save(self.folder / f"{name}.png")
+            with whole(self.folder / f"{name}.png") as partial:
+                Image.fromarray(image_HWC).save(partial)
 
     def say(self, text: str) -> None:
         """Tell the person who watches."""

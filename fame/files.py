@@ -1,0 +1,71 @@
+"""Files that are whole or not there, whoever else writes beside, and what is said when a disk is
+full.
+"""
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Generator
+from pathlib import Path
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_PARTIAL = ".partial"
+
+
+class WriteError(ValueError):
+    """A file cannot be written; the message says which, why, and what to do."""
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Generator[Path]:
+    """Yield a new name beside ``path`` to write to; then put that file, synced, in its place.
+
+    ``path`` holds the old or the new file, whatever happens. No two writers share a name, so none
+    mixes its bytes into another's file. Raises :class:`WriteError` where the disk refuses.
+    """
+    partial = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{_PARTIAL}{path.suffix}")
+    with write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            _sync(partial, os.O_RDWR)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        _sync(path.parent, os.O_RDONLY)  # the rename itself must survive a power cut
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed writers left in ``folder``; for the one who holds it."""
+    for partial in folder.glob(f".*{_PARTIAL}*"):
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def write_errors(path: Path) -> Generator[None]:
+    """Turn an ``OSError`` of writing ``path`` into a :class:`WriteError`.
+
+    Torch turns what a Python file raises into a ``RuntimeError`` of its own, which says nothing.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(reason, OSError):
+            raise
+        why = str(reason.strerror or reason)
+        if reason.errno in _FULL:
+            why = f"disk full ({why}); free some space"
+        raise WriteError(
+            f"{path}: cannot write: {why}. What was whole before is kept: run the same command "
+            "again to go on"
+        ) from error
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,64 @@
+"""Child processes: forked from a server that has no threads, imports only from where this package
+was installed, and leaves the keyboard and the terminal to its parent.
+"""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Generator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
+
+from fame.beside import installed
+
+_OF_THE_PARENT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def server(*preload: str) -> ForkServerContext:
+    """The context whose processes are forked from a server that has imported ``preload``.
+
+    Forked children of a process with threads (OpenMP, CUDA) may deadlock; the server has none. One
+    server serves the whole process, so what is preloaded is what its first user asked for.
+    """
+    context = multiprocessing.get_context("forkserver")
+    first = ["fame.__main__"] if installed() else []
+    context.set_forkserver_preload([*first, *preload])
+    with _blocked(_OF_THE_PARENT), _safe_path():
+        forkserver.ensure_running()
+    return context
+
+
+@contextmanager
+def pool(workers: int, *preload: str) -> Generator[ProcessPoolExecutor]:
+    """A pool of such processes, which ends with what is in work when it is left."""
+    executor = ProcessPoolExecutor(workers, mp_context=server(*preload))
+    try:
+        yield executor
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _blocked(signals: tuple[signal.Signals, ...]) -> Generator[None]:
+    """Children begun here, and theirs, never see ``signals``: Ctrl-C reaches a whole terminal."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _safe_path() -> Generator[None]:
+    """Interpreters begun here (``python -c ...``) do not look into the current folder."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before

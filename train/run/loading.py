@@ -1,0 +1,80 @@
+"""Batches that loader workers decode, and what is said when a worker dies or cannot hand them over."""
+
+import multiprocessing.connection
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+from torch.utils.data import DataLoader
+
+from fame.clipstore import CorruptChunk
+
+Batch = TypeVar("Batch")
+_SHARED = "/dev/shm"  # noqa: S108 (where torch keeps what goes between processes)
+
+
+class LoaderError(ValueError):
+    """No batches come any more; the message says why and what helps."""
+
+
+def batches(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The batches of ``loader``. Raises :class:`LoaderError` as soon as a worker is missed, and
+    :class:`CorruptChunk` where one read damaged bytes.
+    """
+    parts = _told(lambda: iter(loader))
+    processes = list(getattr(parts, "_workers", ()))
+    while True:
+        _check(processes)
+        try:
+            part = _told(lambda: next(parts), processes)
+        except StopIteration:
+            return
+        yield part
+
+
+def _told(call: Any, processes: list[Any] | None = None) -> Any:
+    """What ``call`` gives; errors that come of a worker's death or want are told in one line."""
+    try:
+        return call()
+    except CorruptChunk as error:  # with the worker's traceback, whose last line is the message
+        raise CorruptChunk(str(error).strip().splitlines()[-1].partition(": ")[2]) from None
+    except (RuntimeError, OSError, EOFError) as error:
+        _check(processes or [])
+        if told := _why(error):
+            raise LoaderError(told) from error
+        raise
+
+
+def _check(processes: list[Any]) -> None:
+    """Raise :class:`LoaderError` if a worker is gone."""
+    gone = multiprocessing.connection.wait([process.sentinel for process in processes], 0)
+    for process in processes:
+        if process.sentinel in gone:
+            code = process.exitcode
+            how = signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
+            raise LoaderError(
+                f"a loader worker died ({how}), perhaps for want of memory or of space in "
+                f"{_SHARED}; take fewer with --workers (0 decodes in the main process) or a lower "
+                "prefetch"
+            )
+
+
+def _why(error: BaseException) -> str:
+    """What an error of handing over means, and what helps; nothing for one of another kind."""
+    text = str(error)
+    if "shared memory" in text or "No space left" in text:
+        stat = os.statvfs(_SHARED)
+        size = stat.f_frsize * stat.f_blocks / 2**20
+        return (
+            f"a loader worker cannot hand over a batch: {_SHARED} ({size:.0f} MiB) is full; make it "
+            "larger (docker run --shm-size 8g) or decode in the main process (--workers 0)"
+        )
+    if "Too many open files" in text or "ancdata" in text or isinstance(error, EOFError):
+        return (
+            "the loader workers cannot be reached: too few files may be open; raise the limit "
+            "(ulimit -n 4096) or decode in the main process (--workers 0)"
+        )
+    if isinstance(error, OSError) or "DataLoader worker" in text.partition("\n")[0][:17]:
+        return f"the loader workers cannot be reached ({text.splitlines()[0]}); try --workers 0"
+    return ""
