@@ -285,6 +285,9 @@ class Commands(TyperGroup):
             if ctx.find_root().params["debug"]:
                 raise
             raise TyperException(str(error) or type(error).__name__) from error
+        except KeyboardInterrupt as error:
+            print("fame: interrupted; the same command goes on", file=sys.stderr)
+            raise typer.Exit(130) from error
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         try:

@@ -237,7 +237,7 @@ def _as_it_is(pairs: Any) -> Pairs:
     return pairs
 
 
-def _shared(pairs: Pairs) -> Pairs:
+def _shared(pairs: Any) -> Pairs:
     """Put a part into shared memory here, where a failure is told to the main process: that of the
     thread that sends parts off is not, and the main process would wait for ever.
     """

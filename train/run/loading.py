@@ -1,17 +1,21 @@
-"""Batches that loader workers decode, and what is said when a worker dies or cannot hand them over."""
+"""Batches that loader workers decode; what is said when one dies or cannot hand a batch over."""
 
 import multiprocessing.connection
 import os
+import resource
 import signal
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 from torch.utils.data import DataLoader
 
 from fame.clipstore import CorruptChunk
 
-Batch = TypeVar("Batch")
 _SHARED = "/dev/shm"  # noqa: S108 (where torch keeps what goes between processes)
+
+
+# Descriptors: of Python, torch and a store's shards; of a worker's pipes; of a part's tensors.
+_OPEN, _OPEN_BY_WORKER, _OPEN_BY_PART = 192, 8, 3
 
 
 class LoaderError(ValueError):
@@ -22,15 +26,34 @@ def batches(loader: DataLoader[Any]) -> Iterator[Any]:
     """The batches of ``loader``. Raises :class:`LoaderError` as soon as a worker is missed, and
     :class:`CorruptChunk` where one read damaged bytes.
     """
+    _make_room(loader)
     parts = _told(lambda: iter(loader))
     processes = list(getattr(parts, "_workers", ()))
-    while True:
-        _check(processes)
-        try:
-            part = _told(lambda: next(parts), processes)
-        except StopIteration:
-            return
-        yield part
+    try:
+        while True:
+            _check(processes)
+            try:
+                part = _told(lambda: next(parts), processes)
+            except StopIteration:
+                return
+            yield part
+    finally:  # torch does it when the iterator is collected, which an error on its way delays
+        getattr(parts, "_shutdown_workers", lambda: None)()
+
+
+def _make_room(loader: DataLoader[Any]) -> None:
+    """Let as many files be open as the workers may need; an error where the system does not."""
+    workers, ahead = loader.num_workers, loader.prefetch_factor or 0
+    needed = _OPEN + workers * (_OPEN_BY_WORKER + _OPEN_BY_PART * ahead) if workers else 0
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if needed <= soft or soft == resource.RLIM_INFINITY:
+        return
+    if needed > hard != resource.RLIM_INFINITY:
+        raise LoaderError(
+            f"only {hard} files may be open, and {workers} loader workers may need {needed}; raise "
+            "the limit (ulimit -n 4096) or decode in the main process (--workers 0)"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def _told(call: Any, processes: list[Any] | None = None) -> Any:
@@ -67,8 +90,8 @@ def _why(error: BaseException) -> str:
         stat = os.statvfs(_SHARED)
         size = stat.f_frsize * stat.f_blocks / 2**20
         return (
-            f"a loader worker cannot hand over a batch: {_SHARED} ({size:.0f} MiB) is full; make it "
-            "larger (docker run --shm-size 8g) or decode in the main process (--workers 0)"
+            f"a loader worker cannot hand over a batch: {_SHARED} ({size:.0f} MiB) is full; make "
+            "it larger (docker run --shm-size 8g) or decode in the main process (--workers 0)"
         )
     if "Too many open files" in text or "ancdata" in text or isinstance(error, EOFError):
         return (

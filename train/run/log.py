@@ -134,7 +134,8 @@ class RunLog:
 
     def __exit__(self, *exception: object) -> None:
         if self._writes:
-            self._bar.stop()
+            if self._console.is_terminal:  # elsewhere it would end with an empty line
+                self._bar.stop()
             self._lines.close()
             self._board.close()
 

@@ -19,8 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fame.files import write_errors
 from train.config import TrainingConfig
 from train.run import checkpoint
+from train.run.loading import LoaderError
 from train.run.log import DivergedError, RunLog, environment, write_json
 from train.run.optimizer import sound_kernels
 from train.run.peers import Alone
@@ -96,8 +98,10 @@ class RunResult:
 
     @property
     def exit_code(self) -> int:
-        """0, or 143 after SIGTERM as a scheduler expects; Ctrl-C is a request that was met: 0."""
-        return 143 if self.signal == signal.SIGTERM else 0
+        """0 when finished; 128 and the signal's number (130 after Ctrl-C, 143 after SIGTERM) when
+        interrupted, so that ``fame pretrain && fame finetune`` does not go on.
+        """
+        return 128 + self.signal if self.signal else 0
 
 
 def train(
@@ -106,8 +110,10 @@ def train(
     """Train ``task`` to its last epoch in the run folder, going on where its last checkpoint ends.
 
     ``resume="never"`` refuses a folder with a checkpoint; a path resumes from that checkpoint.
-    SIGINT and SIGTERM save and return; a loss that is not finite raises :class:`DivergedError` and
-    leaves the last good checkpoint in place.
+    SIGINT, SIGTERM and SIGHUP save and return; a loss that is not finite raises
+    :class:`DivergedError`, a disk that is full :class:`~fame.files.WriteError`, and both leave the
+    last good checkpoint in place. Where no batches come any more,
+    :class:`~train.run.loading.LoaderError` is raised after saving.
     """
     last = folder / "checkpoints" / checkpoint.LAST
     step = _begin(task, folder, resume, peers)
@@ -115,6 +121,7 @@ def train(
     with (
         sound_kernels(task.config, task.device),
         caught_signals() as caught,
+        write_errors(folder),
         RunLog(
             folder,
             first=step,
@@ -130,7 +137,14 @@ def train(
         saved_at, saved = time.monotonic(), step
         while step < total:
             asked = time.monotonic()
-            batch = next(batches)
+            try:
+                batch = next(batches)
+            except LoaderError as error:
+                if step > saved and peers.world == 1:  # the others wait for this process
+                    _flush(report, last)
+                    _save(task, folder, step, peers)
+                stands = f"the run stands at step {step} of {total}"
+                raise LoaderError(f"{error}; {stands}, the same command goes on") from error
             waited = time.monotonic() - asked
             report.record(step, task.step(step, batch), waited=waited)
             step += 1
@@ -158,7 +172,9 @@ def train(
 
 @contextmanager
 def caught_signals() -> Generator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list instead of dying; a second SIGINT interrupts at once."""
+    """Collect SIGINT, SIGTERM and SIGHUP in a list instead of dying; a second SIGINT interrupts at
+    once.
+    """
     caught: list[int] = []
 
     def catch(number: int, frame: object) -> None:
@@ -168,7 +184,9 @@ def caught_signals() -> Generator[list[int]]:
 
     try:
         before = {
-            number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)
+            number: signal.signal(number, catch)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN  # nohup
         }
     except ValueError:  # not the main thread: whoever runs this thread handles signals
         yield caught
