@@ -149,12 +149,16 @@ class WorldSpec(Settings):
         float | None, Setting("The same of the test videos (none: rho).", low=0, high=1)
     ] = None
     backgrounds: Annotated[
-        int,
+        int | None,
         Setting(
-            "Backgrounds of the training videos; the test videos have as many others.",
+            "Backgrounds of the training videos; the test videos have as many others (none: each "
+            "video has its own).",
             low=len(MOTIONS),
         ),
     ] = 12
+    contrast: Annotated[
+        float, Setting("How much backgrounds stand out, 1 for pale ones.", low=0, high=2.5)
+    ] = 1.0
     smallest: Annotated[
         float, Setting("Least size of an object, as a share of the smaller side.", low=0.1, high=1)
     ] = 0.30
@@ -176,6 +180,11 @@ class WorldSpec(Settings):
         if self.smallest > self.largest:
             raise ValueError(
                 f"smallest must be at most largest, got {self.smallest} and {self.largest}"
+            )
+        if self.backgrounds is None and (self.rho > 0 or (self.test_rho or 0) > 0):
+            raise ValueError(
+                "rho must be 0 where each video has a background of its own: there is none that "
+                "belongs to a class"
             )
         if not 1 <= self.num_test < self.videos:
             raise ValueError(

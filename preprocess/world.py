@@ -49,7 +49,7 @@ def render(spec: WorldSpec, index: int) -> WorldVideo:
     rng = numpy_generator(spec.seed, 0, index, "world/video")
     motion = index % len(MOTIONS)
     split = "test" if index >= spec.videos - spec.num_test else "train"
-    background = _choose_background(spec, motion, split, rng)
+    background = index if spec.backgrounds is None else _choose_background(spec, motion, split, rng)
     scene_HWC = _background(spec, background)
     looks = (
         rng
@@ -110,14 +110,18 @@ def read_mask(path: Path) -> Bool[np.ndarray, "t h w"]:
         return np.unpackbits(file["mask"], count=math.prod(shape)).reshape(shape).astype(bool)
 
 
-def _choose_background(spec: WorldSpec, motion: int, split: str, rng: np.random.Generator) -> int:
+def _choose_background(spec: WorldSpec, index: int, split: str, rng: np.random.Generator) -> int:
     """The class's own background with probability rho, else any; test backgrounds are numbered
-    after training's.
+    after training's. Where each video has its own, the number is the video's.
     """
+    if spec.backgrounds is None:
+        return index
     rho = spec.test_rho if split == "test" and spec.test_rho is not None else spec.rho
     own = rng.random() < rho
     choices = (
-        np.arange(motion, spec.backgrounds, len(MOTIONS)) if own else np.arange(spec.backgrounds)
+        np.arange(index % len(MOTIONS), spec.backgrounds, len(MOTIONS))
+        if own
+        else np.arange(spec.backgrounds)
     )
     return int(rng.choice(choices)) + (spec.backgrounds if split == "test" else 0)
 
@@ -148,7 +152,10 @@ def _background(spec: WorldSpec, number: int) -> Float32[np.ndarray, "bh bw 3"]:
     tint_C = rng.uniform(0.6, 1.0, 3).astype(np.float32)
     noise_HWC = _noise(rng, height, width, cells=3)
     pale_HWC = (noise_HWC + noise_HWC.mean(2, keepdims=True)) / 2
-    scene_HWC = pale_HWC * 0.4 + 0.3 + 0.08 * grating_HW[..., None].astype(np.float32)
+    noise, grating = 0.4 * spec.contrast, 0.08 * spec.contrast
+    scene_HWC = (
+        pale_HWC * noise + (0.5 - noise / 2) + grating * grating_HW[..., None].astype(np.float32)
+    )
     return np.clip(scene_HWC * tint_C, 0, 1) * 255
 
 

@@ -1,5 +1,6 @@
 """The controlled world: what it promises about masks, bias, splits and repeatability."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -43,6 +44,21 @@ def test_every_motion_moves_its_mask_and_only_its_own_way() -> None:
     assert max(span["pulse"]) < 4
     areas_T = render(SMALL, MOTIONS.index("pulse")).mask_THW.sum((1, 2))
     assert areas_T.max() > 3 * areas_T.min()
+
+
+def test_each_video_may_have_a_background_of_its_own() -> None:
+    spec = WorldSpec(videos=24, frames=2, height=48, width=64, rho=0.0, backgrounds=None)
+    assert [render(spec, index).background for index in (0, 5, 23)] == [0, 5, 23]
+    with pytest.raises(ValueError, match="rho must be 0"):
+        WorldSpec(videos=24, rho=0.5, backgrounds=None)
+
+
+def test_contrast_makes_backgrounds_stand_out() -> None:
+    spreads = [
+        render(replace(SMALL, contrast=contrast), 0).frames_THWC[0].std()
+        for contrast in (0.5, 1.0, 2.0)
+    ]
+    assert spreads[0] < spreads[1] < spreads[2]
 
 
 def test_a_moving_camera_changes_the_background() -> None:
