@@ -73,12 +73,23 @@ ARMS: dict[str, dict[str, Any]] = {
     "MoCo": {},
     "FAME, paper's maps": {"settings": ("background=inter", "mask=online")},
     "FAME, frame difference": {"settings": ("background=inter", "mask=seed")},
+    "FAME, masks per frame": {"settings": ("background=inter", "mask=median")},
+    "FAME, masks per frame, adaptive": {
+        "settings": ("background=inter", "mask=median", "cut=adaptive")
+    },
     "FAME, flow maps": {"settings": ("background=inter", "mask=stored")},
     "FAME, true masks": {"settings": ("background=inter", "mask=stored"), "maps": "truth"},
     "FAME, random grid": {"settings": ("background=inter", "mask=grid")},
     "FAME, flow maps, both views": {"settings": ("background=inter", "mask=stored", "views=both")},
 }
+FIRST = [name for name in ARMS if "per frame" not in name]
 ONLY_STILL = ("FAME, random grid", "FAME, flow maps, both views")
+MOVING = (
+    "MoCo",
+    "FAME, frame difference",
+    "FAME, masks per frame",
+    "FAME, masks per frame, adaptive",
+)
 
 
 def arms(world: str, names: Iterable[str]) -> list[Arm]:
@@ -109,11 +120,17 @@ def ablations() -> list[Arm]:
 
 
 EXPERIMENTS = {
-    "still": arms("still", ARMS),
-    "camera": arms("camera", (name for name in ARMS if name not in ONLY_STILL)),
+    "still": arms("still", FIRST),
+    "camera": arms("camera", (name for name in FIRST if name not in ONLY_STILL)),
+    "frames": arms("still", MOVING),
     "ablations": ablations(),
     "longer": longer(arms("still", ("MoCo", "FAME, frame difference", "FAME, flow maps"))),
     "backgrounds": longer(arms("backgrounds", ("untrained", "MoCo", "FAME, frame difference"))),
+    **{f"tempting_{world}": arms(world, MOVING) for world in ("backgrounds", "bold", "strong")},
+    **{
+        f"tempting_{world}_longer": longer(arms(world, MOVING))
+        for world in ("backgrounds", "bold", "strong")
+    },
 }
 COLUMNS = {  # of the tables: figure of the bias report -> heading
     "linear/original": "linear probe",

@@ -42,6 +42,8 @@ WORLDS = {
     "still": STILL,
     "camera": replace(STILL, camera_motion=True),
     "backgrounds": replace(STILL, backgrounds=80),
+    "bold": replace(STILL, backgrounds=80, contrast=2.0),
+    "strong": replace(STILL, backgrounds=80, contrast=2.0, smallest=0.3, largest=0.42),
 }
 RECIPE = [
     "--frames",
