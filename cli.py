@@ -8,7 +8,7 @@ import shlex
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,6 +27,9 @@ from commands.options import (
 )
 from fame.beside import command as beside
 from preprocess.config import WorldSpec
+
+if TYPE_CHECKING:
+    from fame.clipstore import StoreSpec
 
 ORDER = (
     "demo",
@@ -109,22 +112,20 @@ def info(
         if found.finished
         else f"unfinished: {found.shards_done} of {found.num_shards} shards are there"
     )
-    usable = found.statuses["ok"] + found.statuses["looped"]
     table(
         {
             "store": f"{store}, {state}",
             "dataset": f"{header.dataset} {header.split}, {header.software}",
             "videos": f"{found.num_videos}: "
             + ", ".join(f"{n} {status}" for status, n in found.statuses.items()),
-            "clips": (
-                f"{found.num_clips} of {spec.frames} frames at stride "
-                f"{spec.stride}, {spec.height}x{spec.width}"
+            "frames": (
+                f"{found.num_frames}, {spec.kept}, at most {spec.slots} of a video, "
+                f"{spec.height}x{spec.width}"
             ),
             "codec": spec.codec + (f" quality {spec.quality}" if spec.codec == "jpeg" else ""),
-            "foreground": f"{spec.foreground} {spec.foreground_height}x{spec.foreground_width}",
+            "foreground": _maps_of(spec, found.array_bytes),
             "size": (
-                f"{size / 1e6:,.1f} MB, "
-                f"{size / max(1, usable * spec.clips_per_video) / 1e3:,.1f} kB a clip"
+                f"{size / 1e6:,.1f} MB, {size / max(1, found.num_frames) / 1e3:,.1f} kB a frame"
             ),
             "recipe": spec.digest,
             **{f"class {name}": f"{count} videos" for name, count in found.classes.items()},
@@ -133,6 +134,16 @@ def info(
     if failures:
         for name, reason in found.failures:
             print(f"{name}: {reason}")
+
+
+def _maps_of(spec: "StoreSpec", array_bytes: dict[str, int]) -> str:
+    """The foreground maps in words, with their share of the store."""
+    if spec.foreground == "none":
+        return "none"
+    share = array_bytes["foreground"] / max(1, sum(array_bytes.values()))
+    which = "every frame" if spec.foreground_every == 1 else f"1 of {spec.foreground_every} frames"
+    size = f"{spec.foreground_height}x{spec.foreground_width}"
+    return f"{spec.foreground} {size} of {which}, {share:.1%} of the bytes"
 
 
 @store_app.command()
@@ -192,7 +203,7 @@ def preview(
     """
     import numpy as np
 
-    from fame.clipstore import ClipStore
+    from fame.clipstore import ClipStore, Window
     from fame.preview import write_gif, write_png
     from fame.randomness import numpy_generator
 
@@ -200,18 +211,17 @@ def preview(
     if out.suffix not in writers:
         raise ValueError(f"--out must end in .png or .gif, got {out}")
     opened = ClipStore.open(store)
-    valid = np.flatnonzero(opened.valid_N)
-    _, first = np.unique(
-        opened.video_N[valid], return_index=True
-    )  # one clip of each video: its first valid one
-    if len(first) < clips:
+    valid, window = np.flatnonzero(opened.valid_V), Window()
+    if len(valid) < clips:
         raise ValueError(
-            f"{store}: {len(first)} of its videos have a clip; --clips asks for {clips}"
+            f"{store}: {len(valid)} of its videos can be shown; --clips asks for {clips}"
         )
-    chosen = numpy_generator(seed, 0, 0, "preview").choice(valid[first], clips, replace=False)
-    frames, maps = (
-        [read(int(index)) for index in chosen] for read in (opened.clip, opened.foreground)
-    )
+    rng = numpy_generator(seed, 0, 0, "preview")
+    chosen = [
+        (video, int(rng.choice(opened.starts(video, window))), window)
+        for video in rng.choice(valid, clips, replace=False).tolist()
+    ]
+    frames, maps = ([read(*clip) for clip in chosen] for read in (opened.clip, opened.maps))
     out.parent.mkdir(parents=True, exist_ok=True)
     others = np.roll(np.arange(clips), -1)
     writers[out.suffix](out, np.stack(frames), np.stack(maps), beta=beta, sources_N=others)
@@ -310,7 +320,7 @@ def _demo_commands(out: Path, *, epochs: int, seed: int) -> list[list[str]]:
     train_store, test_store = (
         out / "stores" / f"world-{split}.zarr" for split in ("train", "test")
     )
-    recipe = ["--frames", "8", "--stride", "3", "--clips", "4", "--height", "36", "--width", "48"]
+    recipe = ["--keep", "3", "--height", "36", "--width", "48"]
     commands: list[list[object]] = []
     for split, store in (("train", train_store), ("test", test_store)):
         source = ["--videos", world / "videos", "--list", world / f"{split}.txt", "--split", split]
@@ -325,9 +335,9 @@ def _demo_commands(out: Path, *, epochs: int, seed: int) -> list[list[str]]:
         ["--train-store", train_store, "--root", out, "--random-init"],
     )
     for what in ("retrieval", "knn", "linear"):
-        result = ["--test-store", test_store, "--out", report / f"{what}.json"]
+        result = ["--clips", 4, "--test-store", test_store, "--out", report / f"{what}.json"]
         commands.append(["evaluate", what, checkpoint, *common, *result])
-    truth = ["--store", test_store, "--backgrounds", world / "videos.csv"]
+    truth = ["--clips", 4, "--store", test_store, "--backgrounds", world / "videos.csv"]
     commands.append(["bias", checkpoint, *common, *truth, "--out", report / "bias"])
     return [[str(word) for word in command] for command in commands]
 

@@ -33,6 +33,7 @@ FOOTAGE = {
     "UCF101 (two original avi)": ("robustness/v_*.avi", 2, LARGE),
     "overhead-actions (h264, 128 px)": ("overhead-actions/*/*.mp4", 40, SMALL),
 }
+SPAN = 32  # source frames of a clip: 16 frames, every second one
 VARIANTS = [("jpeg", 75), ("jpeg", 85), ("jpeg", 90), ("jpeg", 95), ("lz4", 90), ("zstd", 90)]
 
 
@@ -46,10 +47,10 @@ def frames_of(source: Path, spec: StoreSpec) -> np.ndarray | None:
         capture, frames = cv2.VideoCapture(str(source)), []
         while (read := capture.read())[0]:
             frames.append(read[1])
-    first = (len(frames) - spec.frames * spec.stride) // 2
+    first = (len(frames) - SPAN) // 2
     if first < 0:
         return None
-    chosen = frames[first : first + spec.frames * spec.stride : spec.stride]
+    chosen = frames[first : first + SPAN : 2]
     return np.stack([cover(frame, spec) for frame in chosen])
 
 
@@ -102,19 +103,26 @@ def measured(layout: Layout, clips: list[np.ndarray]) -> dict[str, object]:
     spec, encode_s, decode_s = layout.header.spec, [], []
     for _ in range(3):
         start = time.process_time()
-        chunks = [np.frombuffer(encode_chunk(layout, "clips", clip), np.uint8) for clip in clips]
+        chunks = [
+            np.frombuffer(encode_chunk(layout, "frames", frame), np.uint8)
+            for clip in clips
+            for frame in clip
+        ]
         encode_s.append(time.process_time() - start)
         start = time.process_time()
-        decoded = [decode_chunk(layout, "clips", chunk) for chunk in chunks]
+        decoded = [decode_chunk(layout, "frames", chunk) for chunk in chunks]
         decode_s.append(time.process_time() - start)
     error = np.mean(
-        [np.mean((a.astype(np.float32) - b) ** 2) for a, b in zip(clips, decoded, strict=True)]
+        [
+            np.mean((a.astype(np.float32) - b) ** 2)
+            for a, b in zip(np.concatenate(clips), decoded, strict=True)
+        ]
     )
-    size = float(np.mean([len(chunk) for chunk in chunks]))
+    size = 16 * float(np.mean([len(chunk) for chunk in chunks]))
     return {
         "codec": f"jpeg q{spec.quality}" if spec.codec == "jpeg" else spec.codec,
         "bytes_per_clip": round(size),
-        "share_of_raw": round(size / spec.clip_bytes, 3),
+        "share_of_raw": round(size / (16 * spec.frame_bytes), 3),
         "psnr_db": round(float(10 * np.log10(255**2 / error)), 1) if error else None,
         "encoded_per_cpu_s": round(len(clips) / statistics.median(encode_s), 1),
         "decoded_per_cpu_s": round(len(clips) / statistics.median(decode_s), 1),

@@ -27,7 +27,8 @@ import torch
 from fame.flow import FlowParameters, flow_score, map_clip
 from fame.foreground import gauss_score, motion_score, paper_score, top_fraction
 from fame.preview import dim, enlarge, heat, tile
-from preprocess.decode import Sampling, decode
+from preprocess.decode import decode
+from preprocess.selection import Sampling
 
 FRAMES, STRIDE, STEP, SIZE, MAP = 16, 2, 16, 224, 56
 RESULTS = Path(__file__).parent / "results"
@@ -144,15 +145,17 @@ METHODS: dict[str, Method] = {
     "flow, residual not smoothed": lambda frames: _flow(frames, smoothing=0.0),
     "flow, 80-pixel frames": lambda frames: _flow(frames, size=80),
     "flow, 112-pixel frames": lambda frames: _flow(frames, size=112),
-    "flow, 4 pairs": lambda frames: _flow(frames, pairs=4),
-    "flow, 8 pairs": lambda frames: _flow(frames, pairs=8),
+    "flow, every 4th frame": lambda frames: _flow(frames, every=4),
+    "flow, every frame": lambda frames: _flow(frames, every=1),
     "flow, two levels": lambda frames: _flow(frames, levels=2),
     "flow, one level": lambda frames: _flow(frames, levels=1),
 }
 
 
-def _flow(frames_THWC: np.ndarray, **parameters: float) -> np.ndarray:
-    return flow_score(frames_THWC, height=MAP, width=MAP, parameters=FlowParameters(**parameters))
+def _flow(frames_THWC: np.ndarray, *, every: int = 2, **parameters: float) -> np.ndarray:
+    return flow_score(
+        frames_THWC, height=MAP, width=MAP, every=every, parameters=FlowParameters(**parameters)
+    )
 
 
 def evaluate(method: Method, clips: list[Window]) -> dict[str, dict[str, float]]:
@@ -204,9 +207,16 @@ def costs(repeats: int = 5) -> dict[str, float]:
     256x340.
     """
     sampling = Sampling(
-        clips=1, frames=FRAMES, stride=STRIDE, height=256, width=340, geometry="cover"
+        slots=FRAMES,
+        keep=STRIDE,
+        fps=None,
+        stretch=FRAMES,
+        aligned=1,
+        height=256,
+        width=340,
+        geometry="cover",
     )
-    clips_NTHW3 = np.empty(sampling.shape, np.uint8)
+    frames_THW3 = np.empty(sampling.shape, np.uint8)
     times: dict[str, list[float]] = {
         name: [] for name in ("decode", "JPEG encode", "flow map", "paper map", "seed map")
     }
@@ -217,12 +227,13 @@ def costs(repeats: int = 5) -> dict[str, float]:
         ]
         for video in videos * repeats:
             steps = (
-                lambda video=video: decode(str(video), sampling, clips_NTHW3),
-                lambda: cv2.imencode(
-                    ".jpg", clips_NTHW3.reshape(-1, 340, 3), [cv2.IMWRITE_JPEG_QUALITY, 90]
-                ),
+                lambda video=video: decode(str(video), sampling, frames_THW3),
+                lambda: [
+                    cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 90])
+                    for frame in frames_THW3
+                ],
                 *(
-                    lambda method=method: map_clip(method, clips_NTHW3[0], height=64, width=85)
+                    lambda method=method: map_clip(method, frames_THW3, height=64, width=85)
                     for method in ("flow", "paper", "seed")
                 ),
             )

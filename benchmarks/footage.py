@@ -36,7 +36,7 @@ from train.run import checkpoint
 
 FOOTAGE = Path(__file__).resolve().parents[2] / "shared/data/overhead-actions"
 RESULTS = Path(__file__).parent / "results"
-RECIPE = ["--frames", "8", "--stride", "4", "--clips", "4", "--height", "48", "--width", "64"]
+RECIPE = ["--keep", "4", "--height", "48", "--width", "64"]
 SHARED: dict[str, Any] = {"device": "cpu", "crop": 40, "batch": 32}
 # A queue shorter than an epoch's 576 keys: else every video's own older keys are among its
 # negatives.
@@ -46,7 +46,15 @@ SMALL = {
     for name in ("encoder", "min_area", "gray", "jitter", "blur", "workers")
 }
 FINETUNE = FinetuneConfig(
-    **SHARED, **SMALL, epochs=20, optimizer="adamw", lr=1e-3, schedule="cosine", dropout=0.5
+    **SHARED,
+    **SMALL,
+    frames=8,
+    clips=4,
+    epochs=20,
+    optimizer="adamw",
+    lr=1e-3,
+    schedule="cosine",
+    dropout=0.5,
 )
 ARMS = {"untrained": None, "MoCo": "none", "FAME": "inter"}  # arm -> background
 MEASURES = ("kNN", "linear", "fine-tune")
@@ -105,6 +113,7 @@ def measures(
         train_store=stores["train"],
         test_store=stores["test"],
         cache=folder / "features",
+        clips=4,
         device="cpu",
     )
 

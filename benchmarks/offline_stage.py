@@ -42,6 +42,7 @@ from preprocess.config import PreprocessConfig
 from preprocess.executors import serial
 from preprocess.report import Snapshot
 from preprocess.run import preprocess
+from preprocess.selection import Sampling
 from preprocess.task import ShardResult, ShardTask, Work
 
 FOOTAGE = Path(__file__).resolve().parents[2] / "shared/data"
@@ -59,7 +60,7 @@ UCF = ("v_ApplyEyeMakeup_g01_c01.avi", "v_BaseballPitch_g01_c01.avi")
 def main() -> None:
     if sys.argv[1:2] == ["--decoder"]:
         decode.decode = invented
-        decode.serve(int(sys.argv[2]), int(sys.argv[3]), decode.Sampling(**json.loads(sys.argv[4])))
+        decode.serve(int(sys.argv[2]), int(sys.argv[3]), Sampling(**json.loads(sys.argv[4])))
         return
     claims = {
         "speed": speed,
@@ -111,23 +112,19 @@ def config_of(videos: Path, store: Path, spec: StoreSpec, **fields: object) -> P
 
 
 def bare(videos: Path, spec: StoreSpec) -> int:
-    """Decode, resize and encode the frames of each clip with nothing around; returns source frames
-    read.
-    """
+    """Decode, resize and encode the kept frames with nothing around; returns source frames read."""
     read, sampling = 0, Work(store=videos, videos=videos, spec=spec, time_limit=1).sampling
-    clips_NTHW3 = np.empty(sampling.shape, np.uint8)
     for path in sorted(videos.iterdir()):
         capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, BARE_OPEN)
         count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        wanted_NT = np.array(decode.window_frames(count, sampling))
-        used = set(wanted_NT.flat)
+        kept = sampling.kept(-(-count // spec.keep))
+        used = {spec.keep * place for stretch in kept for place in stretch}
         for index in range(count):
             capture.grab()
             if index in used:
-                clips_NTHW3[wanted_NT == index] = decode.fit(capture.retrieve()[1], sampling)
+                frame_HW3 = decode.fit(capture.retrieve()[1], sampling)
+                encode_tall_jpeg(frame_HW3[None], quality=spec.quality)
         read += count
-        for clip_THW3 in clips_NTHW3:
-            encode_tall_jpeg(clip_THW3, quality=spec.quality)
     return read
 
 
@@ -256,9 +253,7 @@ def _steady_rate(videos: Path, spec: StoreSpec, fields: dict[str, object]) -> fl
 
 def memory() -> dict[str, object]:
     """Peak resident MiB of a worker and its decoder, each time in fresh processes."""
-    spec = StoreSpec(
-        foreground="none", height=128, width=170, clips_per_video=4, videos_per_shard=20
-    )
+    spec = StoreSpec(foreground="none", height=128, width=170, seconds=4.0, videos_per_shard=20)
     peaks: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, seconds in (("10 s", 10), ("1 h", 3600)):
@@ -340,9 +335,9 @@ def _drive(videos: int, made: bool) -> dict[str, float]:
     """Create a store of that many videos and pass every task through the driver; the frames are
     invented.
     """
-    shard = sized_for(StoreSpec(), videos).videos_per_shard  # as for real clips
+    shard = sized_for(StoreSpec(), videos).videos_per_shard  # as for real frames
     spec = StoreSpec(
-        foreground="none", height=16, width=16, frames=1, clips_per_video=2, videos_per_shard=shard
+        foreground="none", height=16, width=16, seconds=0.1, stretch=2, videos_per_shard=shard
     )
     names = [f"some kind of action/{number:011d}_000010_000020.mp4" for number in range(videos)]
     figures = {"names_mib": _peak_mib(os.getpid())}
@@ -385,14 +380,11 @@ def _made_by_ray(work: Work, shards: Iterator[ShardTask]) -> Iterator[ShardResul
     return ray.execute(work, shards, workers=2)
 
 
-def invented(path: str, sampling: decode.Sampling, clips_NTHW3: np.ndarray) -> decode.Decoded:
+def invented(path: str, sampling: Sampling, frames_FHW3: np.ndarray) -> decode.Decoded:
     """Stands for `preprocess.decode.decode`: a 300-frame video of nothing."""
-    clips_NTHW3[:] = 0
+    frames_FHW3[:] = 0
     return decode.Decoded(
-        start_frame=decode.window_starts(300, sampling),
-        frame_count=300,
-        frames_read=300,
-        looped=False,
+        source=((0, 0),) * sampling.slots, stretches=1, cut=True, frame_count=300, frames_read=300
     )
 
 

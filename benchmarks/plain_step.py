@@ -45,8 +45,8 @@ def synthetic_pairs(
     maps.
     """
     draws = generator(seed, 0, 0, "benchmark")
-    shape = (config.batch, 2, spec.frames, spec.height, spec.width, 3)
-    small = torch.rand(config.batch * 2, 3 * spec.frames, 8, 10, generator=draws)
+    shape = (config.batch, 2, config.frames, spec.height, spec.width, 3)
+    small = torch.rand(config.batch * 2, 3 * config.frames, 8, 10, generator=draws)
     frames = F.interpolate(small, size=(spec.height, spec.width), mode="bilinear")
     clips = (
         (frames * 255)

@@ -93,13 +93,14 @@ def measure_step(config: PretrainConfig, spec: StoreSpec, *, rounds: int) -> dic
 
 def measure_loader(batches: int) -> dict[str, float]:
     """Resident memory of the process after a tenth of the batches and at the end."""
-    config = PretrainConfig(batch=4, workers=0)
+    config = PretrainConfig(batch=4, workers=0, frames=8)
     process = psutil.Process()
     with tempfile.TemporaryDirectory() as folder:
         spec = StoreSpec(**{name: getattr(SPEC, name) for name in SPEC.__dataclass_fields__})
         data = PairDataset(
             [ClipStore.open(make_store(Path(folder) / "s", videos=40, spec=spec))],
             seed=0,
+            window=config.window,
             maps=True,
         )
         resident: list[float] = []

@@ -39,11 +39,19 @@ from train.recipes import recipe
 from train.views import make_views
 
 PARTS = ("peak", "step", "plain", "feeding", "profile")
-SPEC = StoreSpec(clips_per_video=2, foreground="seed", videos_per_shard=16)
+SPEC = StoreSpec(seconds=2.0, stretch=16, foreground="seed", videos_per_shard=16)
 TINY_SPEC = dataclasses.replace(
-    SPEC, frames=8, height=36, width=48, foreground_height=36, foreground_width=48
+    SPEC, height=36, width=48, foreground_height=36, foreground_width=48
 )
-TINY = ["width=0.125", "crop=32", "compile=false", "precision=fp32", "queue=64", "workers=0"]
+TINY = [
+    "width=0.125",
+    "frames=8",
+    "crop=32",
+    "compile=false",
+    "precision=fp32",
+    "queue=64",
+    "workers=0",
+]
 
 K400_VIDEOS, EPOCHS = 240_000, 200
 # I3D at 16x224x224. Two query forwards with their backwards count three times, two key forwards
@@ -181,7 +189,7 @@ def measure_feeding(task: PretrainTask, *, steps: int) -> dict[str, float]:
     synchronise(task.device)
     elapsed = time.perf_counter() - start
     alone = dataclasses.replace(task.config, workers=0)
-    data = PairDataset(task.dataset.stores, seed=0, maps=True)
+    data = PairDataset(task.dataset.stores, seed=0, window=alone.window, maps=True)
     reading = stream(data, alone, start=0, stop=2, device=torch.device("cpu"))
     next(reading)
     start = time.perf_counter()

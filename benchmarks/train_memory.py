@@ -80,7 +80,7 @@ def main() -> None:
         options.crop // 8 * 12,
     )  # sizes that the procedural clips come in
     maps = {"foreground": "seed", "foreground_height": height // 2, "foreground_width": width // 2}
-    spec = StoreSpec(clips_per_video=1, height=height, width=width, **maps)
+    spec = StoreSpec(seconds=2.0, stretch=16, height=height, width=width, **maps)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         store = make_store(Path(folder) / "store", videos=max(options.batch), spec=spec)

@@ -41,6 +41,7 @@ def bias(
     """Measure how much encoders and classifiers depend on the background: parts of clips
     exchanged, frames reordered.
     """
+    from fame.weights import load
     from train.bias import report
     from train.bias.picture import draw_bars, draw_clips
     from train.evaluate.activation import short_names
@@ -59,9 +60,7 @@ def bias(
     title = f"{Path(config.test_store).name}, {reports[0].videos} videos"
     _print(f"{title}; means and their 95 % intervals", reports, columns)
     draw_bars(folder / "bias.png", reports, columns, title=f"{title}; bars with 95 % intervals")
-    draw_clips(
-        folder / "variants.png", report.open_scene(config).variants(config, crop=reports[0].crop)
-    )
+    draw_clips(folder / "variants.png", report.open_scene(config).variants(config, load(paths[0])))
     for name in ("bias.png", "variants.png", "bias.json"):
         print(folder / name)
 

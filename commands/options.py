@@ -48,7 +48,7 @@ Checkpoints = Annotated[
 PANELS = (
     "Arguments",
     "Data",
-    "Clips",
+    "Frames",
     "Network",
     "Merging",
     "Contrast",

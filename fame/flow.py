@@ -1,21 +1,23 @@
 """Foreground maps for the store: what moves on its own, whatever the camera does.
 
-`flow_score` estimates dense optical flow between neighbouring frames, fits the camera's motion to
+`flow_maps` estimates dense optical flow between neighbouring frames, fits the camera's motion to
 it so that moving objects do not count, and keeps what the camera does not explain. How it was
 arrived at, with figures: docs/method.md.
 
-Shapes: T frames, H W source pixels, h w map, a b the small frames that flow is computed on, P pairs
-of frames, N pixels that the camera is fitted on.
+Shapes: L frames of a stretch, G maps of them, T frames of a clip, H W source pixels, h w map, a b
+the small frames that flow is computed on, P pairs of frames, N pixels that the camera is fitted on.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
+
+from fame.maps import mean_map
 
 Method = Literal["flow", "paper", "seed", "none"]
 
@@ -24,7 +26,10 @@ _MIN_SIDE = 4 * _PATCH  # so that the coarsest level still holds a patch
 _FIT_STEP = 6  # the camera is fitted on every 6th row and column
 _FIT_ROUNDS = 5
 _STIFFNESS = 0.1  # how much the fit is held back from the bilinear term, as a share of the data
-_STILL = 1e-3  # a map that spans less shows nothing
+# A map is rounded to multiples of this: a quarter of the bytes, and the mean over a clip has the
+# levels between. On DAVIS the clip's map is as good to the third digit.
+_ROUNDED = 15
+_BLOCK = 16  # frames that share a map of the paper's kinds, which are made for whole clips
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +38,6 @@ class FlowParameters:
 
     Args:
         size: flow is computed on frames of about size x size pixels, at the clip's aspect.
-        pairs: of neighbouring frames, evenly spread over the clip, that flow is computed for.
         levels: of the flow's pyramid, the finest at full resolution. Fewer lose fast motion: see
             docs/method.md.
         noise: residual, in those pixels, that a perfectly still camera may leave.
@@ -45,7 +49,6 @@ class FlowParameters:
     """
 
     size: int = 96
-    pairs: int = 5
     levels: int = 3
     noise: float = 0.1
     smoothing: float = 0.05
@@ -54,11 +57,10 @@ class FlowParameters:
 
     def __post_init__(self) -> None:
         """Refuse what no map can be made with."""
-        if self.size < _MIN_SIDE or self.pairs < 1 or not 1 <= self.levels <= 3:
+        if self.size < _MIN_SIDE or not 1 <= self.levels <= 3:
             raise ValueError(
-                f"size must be at least {_MIN_SIDE}, pairs at least 1 and levels 1..3, "
-                f"got {self.size},"
-                f" {self.pairs} and {self.levels}"
+                f"size must be at least {_MIN_SIDE} and levels 1..3, "
+                f"got {self.size} and {self.levels}"
             )
         if self.noise <= 0 or self.saturation <= 0 or self.smoothing < 0:
             raise ValueError(
@@ -69,24 +71,54 @@ class FlowParameters:
             raise ValueError(f"centre must lie in 0..1, got {self.centre}")
 
 
-def map_clip(
-    method: str, frames_THWC: np.ndarray, *, height: int, width: int
-) -> UInt8[np.ndarray, "mh mw"]:
-    """Foreground map of one clip by the method a store names, ``height`` x ``width``, on one
-    thread.
+def map_frames(
+    method: str,
+    frames_LHWC: np.ndarray,
+    *,
+    every: int,
+    height: int,
+    width: int,
+    parameters: FlowParameters = FlowParameters(),
+) -> UInt8[np.ndarray, "g mh mw"]:
+    """Foreground map of every ``every``-th frame by the method a store names, ``height`` x
+    ``width``, on one thread.
 
-    ``paper`` and ``seed`` are those of `fame.foreground`, computed at the size of the map; ``none``
-    is all 0. Raises ``ValueError`` for an unknown method, a bad shape or dtype, or fewer than 2
-    frames.
+    0..255 on a scale that is the same for all frames, so that the mean of a clip's maps is the
+    clip's. A single frame has no motion: its map is 0. ``paper`` and ``seed`` are those of
+    `fame.foreground`, computed at the size of the map, one for each 16 frames; ``none`` is all 0.
+    Raises ``ValueError`` for an unknown method or a bad shape or dtype.
     """
-    _check(frames_THWC, height, width)
-    if method == "none":
-        return np.zeros((height, width), np.uint8)
+    _check(frames_LHWC, height, width)
+    if method not in get_args(Method):
+        raise ValueError(f"method must be flow, paper, seed or none, got {method!r}")
+    places, last = range(0, len(frames_LHWC), every), len(frames_LHWC) - 1
+    if method == "none" or last == 0:
+        return np.zeros((len(places), height, width), np.uint8)
     if method == "flow":
-        return flow_score(frames_THWC, height=height, width=width)
-    if method in ("paper", "seed"):
-        return _library_score(method, frames_THWC, height=height, width=width)
-    raise ValueError(f"method must be flow, paper, seed or none, got {method!r}")
+        pairs = [min(place, last - 1) for place in places]
+        return flow_maps(frames_LHWC, pairs, height=height, width=width, parameters=parameters)
+    length = min(_BLOCK, last + 1)
+    firsts = [min(place // length * length, last + 1 - length) for place in places]
+    return _library_maps(method, frames_LHWC, firsts, length=length, height=height, width=width)
+
+
+def map_clip(
+    method: str,
+    frames_THWC: np.ndarray,
+    *,
+    height: int,
+    width: int,
+    every: int = 2,
+    parameters: FlowParameters = FlowParameters(),
+) -> UInt8[np.ndarray, "mh mw"]:
+    """Foreground map of one clip, as a store of its frames gives it; raises as :func:`map_frames`,
+    and for fewer than 2 frames.
+    """
+    _check(frames_THWC, height, width, least=2)
+    map_Ghw = map_frames(
+        method, frames_THWC, every=every, height=height, width=width, parameters=parameters
+    )
+    return mean_map(map_Ghw.repeat(every, axis=0)[: len(frames_THWC)])
 
 
 def flow_score(
@@ -94,35 +126,49 @@ def flow_score(
     *,
     height: int,
     width: int,
+    every: int = 2,
     parameters: FlowParameters = FlowParameters(),
 ) -> UInt8[np.ndarray, "mh mw"]:
-    """Optical flow that the camera's motion does not explain, averaged over pairs of frames; 0..255
-    in each clip.
+    """Optical flow of a clip that the camera's motion does not explain, the mean over every
+    ``every``-th pair of neighbouring frames; 0..255 in each clip.
 
-    All 0 where nothing moves on its own. The same bytes for the same frames on one machine,
-    whatever the number of threads. Raises ``ValueError`` for a bad shape or dtype or fewer than 2
-    frames.
+    All 0 where nothing moves on its own. Raises ``ValueError`` for a bad shape or dtype.
     """
-    _check(frames_THWC, height, width)
+    return map_clip(
+        "flow", frames_THWC, height=height, width=width, every=every, parameters=parameters
+    )
+
+
+def flow_maps(
+    frames_LHWC: UInt8[np.ndarray, "l h w 3"],
+    firsts: Sequence[int],
+    *,
+    height: int,
+    width: int,
+    parameters: FlowParameters = FlowParameters(),
+) -> UInt8[np.ndarray, "p mh mw"]:
+    """Optical flow that the camera's motion does not explain, of the pair of neighbours from each
+    of ``firsts`` on; 255 is more than there can be.
+
+    All 0 where nothing moves. The same bytes for the same frames on one machine, whatever the
+    number of threads.
+    """
     with _one_thread():
-        flow_Pab2 = _flow(frames_THWC, parameters)
-        unexplained_Pab = _unexplained(flow_Pab2, parameters)
-        score_ab = _blur((unexplained_Pab / (unexplained_Pab + parameters.saturation)).mean(0))
-        score_ab *= 1 - parameters.centre * _off_centre(*score_ab.shape) ** 2
-        return _to_bytes(score_ab, height, width)
+        unexplained_Pab = _unexplained(_flow(frames_LHWC, firsts, parameters), parameters)
+        score_Pab = unexplained_Pab / (unexplained_Pab + parameters.saturation)
+        score_Pab *= 1 - parameters.centre * _off_centre(*score_Pab.shape[1:]) ** 2
+        maps = [
+            cv2.resize(_blur(score_ab), (width, height), interpolation=cv2.INTER_AREA)
+            for score_ab in score_Pab
+        ]
+        return np.rint(np.stack(maps) * (255 / _ROUNDED)).astype(np.uint8) * np.uint8(_ROUNDED)
 
 
-def _check(frames_THWC: np.ndarray, height: int, width: int) -> None:
-    shape = frames_THWC.shape
-    if (
-        frames_THWC.dtype != np.uint8
-        or len(shape) != 4
-        or shape[3] != 3
-        or shape[0] < 2
-        or 0 in shape
-    ):
+def _check(frames_LHWC: np.ndarray, height: int, width: int, *, least: int = 1) -> None:
+    dtype, shape = frames_LHWC.dtype, frames_LHWC.shape
+    if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape or shape[0] < least:
         raise ValueError(
-            f"frames must be uint8 [T, H, W, 3] with T >= 2, got {frames_THWC.dtype} {list(shape)}"
+            f"frames must be uint8 [T, H, W, 3] with T >= {least}, got {dtype} {list(shape)}"
         )
     if height < 1 or width < 1:
         raise ValueError(f"a map has at least one pixel, got {height} x {width}")
@@ -139,7 +185,9 @@ def _one_thread() -> Generator[None]:
         cv2.setNumThreads(threads)
 
 
-def _flow(frames_THWC: np.ndarray, parameters: FlowParameters) -> Float32[np.ndarray, "p a b 2"]:
+def _flow(
+    frames_LHWC: np.ndarray, firsts: Sequence[int], parameters: FlowParameters
+) -> Float32[np.ndarray, "p a b 2"]:
     """Flow of each pair on small frames."""
     engine = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
     # The presets start at a quarter of the resolution and pick the levels from the width: at 112
@@ -150,18 +198,10 @@ def _flow(frames_THWC: np.ndarray, parameters: FlowParameters) -> Float32[np.nda
     engine.setPatchStride(_PATCH_STEP)
     engine.setGradientDescentIterations(12)
     engine.setVariationalRefinementIterations(3)
-    last = len(frames_THWC) - 2  # the last frame that has a next one
-    firsts = sorted({round(float(t)) for t in np.linspace(0, last, parameters.pairs)})
-    return np.stack(
-        [_flow_of_pair(engine, frames_THWC[t : t + 2], parameters.size) for t in firsts]
-    )
-
-
-def _flow_of_pair(
-    engine: cv2.DISOpticalFlow, pair_2HWC: np.ndarray, size: int
-) -> Float32[np.ndarray, "a b 2"]:
-    first_ab, second_ab = (_small_grey(frame_HWC, size) for frame_HWC in pair_2HWC)
-    return engine.calc(first_ab, second_ab, np.zeros((*first_ab.shape, 2), np.float32))
+    shown = sorted({t for first in firsts for t in (first, first + 1)})
+    small = {t: _small_grey(frames_LHWC[t], parameters.size) for t in shown}
+    nothing = np.zeros((*small[shown[0]].shape, 2), np.float32)
+    return np.stack([engine.calc(small[t], small[t + 1], nothing.copy()) for t in firsts])
 
 
 def _small_grey(frame_HWC: np.ndarray, size: int) -> UInt8[np.ndarray, "a b"]:
@@ -243,17 +283,18 @@ def _blur(score_ab: np.ndarray) -> np.ndarray:
     return cv2.GaussianBlur(score_ab, (kernel, kernel), kernel / 3)
 
 
-def _to_bytes(score_ab: np.ndarray, height: int, width: int) -> UInt8[np.ndarray, "mh mw"]:
-    score_hw = cv2.resize(score_ab, (width, height), interpolation=cv2.INTER_AREA)
-    low, span = score_hw.min(), np.ptp(score_hw)
-    if not span > _STILL:
-        return np.zeros((height, width), np.uint8)
-    return np.rint((score_hw - low) / span * 255).astype(np.uint8)
-
-
-def _library_score(
-    method: Literal["paper", "seed"], frames_THWC: np.ndarray, *, height: int, width: int
-) -> UInt8[np.ndarray, "mh mw"]:
+def _library_maps(
+    method: str,
+    frames_LHWC: np.ndarray,
+    firsts: Sequence[int],
+    *,
+    length: int,
+    height: int,
+    width: int,
+) -> UInt8[np.ndarray, "g mh mw"]:
+    """The library's score of the ``length`` frames from each of ``firsts`` on, computed once for
+    those that are equal.
+    """
     import torch  # seconds to import, and the default method needs none of it
 
     from fame.foreground import motion_score, paper_score
@@ -261,13 +302,14 @@ def _library_score(
     with _one_thread():
         small = [
             cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
-            for frame in frames_THWC
+            for frame in frames_LHWC
         ]
-    clip_BCTHW = torch.from_numpy(np.stack(small)).permute(3, 0, 1, 2)[None].float() / 255
+    small_CLhw = torch.from_numpy(np.stack(small)).permute(3, 0, 1, 2).float() / 255
+    score = paper_score if method == "paper" else motion_score
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        score_BHW = (paper_score if method == "paper" else motion_score)(clip_BCTHW)
+        maps = {t: score(small_CLhw[None, :, t : t + length])[0] for t in set(firsts)}
     finally:
         torch.set_num_threads(threads)
-    return score_BHW[0].mul(255).round().to(torch.uint8).numpy()
+    return torch.stack([maps[t] for t in firsts]).mul(255).round().to(torch.uint8).numpy()

@@ -1,5 +1,5 @@
-"""Pictures of what merging does: frame, soft map as heat, mask at beta and merged clip, one row a
-clip.
+"""Pictures of what merging does: frame, its soft map as heat, the clip's mask at beta and the
+merged clip, one row a clip.
 
 Shapes: N clips, T frames, H W height and width of the clips, h w of the maps, the last 3 RGB, P Q a
 whole picture.
@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fame.files import whole
 from fame.foreground import top_fraction
+from fame.maps import mean_map
 
 _GAP, _CAPTION = 6, 24  # pixels
 _NARROW = 56  # panels below this width are enlarged by a whole factor, so that captions can be read
@@ -28,7 +29,7 @@ _HEAT = np.array(
 
 def sheet(
     clips_NTHW3: UInt8[np.ndarray, "n t h w 3"],
-    maps_Nhw: UInt8[np.ndarray, "n mh mw"],
+    maps_NThw: UInt8[np.ndarray, "n t mh mw"],
     *,
     beta: float,
     sources_N: Integer[np.ndarray, " n"],
@@ -40,20 +41,20 @@ def sheet(
     Raises ``ValueError`` for a beta outside (0, 1], a frame or source that is not there, or no
     clips at all.
     """
-    panels = _Panels(clips_NTHW3, maps_Nhw, beta, sources_N)
+    panels = _Panels(clips_NTHW3, maps_NThw, beta, sources_N)
     return panels.draw(clips_NTHW3.shape[1] // 2 if frame is None else frame)
 
 
 def write_png(
     path: Path,
     clips_NTHW3: UInt8[np.ndarray, "n t h w 3"],
-    maps_Nhw: UInt8[np.ndarray, "n mh mw"],
+    maps_NThw: UInt8[np.ndarray, "n t mh mw"],
     *,
     beta: float,
     sources_N: Integer[np.ndarray, " n"],
 ) -> None:
     """Write the :func:`sheet` of the middle frame. Raises as it does, and ``OSError``."""
-    picture = Image.fromarray(sheet(clips_NTHW3, maps_Nhw, beta=beta, sources_N=sources_N))
+    picture = Image.fromarray(sheet(clips_NTHW3, maps_NThw, beta=beta, sources_N=sources_N))
     with whole(path) as partial:
         picture.save(partial, "PNG")
 
@@ -61,7 +62,7 @@ def write_png(
 def write_gif(
     path: Path,
     clips_NTHW3: UInt8[np.ndarray, "n t h w 3"],
-    maps_Nhw: UInt8[np.ndarray, "n mh mw"],
+    maps_NThw: UInt8[np.ndarray, "n t mh mw"],
     *,
     beta: float,
     sources_N: Integer[np.ndarray, " n"],
@@ -69,7 +70,7 @@ def write_gif(
     """Write the :func:`sheet` of every frame as an endless animation. Raises as it does, and
     ``OSError``.
     """
-    panels = _Panels(clips_NTHW3, maps_Nhw, beta, sources_N)
+    panels = _Panels(clips_NTHW3, maps_NThw, beta, sources_N)
     animate(path, [panels.draw(t) for t in range(clips_NTHW3.shape[1])])
 
 
@@ -89,19 +90,20 @@ class _Panels:
     """What is the same for every frame of the sheet: masks and captions."""
 
     def __init__(
-        self, clips_NTHW3: np.ndarray, maps_Nhw: np.ndarray, beta: float, sources_N: np.ndarray
+        self, clips_NTHW3: np.ndarray, maps_NThw: np.ndarray, beta: float, sources_N: np.ndarray
     ) -> None:
-        clips, _, height, width, _ = clips_NTHW3.shape
-        if clips == 0 or len(maps_Nhw) != clips or len(sources_N) != clips:
+        clips, frames, height, width, _ = clips_NTHW3.shape
+        if clips == 0 or maps_NThw.shape[:2] != (clips, frames) or len(sources_N) != clips:
             raise ValueError(
-                f"{clips} clips, {len(maps_Nhw)} maps and {len(sources_N)} sources: "
-                "there must be as many"
+                f"{clips} clips of {frames} frames, maps of {maps_NThw.shape[:2]} frames and "
+                f"{len(sources_N)} sources: there must be as many"
             )
         if sources_N.min() < 0 or sources_N.max() >= clips:
             raise ValueError(f"sources must lie in 0..{clips - 1}, got {sources_N.tolist()}")
         self.clips_NTHW3, self.sources_N = clips_NTHW3, sources_N
-        self.scores = [enlarge(map_hw, height, width) for map_hw in maps_Nhw]
-        self.masks_NHW = top_fraction(torch.as_tensor(np.stack(self.scores)), beta).numpy()
+        self.maps_NThw = maps_NThw
+        scores = [enlarge(mean_map(map_Thw), height, width) for map_Thw in maps_NThw]
+        self.masks_NHW = top_fraction(torch.as_tensor(np.stack(scores)), beta).numpy()
         self.captions = ("frame", "foreground map", f"mask, beta {beta:g}", "merged clip")
 
     def draw(self, frame: int) -> np.ndarray:
@@ -109,6 +111,11 @@ class _Panels:
         if not 0 <= frame < self.clips_NTHW3.shape[1]:
             raise ValueError(f"frame must lie in 0..{self.clips_NTHW3.shape[1] - 1}, got {frame}")
         now_NHW3 = self.clips_NTHW3[:, frame]
+        height, width = now_NHW3.shape[1:3]
+        scores = [
+            enlarge(map_Thw[frame], height, width) * np.float32(255 / max(1, int(map_Thw.max())))
+            for map_Thw in self.maps_NThw  # the strongest motion of each clip is the brightest
+        ]
         rows = [
             (
                 image,
@@ -117,7 +124,7 @@ class _Panels:
                 np.where(mask[..., None], image, now_NHW3[source]),
             )
             for image, score, mask, source in zip(
-                now_NHW3, self.scores, self.masks_NHW, self.sources_N, strict=True
+                now_NHW3, scores, self.masks_NHW, self.sources_N, strict=True
             )
         ]
         return tile(rows, self.captions)

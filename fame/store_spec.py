@@ -10,8 +10,9 @@ from typing import Annotated, Literal
 from fame.settings import Setting, Settings
 
 JPEG_MAX_ROWS = 65_500  # libjpeg's own limit, a little under the 65535 of the file format
-MAX_CLIP_BYTES = 2**30
-MAX_CLIPS_PER_SHARD = 2**20
+MAX_FRAME_BYTES = 2**30
+MAX_FRAMES_PER_SHARD = 2**20
+USUAL_FPS = 30  # what seconds are counted by where frames are kept by number
 
 StorePath = Path | str
 """A folder, or an address ``s3://bucket/path`` (a string: a ``Path`` would drop one of its
@@ -31,30 +32,60 @@ def canonical_json(value: object) -> bytes:
 
 @dataclass(frozen=True, kw_only=True)
 class StoreSpec(Settings):
-    """Everything that decides the bytes of a store."""
+    """Everything that decides the bytes of a store.
 
-    frames: Annotated[int, Setting("Frames per clip.", low=1, panel="Clips")] = 16
-    stride: Annotated[
-        int, Setting("Source frames from one frame of a clip to the next.", low=1, panel="Clips")
+    Of each video every ``keep``-th frame is kept, or ``fps`` frames a second by their times. A
+    video that is longer than ``seconds`` keeps evenly spaced stretches of at least ``stretch``
+    frames. Every ``foreground_every``-th kept frame has a foreground map.
+    """
+
+    keep: Annotated[
+        int, Setting("Keep every k-th frame of a video; see --fps.", low=1, panel="Frames")
     ] = 2
-    clips_per_video: Annotated[
-        int, Setting("Clips per video, evenly spaced.", low=1, panel="Clips", option="clips")
-    ] = 10
-    height: Annotated[int, Setting("Height of stored frames, pixels.", low=1, panel="Clips")] = 256
-    width: Annotated[int, Setting("Width of stored frames, pixels.", low=1, panel="Clips")] = 340
+    fps: Annotated[
+        float | None,
+        Setting(
+            "Keep this many frames a second instead, by their times: for mixed frame rates.",
+            above=0,
+            high=1000,
+            panel="Frames",
+        ),
+    ] = None
+    seconds: Annotated[
+        float,
+        Setting(
+            "Keep at most this much of a video, counted at 30 frames a second with --keep.",
+            above=0,
+            high=1e6,
+            panel="Frames",
+        ),
+    ] = 10.0
+    stretch: Annotated[
+        int,
+        Setting(
+            "Fewest kept frames of each evenly spaced stretch of a longer video: more than a clip.",
+            low=1,
+            panel="Frames",
+        ),
+    ] = 48
+    height: Annotated[int, Setting("Height of stored frames, pixels.", low=1, panel="Frames")] = 256
+    width: Annotated[int, Setting("Width of stored frames, pixels.", low=1, panel="Frames")] = 340
     geometry: Annotated[
         Literal["cover", "squash"],
-        Setting("Keep the aspect ratio and cut the overflow, or squash.", panel="Clips"),
+        Setting("Keep the aspect ratio and cut the overflow, or squash.", panel="Frames"),
     ] = "cover"
     codec: Annotated[
         Literal["jpeg", "lz4", "zstd"],
-        Setting("Small (jpeg) or lossless (lz4, zstd).", panel="Clips"),
+        Setting("Small (jpeg) or lossless (lz4, zstd).", panel="Frames"),
     ] = "jpeg"
-    quality: Annotated[int, Setting("JPEG quality.", low=1, high=100, panel="Clips")] = 90
+    quality: Annotated[int, Setting("JPEG quality.", low=1, high=100, panel="Frames")] = 90
     foreground: Annotated[
         Literal["flow", "paper", "seed", "none"],
-        Setting("Foreground maps kept beside the clips.", panel="Clips"),
+        Setting("Foreground maps kept beside the frames.", panel="Frames"),
     ] = "flow"
+    foreground_every: Annotated[
+        int, Setting("Kept frames from one map to the next.", low=1, panel="Frames")
+    ] = 2
     foreground_height: Annotated[int, Setting("Height of the maps.", low=1, option="")] = 64
     foreground_width: Annotated[int, Setting("Width of the maps.", low=1, option="")] = 85
     videos_per_shard: Annotated[int, Setting("Videos in one shard.", low=1, option="")] = 16
@@ -65,30 +96,45 @@ class StoreSpec(Settings):
         self._check_limits()
 
     def _check_limits(self) -> None:
-        if self.codec == "jpeg" and max(self.frames * self.height, self.width) > JPEG_MAX_ROWS:
+        if self.stretch < self.foreground_every:
             raise ValueError(
-                f"a JPEG has at most {JPEG_MAX_ROWS} rows and columns, but {self.frames} frames of "
-                f"{self.height}x{self.width} need "
-                f"{self.frames * self.height}x{self.width}: use lz4 or zstd"
+                f"stretch {self.stretch} must be at least foreground_every {self.foreground_every}"
             )
-        if max(self.clip_bytes, self.foreground_height * self.foreground_width) > MAX_CLIP_BYTES:
+        if self.codec == "jpeg" and max(self.height, self.width) > JPEG_MAX_ROWS:
             raise ValueError(
-                f"one clip or map may take {MAX_CLIP_BYTES} bytes: {self} asks for more"
+                f"a JPEG has at most {JPEG_MAX_ROWS} rows and columns, not "
+                f"{self.height}x{self.width}: use lz4 or zstd"
             )
-        if self.clips_per_shard > MAX_CLIPS_PER_SHARD:
+        if max(self.frame_bytes, self.foreground_height * self.foreground_width) > MAX_FRAME_BYTES:
             raise ValueError(
-                f"one shard may hold {MAX_CLIPS_PER_SHARD} clips: {self} asks for more"
+                f"one frame or map may take {MAX_FRAME_BYTES} bytes: {self} asks for more"
+            )
+        if self.slots * self.videos_per_shard > MAX_FRAMES_PER_SHARD:
+            raise ValueError(
+                f"one shard may hold {MAX_FRAMES_PER_SHARD} frames: {self} asks for more"
             )
 
     @property
-    def clip_bytes(self) -> int:
-        """Bytes of one decoded clip."""
-        return self.frames * self.height * self.width * 3
+    def slots(self) -> int:
+        """F, the most frames that one video keeps: known before anything is decoded."""
+        return max(1, round(self.seconds * (self.fps or USUAL_FPS / self.keep)))
 
     @property
-    def clips_per_shard(self) -> int:
-        """Clips in one full shard."""
-        return self.clips_per_video * self.videos_per_shard
+    def map_slots(self) -> int:
+        """The most maps that one video keeps."""
+        return -(-self.slots // self.foreground_every)
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one decoded frame."""
+        return self.height * self.width * 3
+
+    @property
+    def kept(self) -> str:
+        """Which frames are kept, in words: two stores that differ in it give different clips."""
+        if self.fps is not None:
+            return f"{self.fps:g} frames a second"
+        return "every frame" if self.keep == 1 else f"1 of {self.keep} frames"
 
     @property
     def digest(self) -> str:

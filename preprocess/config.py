@@ -107,8 +107,6 @@ class PreprocessConfig(Settings):
         super().__post_init__()
         if self.executor == "serial" and (self.workers not in (None, 1) or self.address != "local"):
             raise ValueError("workers and address need executor=ray")
-        if self.spec.frames < 2 and self.spec.foreground != "none":
-            raise ValueError("frames must be at least 2 unless foreground is none, got 1")
         DATASETS[self.dataset].check(self.dataset, self.source)
 
     @property

@@ -1,11 +1,11 @@
-"""Turn a video file into evenly spaced clips.
+"""Turn a video file into the frames that a store keeps of it.
 
-Frames are read once, in order; only those a window needs are converted. Run as a module it is the
+Frames are read once, in order; only those that are kept are converted. Run as a module it is the
 decoder process that `preprocess.isolation` starts, so it imports NumPy, OpenCV and PyAV and nothing
 heavier.
 
-Axes: N clips of one video, T frames of a clip, H W height and width of the stored frames, h w of
-the source.
+Axes: F slots for the frames of one video, L frames that are kept, H W height and width of the
+stored frames, h w of the source.
 """
 
 import ctypes
@@ -16,74 +16,32 @@ import re
 import resource
 import signal
 import sys
-from collections import defaultdict
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import NamedTuple
 
 import av.logging
 import cv2
 import numpy as np
 
+from preprocess.selection import Kept, Sampling, slots_of
 from preprocess.video import DecodeError, Video, open_video
 
 _PR_SET_PDEATHSIG = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """What each video gives: ``clips`` windows of ``frames`` frames, ``stride`` apart, at
-    ``height`` x ``width``.
-    """
-
-    clips: int
-    frames: int
-    stride: int
-    height: int
-    width: int
-    geometry: Literal["cover", "squash"]
-
-    @property
-    def shape(self) -> tuple[int, int, int, int, int]:
-        """Shape of the clips of one video, [N, T, H, W, 3]."""
-        return (self.clips, self.frames, self.height, self.width, 3)
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of the clips of one video."""
-        return self.clips * self.frames * self.height * self.width * 3
+_MAX_INT32 = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decoded:
-    """What was read: first frame of each clip, the true frame count, and how many frames were
-    decoded to get there.
+    """What was read: (number, milliseconds) of each kept frame, in how many stretches they come and
+    whether the video is longer; its true frame count, and how many frames were decoded to get
+    there.
     """
 
-    start_frame: tuple[int, ...]
+    source: tuple[tuple[int, int], ...]
+    stretches: int
+    cut: bool
     frame_count: int
     frames_read: int
-    looped: bool
-
-
-def window_starts(frame_count: int, sampling: Sampling) -> tuple[int, ...]:
-    """First frame of each window: evenly spaced, the first at frame 0 and the last ending on the
-    last frame.
-
-    A video shorter than one window is looped, and its windows start evenly spaced over the video.
-    """
-    n, last = sampling.clips, frame_count - ((sampling.frames - 1) * sampling.stride + 1)
-    if last < 0:
-        return tuple(i * frame_count // n for i in range(n))
-    return (last // 2,) if n == 1 else tuple(i * last // (n - 1) for i in range(n))
-
-
-def window_frames(frame_count: int, sampling: Sampling) -> list[list[int]]:
-    """Source frames of each window, [N][T]; past the end of a short video they wrap round."""
-    steps = range(0, sampling.frames * sampling.stride, sampling.stride)
-    return [
-        [(start + step) % frame_count for step in steps]
-        for start in window_starts(frame_count, sampling)
-    ]
 
 
 def fit(frame_hw3: np.ndarray, sampling: Sampling) -> np.ndarray:
@@ -102,50 +60,71 @@ def fit(frame_hw3: np.ndarray, sampling: Sampling) -> np.ndarray:
     return cv2.resize(frame_hw3, (sampling.width, sampling.height), interpolation=filtering)
 
 
-def _read(video: Video, sampling: Sampling, *, frame_count: int, clips_NTHW3: np.ndarray) -> int:
-    """Fill the clips, planned for ``frame_count`` frames, while reading to the end; returns the
-    true frame count.
+class _Reading(NamedTuple):
+    """One pass over a video: its frames, how many of them are wanted, and (number, milliseconds) of
+    what went into the slots.
     """
-    slots: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    if frame_count > 0:
-        for n, frames in enumerate(window_frames(frame_count, sampling)):
-            for t, index in enumerate(frames):
-                slots[index].append((n, t))
-    found = 0
+
+    frames: int
+    wanted: int
+    source: list[tuple[int, int]]
+
+
+def _read(video: Video, sampling: Sampling, kept: Kept, frames_FHW3: np.ndarray) -> _Reading:
+    """Read the video to its end and put what is kept into the slots."""
+    source = [(0, 0)] * sampling.slots
+    frames = wanted = 0
     for frame in video:
-        found += 1
-        if frame.index in slots:
-            frame_HW3 = fit(frame.rgb(), sampling)
-            for n, t in slots[frame.index]:
-                clips_NTHW3[n, t] = frame_HW3
-    return found
+        before, wanted = wanted, max(wanted, sampling.wanted(frame.index, frame.seconds))
+        frames = frame.index + 1
+        if slots := slots_of(kept, before, wanted):
+            frames_FHW3[slots[0]] = fit(frame.rgb(), sampling)
+            for slot in slots:
+                if slot != slots[0]:
+                    frames_FHW3[slot] = frames_FHW3[slots[0]]
+                source[slot] = (frame.index, min(round(frame.seconds * 1000), _MAX_INT32))
+    return _Reading(frames, wanted, source)
 
 
-def decode(path: str, sampling: Sampling, clips_NTHW3: np.ndarray) -> Decoded:
-    """Read a video into ``clips_NTHW3`` (u8, RGB, written in place). One pass; two where the
-    header's count is wrong.
+def _planned(video: Video, sampling: Sampling) -> Kept:
+    """What to keep by the header."""
+    last = video.declared_frames - 1
+    return _room(sampling, sampling.wanted(last, last / video.rate) if last >= 0 else 0)
+
+
+def _room(sampling: Sampling, wanted: int) -> Kept:
+    """What to keep of about ``wanted`` frames: up to the last slot where they fit, since there may
+    be more.
+    """
+    return sampling.kept(wanted) if wanted > sampling.slots else (range(sampling.slots),)
+
+
+def decode(path: str, sampling: Sampling, frames_FHW3: np.ndarray) -> Decoded:
+    """Read a video into the first of ``frames_FHW3`` (u8, RGB, written in place). One pass; two
+    where the header's count is wrong and that changes which frames are kept.
 
     Raises:
         DecodeError: nothing can be opened, no frame comes out, or two passes disagree.
     """
     with open_video(path) as video:
-        planned = video.declared_frames
-        found = _read(video, sampling, frame_count=planned, clips_NTHW3=clips_NTHW3)
-    frames_read = found
-    if found and found != planned:
-        planned = found
+        planned = _planned(video, sampling)
+        first = found = _read(video, sampling, planned, frames_FHW3)
+    frames_read = found.frames
+    if planned != (needed := _room(sampling, found.wanted)):
         with open_video(path) as video:
-            found = _read(video, sampling, frame_count=planned, clips_NTHW3=clips_NTHW3)
-        frames_read += found
-        if found != planned:
-            raise DecodeError(f"two readings found {planned} and {found} frames")
-    if not found:
+            found = _read(video, sampling, needed, frames_FHW3)
+        frames_read += found.frames
+        if (found.frames, found.wanted) != (first.frames, first.wanted):
+            raise DecodeError(f"two readings found {first.frames} and {found.frames} frames")
+    if not found.frames:
         raise DecodeError("no frame could be decoded")
+    kept = sampling.kept(found.wanted)
     return Decoded(
-        start_frame=window_starts(found, sampling),
-        frame_count=found,
+        source=tuple(found.source[: sum(map(len, kept))]),
+        stretches=len(kept),
+        cut=found.wanted > sampling.slots,
+        frame_count=found.frames,
         frames_read=frames_read,
-        looped=found < (sampling.frames - 1) * sampling.stride + 1,
     )
 
 
@@ -159,16 +138,16 @@ def complaint(log: str) -> str:
     return next((line[:200] for line in lines if line), "")
 
 
-def _answer(path: str, sampling: Sampling, clips_NTHW3: np.ndarray) -> dict[str, object]:
+def _answer(path: str, sampling: Sampling, frames_FHW3: np.ndarray) -> dict[str, object]:
     try:
-        return asdict(decode(path, sampling, clips_NTHW3))
+        return asdict(decode(path, sampling, frames_FHW3))
     except (DecodeError, cv2.error, MemoryError) as error:
         return {"error": " ".join(str(error).split()) or type(error).__name__}
 
 
-def serve(clips_fd: int, memory_limit: int, sampling: Sampling) -> None:
-    """Decoder process: read paths (JSON, one a line) from stdin, fill the shared clips, answer with
-    a line on stdout.
+def serve(frames_fd: int, memory_limit: int, sampling: Sampling) -> None:
+    """Decoder process: read paths (JSON, one a line) from stdin, fill the shared frames, answer
+    with a line on stdout.
 
     It leaves Ctrl-C to its parent, dies with it, and never holds more than ``memory_limit`` bytes
     (0: no limit).
@@ -182,7 +161,7 @@ def serve(clips_fd: int, memory_limit: int, sampling: Sampling) -> None:
     cv2.setNumThreads(1)
     av.logging.restore_default_callback()  # FFmpeg's complaints go to stderr
     av.logging.set_libav_level(av.logging.ERROR)
-    clips_NTHW3 = np.frombuffer(mmap.mmap(clips_fd, sampling.num_bytes), np.uint8).reshape(
+    frames_FHW3 = np.frombuffer(mmap.mmap(frames_fd, sampling.num_bytes), np.uint8).reshape(
         sampling.shape
     )
     with os.fdopen(os.dup(1), "w") as answers:
@@ -190,7 +169,7 @@ def serve(clips_fd: int, memory_limit: int, sampling: Sampling) -> None:
         print("ready", file=answers, flush=True)
         for line in sys.stdin:
             print(
-                json.dumps(_answer(json.loads(line), sampling, clips_NTHW3)),
+                json.dumps(_answer(json.loads(line), sampling, frames_FHW3)),
                 file=answers,
                 flush=True,
             )

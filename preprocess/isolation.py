@@ -22,7 +22,8 @@ from typing import IO, NamedTuple, Self
 import numpy as np
 
 from fame.beside import command
-from preprocess.decode import Decoded, Sampling, complaint
+from preprocess.decode import Decoded, complaint
+from preprocess.selection import Sampling
 from preprocess.video import DecodeError
 
 DECODER = command("preprocess.decode")
@@ -65,7 +66,7 @@ class Decoder:
     """A decoder process, started on first use and replaced when it hangs or dies.
 
     Args:
-        sampling: the clips to take from every video.
+        sampling: the frames to take from every video.
         time_limit: seconds that one video may take.
         memory_limit: bytes that the process may hold; 0 means no limit.
         command: what to run, in front of the three arguments of `preprocess.decode.serve`.
@@ -85,16 +86,16 @@ class Decoder:
         self._command = tuple(command)
         self._process: _Process | None = None
         self._log = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (closed by close)
-        self._clips_fd = (
-            os.memfd_create("clips") if hasattr(os, "memfd_create") else _unlinked_file()
+        self._frames_fd = (
+            os.memfd_create("frames") if hasattr(os, "memfd_create") else _unlinked_file()
         )
-        os.ftruncate(self._clips_fd, sampling.num_bytes)
-        shared = mmap.mmap(self._clips_fd, sampling.num_bytes)
-        self._clips_NTHW3 = np.frombuffer(shared, np.uint8).reshape(sampling.shape)
-        self._clips_NTHW3.flags.writeable = False
+        os.ftruncate(self._frames_fd, sampling.num_bytes)
+        shared = mmap.mmap(self._frames_fd, sampling.num_bytes)
+        self._frames_FHW3 = np.frombuffer(shared, np.uint8).reshape(sampling.shape)
+        self._frames_FHW3.flags.writeable = False
 
     def decode(self, path: str) -> tuple[Decoded, np.ndarray]:
-        """Clips of a video, [N, T, H, W, 3] u8 RGB: a view that the next call overwrites.
+        """The kept frames of a video, [L, H, W, 3] u8 RGB: a view that the next call overwrites.
 
         A decoder that dies is tried once more, since something else (the kernel, short of memory)
         may have killed it.
@@ -104,15 +105,16 @@ class Decoder:
             DecoderStartError: the decoder process does not start.
         """
         try:
-            return self._ask(path), self._clips_NTHW3
+            decoded = self._ask(path)
         except DecoderDiedError:
-            return self._ask(path), self._clips_NTHW3
+            decoded = self._ask(path)
+        return decoded, self._frames_FHW3[: len(decoded.source)]
 
     def close(self) -> None:
         """End the process and give its memory back."""
         self._end_process()
         self._log.close()
-        os.close(self._clips_fd)
+        os.close(self._frames_fd)
 
     def __enter__(self) -> Self:
         return self
@@ -143,11 +145,11 @@ class Decoder:
             raise
         if "error" in answer:
             raise DecodeError(": ".join(filter(None, (answer["error"], self._complaint()))))
-        return Decoded(**answer | {"start_frame": tuple(answer["start_frame"])})
+        return Decoded(**answer | {"source": tuple(tuple(pair) for pair in answer["source"])})
 
     def _start_process(self) -> _Process:
         arguments = (
-            str(self._clips_fd),
+            str(self._frames_fd),
             str(self._memory_limit),
             json.dumps(asdict(self._sampling)),
         )
@@ -156,7 +158,7 @@ class Decoder:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            pass_fds=(self._clips_fd,),
+            pass_fds=(self._frames_fd,),
             env=os.environ | _ENVIRONMENT,
         )
         assert popen.stdin and popen.stdout

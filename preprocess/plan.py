@@ -19,7 +19,7 @@ class Estimate:
     """
 
     videos: int
-    clips: int
+    slots: int
     shards: int
     workers: int
     sampled: int
@@ -77,7 +77,7 @@ def extrapolate(sample: ShardResult, *, videos: int, spec: StoreSpec, workers: i
     scale = videos / sample.videos
     return Estimate(
         videos=videos,
-        clips=videos * spec.clips_per_video,
+        slots=spec.slots,
         shards=-(-videos // spec.videos_per_shard),
         workers=workers,
         sampled=sample.videos,

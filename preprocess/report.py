@@ -78,7 +78,7 @@ class Snapshot:
 class Report:
     """How a run ended. ``problems`` is empty exactly when it reached what was asked for.
 
-    ``ok``, ``looped`` and ``failed`` count the videos of the whole store, earlier runs included;
+    ``ok``, ``cut`` and ``failed`` count the videos of the whole store, earlier runs included;
     ``frames_read`` and ``seconds`` are of this run. ``failures`` holds (video name, reason).
     ``empty_classes`` have no usable video.
     """
@@ -90,7 +90,7 @@ class Report:
     shards: int
     shards_made: int = 0
     ok: int = 0
-    looped: int = 0
+    cut: int = 0
     failed: int = 0
     stored_bytes: int = 0
     frames_read: int = 0
@@ -128,7 +128,7 @@ class Report:
             )
         return [
             opening,
-            f"{self.ok} ok, {self.looped} looped, {self.failed} failed, {_size(self.stored_bytes)}",
+            f"{self.ok} ok, {self.cut} cut, {self.failed} failed, {_size(self.stored_bytes)}",
         ]
 
     def notes(self) -> Iterator[str]:
@@ -222,8 +222,9 @@ def _planned(estimate: Estimate) -> list[str]:
         f"with {estimate.workers} free cores"
     )
     sample = f"a sample of {estimate.sampled} videos ({estimate.sampled_failed} failed)"
+    videos = f"{estimate.videos} videos of at most {estimate.slots} frames"
     return [
-        f"plan: {estimate.clips} clips in {estimate.shards} shards",
+        f"plan: {videos} in {estimate.shards} shards",
         f"about {cost}, by {sample}",
     ]
 

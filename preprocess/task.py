@@ -1,6 +1,5 @@
 """One shard of a clip store, made from its videos: the idempotent unit that every executor runs."""
 
-import functools
 import time
 import traceback
 from collections.abc import Iterable, Iterator
@@ -15,13 +14,13 @@ from fame.clipstore import (
     StorePath,
     StoreSpec,
     UnreachableError,
-    VideoClips,
     VideoFailure,
+    VideoFrames,
     write_shard,
 )
-from fame.flow import map_clip
-from preprocess.decode import Sampling
+from fame.flow import map_frames
 from preprocess.isolation import DECODER, Decoder, DecoderStartError
+from preprocess.selection import Sampling
 from preprocess.video import DecodeError
 
 
@@ -41,13 +40,16 @@ class Work:
     @property
     def sampling(self) -> Sampling:
         """What the decoder must know of the spec."""
+        spec = self.spec
         return Sampling(
-            clips=self.spec.clips_per_video,
-            frames=self.spec.frames,
-            stride=self.spec.stride,
-            height=self.spec.height,
-            width=self.spec.width,
-            geometry=self.spec.geometry,
+            slots=spec.slots,
+            keep=spec.keep,
+            fps=spec.fps,
+            stretch=spec.stretch,
+            aligned=spec.foreground_every,
+            height=spec.height,
+            width=spec.width,
+            geometry=spec.geometry,
         )
 
     def open_decoder(self) -> Decoder:
@@ -118,26 +120,35 @@ def make_shard(work: Work, task: ShardTask, decoder: Decoder) -> ShardResult:
 
 def _videos(
     work: Work, names: Iterable[str], decoder: Decoder, frames_read: list[int]
-) -> Iterator[VideoClips | VideoFailure]:
+) -> Iterator[VideoFrames | VideoFailure]:
     for name in names:
         try:
-            decoded, clips_NTHW3 = decoder.decode(str(work.videos / name))
+            decoded, frames_LHW3 = decoder.decode(str(work.videos / name))
         except DecodeError as error:
             yield VideoFailure(str(error))
             continue
         frames_read.append(decoded.frames_read)
-        yield VideoClips(
-            clips=clips_NTHW3,
-            foreground=_foreground(work.spec, clips_NTHW3),
-            start_frame=np.array(decoded.start_frame, np.int32),
-            looped=decoded.looped,
+        yield VideoFrames(
+            frames=frames_LHW3,
+            foreground=_foreground(work.spec, frames_LHW3, decoded.stretches),
+            source=np.array(decoded.source, np.int32),
+            stretches=decoded.stretches,
+            cut=decoded.cut,
         )
 
 
-def _foreground(spec: StoreSpec, clips_NTHW3: np.ndarray) -> np.ndarray | None:
+def _foreground(spec: StoreSpec, frames_LHW3: np.ndarray, stretches: int) -> np.ndarray | None:
+    """The maps of all stretches; the frames of one say nothing about the next."""
     if spec.foreground == "none":
         return None
-    draw = functools.partial(
-        map_clip, spec.foreground, height=spec.foreground_height, width=spec.foreground_width
-    )
-    return np.stack([draw(clip_THW3) for clip_THW3 in clips_NTHW3])
+    maps = [
+        map_frames(
+            spec.foreground,
+            frames_RHW3,
+            every=spec.foreground_every,
+            height=spec.foreground_height,
+            width=spec.foreground_width,
+        )
+        for frames_RHW3 in np.split(frames_LHW3, stretches)
+    ]
+    return np.concatenate(maps)

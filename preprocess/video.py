@@ -89,6 +89,7 @@ class Video:
 
     Attributes:
         declared_frames: their number by the header or by length and rate; 0 where it tells neither.
+        rate: frames per second by the header, on average.
         lost: frames so far that were damaged beyond decoding.
     """
 
@@ -96,11 +97,12 @@ class Video:
         self._container = container
         self._stream = stream
         self.declared_frames = _declared_frames(container, stream)
+        self.rate = float(_rate(stream) or _USUAL_RATE)
         self.lost = 0
 
     def __iter__(self) -> Iterator[Frame]:
         """Frames in the order they are shown."""
-        step, unit = float(1 / (_rate(self._stream) or _USUAL_RATE)), _unit(self._stream)
+        step, unit = 1 / self.rate, _unit(self._stream)
         converter, origin, seconds = VideoReformatter(), None, -step
         for index, picture in enumerate(self._pictures()):
             if picture.width * picture.height > MAX_PIXELS:

@@ -10,8 +10,9 @@ import numpy as np
 from fame.clipstore import (
     StoreHeader,
     StoreSpec,
-    VideoClips,
     VideoFailure,
+    VideoFrames,
+    Window,
     create,
     finalise,
     write_shard,
@@ -19,17 +20,19 @@ from fame.clipstore import (
 from fame.randomness import numpy_generator
 
 SPEC = StoreSpec(
-    frames=8,
-    stride=1,
-    clips_per_video=3,
+    keep=1,
+    seconds=0.4,  # 12 slots
+    stretch=8,
     height=36,
     width=48,
     foreground="seed",
+    foreground_every=1,
     foreground_height=9,
     foreground_width=12,
     videos_per_shard=4,
 )
 CLASSES = ("left", "right")
+WINDOW = Window(frames=8)  # 5 starts in a video of 12 frames
 
 
 def make_store(
@@ -57,27 +60,28 @@ def make_store(
     return path
 
 
-def tiny_video(spec: StoreSpec, video: int, seed: int = 0) -> VideoClips:
-    """The clips of one video: class 0 moves left, class 1 right; the map is the square's path."""
+def tiny_video(spec: StoreSpec, video: int, seed: int = 0) -> VideoFrames:
+    """One video that fills its slots: class 0 moves left, class 1 right; a map is the square."""
     rng = numpy_generator(seed, 0, video, "tests/video")
-    count, size = spec.clips_per_video, spec.height // 3
+    length, size = spec.slots, spec.height // 3
     tile = (-(-spec.height // 6), -(-spec.width // 8), 1)  # rounded up: 256x340 is not 252x336
     scene_HWC = np.kron(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8), np.ones(tile, np.uint8))
     scene_HWC = scene_HWC[: spec.height, : spec.width]
     square = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
-    clips = np.broadcast_to(scene_HWC, (count, spec.frames, *scene_HWC.shape)).copy()
-    maps = np.zeros((count, spec.height, spec.width), np.uint8)
-    for clip in range(count):
-        top, start = int(rng.integers(0, spec.height - size)), int(rng.integers(0, 4))
-        for t in range(spec.frames):
-            left = start + 2 * t if video % 2 else spec.width - size - start - 2 * t
-            clips[clip, t, top : top + size, left : left + size] = square
-            maps[clip, top : top + size, left : left + size] = 255
-    step = (spec.height // spec.foreground_height, spec.width // spec.foreground_width)
-    return VideoClips(
-        clips=clips,
+    frames = np.broadcast_to(scene_HWC, (length, *scene_HWC.shape)).copy()
+    maps = np.zeros((length, spec.height, spec.width), np.uint8)
+    top, start = int(rng.integers(0, spec.height - size)), int(rng.integers(0, 4))
+    room = spec.width - size
+    for t in range(length):
+        left = (start + 2 * t) % room if video % 2 else room - (start + 2 * t) % room
+        frames[t, top : top + size, left : left + size] = square
+        maps[t, top : top + size, left : left + size] = 255
+    thin = (spec.height // spec.foreground_height, spec.width // spec.foreground_width)
+    number_L = np.arange(length, dtype=np.int32) * spec.keep
+    return VideoFrames(
+        frames=frames,
         foreground=None
         if spec.foreground == "none"
-        else np.ascontiguousarray(maps[:, :: step[0], :: step[1]]),
-        start_frame=np.arange(count, dtype=np.int32),
+        else np.ascontiguousarray(maps[:: spec.foreground_every, :: thin[0], :: thin[1]]),
+        source=np.stack([number_L, number_L * 1000 // 30], axis=1).astype(np.int32),
     )

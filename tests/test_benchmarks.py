@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 
 from benchmarks import train_gpu
-from fame.clipstore import ClipStore
+from fame.clipstore import ClipStore, Window
 from fame.models.i3d import MIXED
 from tests.stores import make_store
 
 
 def test_the_gpu_benchmarks_store_is_made_at_its_true_size(tmp_path: Path) -> None:
     store = ClipStore.open(make_store(tmp_path / "store", videos=2, spec=train_gpu.SPEC))
-    assert store.clip(0).shape == (16, 256, 340, 3)
-    assert store.foreground(0).shape == (64, 85)
+    assert store.clip(0, 0, Window()).shape == (16, 256, 340, 3)
+    assert store.foreground(0, 0, Window()).shape == (64, 85)
 
 
 def test_the_counts_of_operations_are_those_of_the_network() -> None:

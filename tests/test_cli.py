@@ -77,8 +77,8 @@ def test_version_is_the_distributions() -> None:
         (["preprocess", "ucf101", "--root", "nowhere"], "nowhere/videos/ucf101/annotations"),
         (["preprocess", "folder", "--videos", "nowhere"], "nowhere"),
         (["preprocess", "folder", "--codec", "png"], "'jpeg'"),
-        (["preprocess", "folder", "--frames", "many"], "--frames"),
-        (["preprocess", "folder", "--fames", "3"], "--frames"),
+        (["preprocess", "folder", "--keep", "many"], "--keep"),
+        (["preprocess", "folder", "--kepe", "3"], "--keep"),
         (["preproces"], "preprocess"),
     ],
 )
@@ -105,8 +105,9 @@ def test_info_says_what_a_store_holds(store: Path) -> None:
     result = run("store", "info", str(store), "--failures")
     assert result.exit_code == 0
     for told in (
-        "6: 5 ok, 0 looped, 1 failed",
-        "18 of 8 frames",
+        "6: 5 ok, 0 cut, 1 failed",
+        "60, every frame, at most 12 of a video, 36x48",
+        "seed 9x12 of every frame",
         "jpeg quality 90",
         "right/003: broken",
         "finished",
@@ -120,7 +121,7 @@ def test_verify_finds_a_flipped_bit_and_repair_drops_the_shard(store: Path, tmp_
     assert run("store", "verify", str(copy)).exit_code == 0
     shard = next(
         path
-        for path in sorted((copy / "clips").rglob("*"))
+        for path in sorted((copy / "frames").rglob("*"))
         if path.is_file() and path.suffix != ".json"
     )
     data = bytearray(shard.read_bytes())
@@ -140,7 +141,7 @@ def test_preview_draws_clips(store: Path, tmp_path: Path, suffix: str, kind: str
     with Image.open(out) as picture:
         assert picture.format == kind
         assert picture.size[0] > 4 * 48
-        assert getattr(picture, "n_frames", 1) == (8 if kind == "GIF" else 1)
+        assert getattr(picture, "n_frames", 1) == (16 if kind == "GIF" else 1)
 
 
 def test_preview_says_when_there_are_too_few_clips(store: Path, tmp_path: Path) -> None:

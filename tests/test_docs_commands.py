@@ -25,7 +25,7 @@ from tests.markdown import ROOT, Step, commands, mentions, pages, steps
 PAGES = {str(page.relative_to(ROOT)): page.read_text() for page in pages()}
 RUNNABLE = {name: found for name, text in PAGES.items() if (found := list(steps(text)))}
 SHORT = {
-    "preprocess": ["--executor", "serial", "--clips", "2"],
+    "preprocess": ["--executor", "serial", "--seconds", "2"],
     "pretrain": ["--epochs", "1", "--workers", "0"],
     "finetune": ["--epochs", "1"],
 }

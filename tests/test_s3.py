@@ -26,6 +26,7 @@ from fame.clipstore import (
     CorruptChunk,
     StoreError,
     UnreachableError,
+    Window,
     absolute,
     create,
     is_finished,
@@ -45,11 +46,8 @@ from tests.preprocess.videos import write_video
 from tests.stores import make_store
 
 BUCKET = "clips"
+PAIR = Window(frames=2)
 RECIPE = [
-    "--frames",
-    "4",
-    "--clips",
-    "3",
     "--height",
     "24",
     "--width",
@@ -246,15 +244,15 @@ def test_what_is_not_this_store_is_left_alone(address: str):
 def test_flipped_bits_are_found_and_mended(address: str, local: Path):
     small.make(address)
     storage = locate(address)
-    for key in ("zarr.json", "clips/c.1.0.0.0.0", record_key(2)):
+    for key in ("zarr.json", "frames/c.1.0.0.0.0", record_key(2)):
         damaged = bytearray(storage.read(key))
         damaged[len(damaged) // 2] ^= 16
         storage.write(key, bytes(damaged))
         report = verify(address)
         assert not report.ok, key
-        if key.startswith("clips"):
+        if key.startswith("frames"):
             with pytest.raises(CorruptChunk, match=r"s3://clips/.*shard 1"):
-                [ClipStore.open(address).clip(index) for index in (6, 7)]
+                [ClipStore.open(address).clip(3, start, PAIR) for start in (0, 1)]
         with lock(address):
             repair(address, report)
             mend(address)
@@ -269,22 +267,29 @@ def test_a_server_that_lets_nobody_look_tells_of_no_damage(
 ):
     store = ClipStore.open(small.make(address))
     monkeypatch.setattr("moto.settings.INITIAL_NO_AUTH_ACTION_COUNT", 0)
-    for look in (lambda: store.clip(0), lambda: verify(address), lambda: missing_shards(address)):
+    looks = (
+        lambda: store.clip(0, 0, PAIR),
+        lambda: verify(address),
+        lambda: missing_shards(address),
+    )
+    for look in looks:
         with pytest.raises(UnreachableError, match="cannot read"):
             look()
 
 
 def test_a_shard_cut_after_it_was_opened_is_found(address: str):
     store = ClipStore.open(small.make(address))
-    store.clip(0)
-    locate(address).write("clips/c.0.0.0.0.0", b"short")
+    store.clip(0, 0, PAIR)
+    locate(address).write("frames/c.0.0.0.0.0", b"short")
     with pytest.raises(CorruptChunk, match="ends before"):
-        store.clip(1)
+        store.clip(0, 4, PAIR)
 
 
 def sums(store: ClipStore) -> list[int]:
-    valid = np.flatnonzero(store.valid_N).tolist()
-    return [int(store.clip(index).sum()) + int(store.foreground(index).sum()) for index in valid]
+    clips = [
+        (video, start, PAIR) for video in np.flatnonzero(store.valid_V).tolist() for start in (0, 1)
+    ]
+    return [int(store.clip(*clip).sum()) + int(store.maps(*clip).sum()) for clip in clips]
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
@@ -306,7 +311,7 @@ def test_a_loader_with_workers_gives_what_a_local_store_gives(address: str, loca
     small.make(address)
     given = []
     for path, workers in ((local, 0), (address, 2)):
-        clips = SquareClips(ClipStore.open(path), crop=16)
+        clips = SquareClips(ClipStore.open(path), window=PAIR, clips=2, crop=16)
         given.append(list(clips.batches(3, workers=workers, device=torch.device("cpu"))))
     for (clip, video), (other_clip, other_video) in zip(*given, strict=True):
         assert torch.equal(clip, other_clip) and torch.equal(video, other_video)
@@ -491,6 +496,8 @@ def test_the_commands_read_stores_in_buckets(address: str, tmp_path: Path):
         2,
         "--width",
         0.0625,
+        "--queue",
+        16,
     ]
     assert "finished at step 2 of 2" in call(
         "pretrain", address, "--run-dir", tmp_path / "run", *size

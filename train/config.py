@@ -4,9 +4,12 @@
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fame.settings import Setting, Settings
+
+if TYPE_CHECKING:
+    from fame.clipstore import Window
 
 Batch = Annotated[
     int, Setting("Videos per step, over all processes.", low=1, panel="Optimiser", metavar="VIDEOS")
@@ -49,6 +52,23 @@ class TrainingConfig(Settings):
             low=1,
             panel="Network",
             metavar="CLIPS",
+        ),
+    ] = None
+
+    frames: Annotated[int, Setting("Frames of a clip.", low=1, panel="Data", metavar="FRAMES")] = 16
+    step: Annotated[
+        int,
+        Setting(
+            "Kept frames of the store from one frame of a clip to the next.", low=1, panel="Data"
+        ),
+    ] = 1
+    span: Annotated[
+        float | None,
+        Setting(
+            "Share of its video over which a clip is spread, instead of a step.",
+            above=0,
+            high=1,
+            panel="Data",
         ),
     ] = None
 
@@ -156,6 +176,13 @@ class TrainingConfig(Settings):
                 "schedule=steps needs milestones (the epochs after which the learning rate is "
                 "divided by 10), got none"
             )
+
+    @property
+    def window(self) -> "Window":
+        """What a clip is."""
+        from fame.clipstore import Window
+
+        return Window(frames=self.frames, step=self.step, span=self.span)
 
     @property
     def encoder_options(self) -> dict[str, Any]:
@@ -300,6 +327,9 @@ class FinetuneConfig(TrainingConfig):
             panel="Network",
         ),
     ] = 0.7
+    clips: Annotated[
+        int, Setting("Evenly spaced clips by which a test video is judged.", low=1, panel="Data")
+    ] = 10
 
     select: Annotated[
         Literal["last", "validation", "test"],

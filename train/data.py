@@ -6,8 +6,8 @@ order); its whole state is the number of the next step, so resuming costs nothin
 rows of a step are the same for any number of workers and processes: process r of W takes the r-th
 of W equal runs of rows.
 
-Shapes: B batch, T frames, H W height/width, h w size of a foreground map, S samples (videos with a
-valid clip).
+Shapes: B batch, T frames, H W height/width, h w size of a foreground map, S samples (videos that
+can be shown).
 """
 
 import signal
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from fame.clipstore import ClipStore, CorruptChunk
+from fame.clipstore import ClipStore, CorruptChunk, Window
 from fame.processes import server
 from fame.randomness import numpy_generator
 from train.config import TrainingConfig
@@ -45,27 +45,35 @@ class Pairs(NamedTuple):
 
 
 class PairDataset(Dataset[Pairs]):
-    """The videos of one or several stores that have a valid clip, as pairs of clips by address.
+    """The videos of one or several stores that can be shown, as pairs of clips by address.
 
-    A video's two clips are distinct and drawn anew each epoch. Where a video has a single valid
-    clip slot the pair is that clip twice, as in the reference: the two crops still differ. Raises
-    ``ValueError`` for stores that do not fit each other or have nothing to train on.
+    A video's two clips start anywhere, drawn independently and anew each epoch, as in the
+    reference. ``window`` says what a clip is. Raises ``ValueError`` for stores that do not fit each
+    other or the window, or have nothing to train on.
     """
 
     views = 2  # clips of each video
 
     def __init__(
-        self, stores: Sequence[ClipStore], *, seed: int, maps: bool, on_corrupt: str = "stop"
+        self,
+        stores: Sequence[ClipStore],
+        *,
+        seed: int,
+        window: Window,
+        maps: bool,
+        on_corrupt: str = "stop",
     ) -> None:
-        _check_stores(stores, maps=maps)
-        self.stores, self.seed, self.maps, self.on_corrupt = list(stores), seed, maps, on_corrupt
-        videos: list[tuple[int, int]] = []
-        for number, store in enumerate(self.stores):
-            valid_VC = store.valid_N.reshape(store.num_videos, store.spec.clips_per_video)
-            videos += [(number, int(video)) for video in np.flatnonzero(valid_VC.any(1))]
+        _check_stores(stores, window, maps=maps)
+        self.stores, self.seed, self.window = list(stores), seed, window
+        self.maps, self.on_corrupt = maps, on_corrupt
+        videos = [
+            (number, int(video))
+            for number, store in enumerate(self.stores)
+            for video in np.flatnonzero(store.valid_V)
+        ]
         if not videos:
             paths = ", ".join(str(store.path) for store in stores)
-            raise ValueError(f"{paths}: no video has a valid clip, nothing to train on")
+            raise ValueError(f"{paths}: no video could be decoded, nothing to train on")
         self.video_S2 = np.asarray(videos, np.int64)
 
     def __len__(self) -> int:
@@ -78,7 +86,7 @@ class PairDataset(Dataset[Pairs]):
         """Decode a part of a batch into memory allotted once."""
         spec, count = self.stores[0].spec, len(addresses)
         clips = torch.empty(
-            (count, self.views, spec.frames, spec.height, spec.width, 3), dtype=torch.uint8
+            (count, self.views, self.window.frames, spec.height, spec.width, 3), dtype=torch.uint8
         )
         map_shape = (spec.foreground_height, spec.foreground_width) if self.maps else (0, 0)
         maps = torch.empty((count, self.views, *map_shape), dtype=torch.uint8)
@@ -99,17 +107,14 @@ class PairDataset(Dataset[Pairs]):
         """The epoch's order of samples: a pure function of seed and epoch."""
         return _order(self.seed, epoch, len(self))
 
-    def clips_of(self, epoch: int, sample: int) -> tuple[int, ...]:
-        """The two clip numbers that a sample shows in an epoch."""
-        number, video = self.video_S2[sample]
-        store = self.stores[number]
-        valid = [index for index in store.clips_of(int(video)) if store.valid_N[index]]
-        if len(valid) == 1:
-            return valid[0], valid[0]
-        first, second = numpy_generator(self.seed, epoch, sample, "clips").choice(
-            valid, 2, replace=False
+    def starts_of(self, epoch: int, sample: int) -> tuple[int, ...]:
+        """Where the clips start that a sample shows in an epoch."""
+        number, video = self.video_S2[sample].tolist()
+        start_S = self.stores[number].starts(video, self.window)
+        drawn = numpy_generator(self.seed, epoch, sample, "clips").integers(
+            len(start_S), size=self.views
         )
-        return int(first), int(second)
+        return tuple(start_S[drawn].tolist())
 
     def _read_readable(
         self, epoch: int, position: int, clips: np.ndarray, maps: np.ndarray
@@ -130,11 +135,12 @@ class PairDataset(Dataset[Pairs]):
         raise CorruptChunk(f"{self.stores[0].path}: no video can be read")
 
     def _read(self, epoch: int, sample: int, clips: np.ndarray, maps: np.ndarray) -> None:
-        store = self.stores[self.video_S2[sample, 0]]
-        for view, index in enumerate(self.clips_of(epoch, sample)):
-            clips[view] = store.clip(index)
+        number, video = self.video_S2[sample].tolist()
+        store = self.stores[number]
+        for view, start in enumerate(self.starts_of(epoch, sample)):
+            store.clip(video, start, self.window, out=clips[view])
             if self.maps:
-                maps[view] = store.foreground(index)
+                maps[view] = store.foreground(video, start, self.window)
 
 
 class StepSampler(Sampler[list[Address]]):
@@ -279,17 +285,14 @@ def _order(seed: int, epoch: int, samples: int) -> np.ndarray:
     return numpy_generator(seed, epoch, 0, "order").permutation(samples)
 
 
-def _check_stores(stores: Sequence[ClipStore], *, maps: bool) -> None:
+def _check_stores(stores: Sequence[ClipStore], window: Window, *, maps: bool) -> None:
     if not stores:
         raise ValueError("no store was given to train on")
-    shape = (
-        "frames",
-        "height",
-        "width",
-        *(("foreground_height", "foreground_width") if maps else ()),
-    )
+    shape = ("kept", "height", "width")
+    shape += ("foreground_height", "foreground_width") if maps else ()
     first = stores[0]
     for store in stores:
+        store.check(window)
         if maps and store.spec.foreground == "none":
             raise ValueError(
                 f"{store.path}: the store has no foreground maps; use mask=online, or "

@@ -97,8 +97,8 @@ def finetune(
 def configured(weights: Weights | None, chosen: Mapping[str, Any]) -> FinetuneConfig:
     """Return the reference recipe with the ``chosen`` fields, for the network of ``weights``.
 
-    The crop is that of the weights and the milestones move with the epochs, unless chosen. Raise
-    ``ValueError`` for another network than that of the weights.
+    Crop and clips are those of the weights and the milestones move with the epochs, unless chosen.
+    Raise ``ValueError`` for another network than that of the weights.
     """
     start: dict[str, Any] = {}
     if weights:
@@ -110,7 +110,8 @@ def configured(weights: Weights | None, chosen: Mapping[str, Any]) -> FinetuneCo
                     f"{name} {chosen[name]} is for training from scratch (--pretrained none): "
                     f"{weights.path} has {value}"
                 )
-        start |= {key: card.config[key] for key in ("crop",) if key in card.config}
+        kept = ("crop", "frames", "step", "span")
+        start |= {key: card.config[key] for key in kept if key in card.config}
     recipe = FinetuneConfig()
     if "milestones" not in chosen:
         epochs = chosen.get("epochs", recipe.epochs)
@@ -135,13 +136,18 @@ class FinetuneTask:
         check_comparable(train_store, test_store)
         for store in (train_store, test_store):
             _check_crop(config, store)
+            store.check(config.window)
         self.config, self.device, self.peers = config, device, peers or Alone()
         self.train_store, self.test_store = train_store, test_store
         self.held_V = (
             held_out_videos(train_store, config) if config.select == "validation" else None
         )
         self.dataset = LabelledClips(
-            train_store, seed=config.seed, on_corrupt=config.on_corrupt, without=self.held_V
+            train_store,
+            seed=config.seed,
+            window=config.window,
+            on_corrupt=config.on_corrupt,
+            without=self.held_V,
         )
         self.steps_per_epoch = steps_per_epoch(samples=len(self.dataset), batch=config.batch)
         self.clips_per_step = config.batch
@@ -247,7 +253,7 @@ class FinetuneTask:
     @property
     def clips_to_test(self) -> int:
         """Clips that this process shows in the test, about."""
-        return int(self.test_store.valid_N.sum()) // self.peers.world
+        return int(self.test_store.valid_V.sum()) * self.config.clips // self.peers.world
 
     def test(self, *, crops: int, on_clips: Callable[[int], None] = lambda count: None) -> Scores:
         """Show all clips of the test videos."""
@@ -303,6 +309,8 @@ class FinetuneTask:
         return classify(
             self.network,
             store,
+            window=config.window,
+            clips=config.clips,
             crop=config.crop,
             workers=config.workers,
             peers=self.peers,

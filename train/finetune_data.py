@@ -10,16 +10,15 @@ import torch
 from torch import Tensor
 
 from fame.augment import apply_colour, crop_clip, draw_colour, draw_crop, draw_order
-from fame.clipstore import ClipStore
+from fame.clipstore import ClipStore, Window
 from fame.normalize import normalise
-from fame.randomness import numpy_generator
 from train.config import FinetuneConfig
 from train.data import PairDataset, Pairs
 from train.evaluate.linear import hold_out
 
 
 class LabelledClips(PairDataset):
-    """The videos of one store that have a valid clip, one clip of each, drawn anew every epoch.
+    """The videos of one store that can be shown, one clip of each, drawn anew every epoch.
 
     ``without`` [V] marks videos that are left out. ``ValueError`` for a video without a class, or
     nothing left.
@@ -32,21 +31,14 @@ class LabelledClips(PairDataset):
         store: ClipStore,
         *,
         seed: int,
+        window: Window,
         on_corrupt: str = "stop",
         without: np.ndarray | None = None,
     ) -> None:
-        super().__init__([store], seed=seed, maps=False, on_corrupt=on_corrupt)
+        super().__init__([store], seed=seed, window=window, maps=False, on_corrupt=on_corrupt)
         if without is not None:
             self.video_S2 = self.video_S2[~without[self.video_S2[:, 1]]]
-        self.label_S = torch.from_numpy(store.labels_V[self.video_S2[:, 1]].astype(np.int64))
-
-    def clips_of(self, epoch: int, sample: int) -> tuple[int, ...]:
-        """The clip that a sample shows in an epoch."""
-        store = self.stores[0]
-        valid = [
-            index for index in store.clips_of(int(self.video_S2[sample, 1])) if store.valid_N[index]
-        ]
-        return (int(numpy_generator(self.seed, epoch, sample, "clip").choice(valid)),)
+        self.label_S = torch.from_numpy(store.labels_V[self.video_S2[:, 1]])
 
 
 def held_out_videos(store: ClipStore, config: FinetuneConfig) -> np.ndarray:
@@ -55,8 +47,8 @@ def held_out_videos(store: ClipStore, config: FinetuneConfig) -> np.ndarray:
 
     ``ValueError`` where a class has a single video that can be shown.
     """
-    valid_V = store.valid_N.reshape(store.num_videos, -1).any(1)
-    label_S = torch.from_numpy(store.labels_V[valid_V].astype(np.int64))
+    valid_V = store.valid_V
+    label_S = torch.from_numpy(store.labels_V[valid_V])
     held_V = np.zeros(store.num_videos, bool)
     held_V[valid_V] = hold_out(
         label_S,

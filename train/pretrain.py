@@ -67,7 +67,11 @@ class PretrainTask:
     ) -> None:
         self.config, self.device, self.peers = config, device, peers or Alone()
         self.dataset = PairDataset(
-            stores, seed=config.seed, maps=reads_maps(config), on_corrupt=config.on_corrupt
+            stores,
+            seed=config.seed,
+            window=config.window,
+            maps=reads_maps(config),
+            on_corrupt=config.on_corrupt,
         )
         self.steps_per_epoch = steps_per_epoch(samples=len(self.dataset), batch=config.batch)
         self.clips_per_step = 2 * config.batch
@@ -157,6 +161,7 @@ class PretrainTask:
             figures["knn_accuracy"] = knn_accuracy(
                 cast(Backbone, self.moco.encoder_q),
                 self.knn_store,
+                window=config.window,
                 crop=config.crop,
                 k=config.knn_k,
                 device=self.device,
@@ -243,6 +248,6 @@ def store_identity(store: ClipStore) -> str:
     """What a store must have in common with the one that a run was begun on, wherever it lies
     now.
     """
-    header, valid = store.header, int(store.valid_N.sum())
-    clips = f"{valid} of {store.num_clips} clips"
-    return f"{header.dataset}/{header.split}: {clips}, recipe {store.spec.digest}"
+    header, valid = store.header, int(store.valid_V.sum())
+    videos = f"{valid} of {store.num_videos} videos, {int(store.length_V.sum())} frames"
+    return f"{header.dataset}/{header.split}: {videos}, recipe {store.spec.digest}"

@@ -79,6 +79,7 @@ def small_cpu() -> PretrainConfig:
     """
     return PretrainConfig(
         encoder="c3d_small",
+        frames=8,
         crop=28,
         min_area=0.5,
         gray=0.0,

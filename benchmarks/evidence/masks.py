@@ -47,7 +47,12 @@ def crops(world: Path, videos: int) -> tuple[Tensor, Tensor, Tensor]:
     addresses = [(0, position) for position in range(videos)]
     made = []
     for name in ("train", "truth"):
-        dataset = PairDataset([ClipStore.open(world / f"{name}.zarr")], seed=config.seed, maps=True)
+        dataset = PairDataset(
+            [ClipStore.open(world / f"{name}.zarr")],
+            seed=config.seed,
+            window=config.window,
+            maps=True,
+        )
         made.append(crop_pairs(dataset.__getitems__(addresses), config, epoch=0))
     (clips, flow), (_, truth) = made
     return clips[0], flow[0], truth[0] / 255

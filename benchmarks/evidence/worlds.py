@@ -1,7 +1,7 @@
 """The controlled worlds of the experiments, as clip stores: made once, by the offline stage, then
 shared by all trials.
 
-Shapes: T frames, H W height and width of a video, h w size of a foreground map, C clips of a video.
+Shapes: T frames of a source video, L of them kept, H W their size, h w size of a foreground map.
 """
 
 import csv
@@ -16,7 +16,8 @@ import numpy as np
 from fame.clipstore import (
     ClipStore,
     StoreHeader,
-    VideoClips,
+    VideoFrames,
+    Window,
     create,
     finalise,
     is_finished,
@@ -46,12 +47,8 @@ WORLDS = {
     "strong": replace(STILL, backgrounds=80, contrast=2.0, smallest=0.3, largest=0.42),
 }
 RECIPE = [
-    "--frames",
-    "8",
-    "--stride",
+    "--keep",
     "3",
-    "--clips",
-    "4",
     "--height",
     "36",
     "--width",
@@ -93,9 +90,7 @@ def prepare(name: str, work: Path) -> Path:
 
 
 def write_truth(source: Path, path: Path, masks: Path) -> None:
-    """Copy a store, with the share of time that the object covers each place as its foreground
-    maps.
-    """
+    """Copy a store, with where the object is as its foreground maps."""
     if is_finished(path):
         return
     store = ClipStore.open(source)
@@ -114,22 +109,19 @@ def write_truth(source: Path, path: Path, masks: Path) -> None:
     finalise(path)
 
 
-def true_maps(store: ClipStore, video: int, masks: Path) -> VideoClips:
-    """The clips of one video with their true maps."""
-    spec, clips = store.spec, store.clips_of(video)
+def true_maps(store: ClipStore, video: int, masks: Path) -> VideoFrames:
+    """The frames of one video with their true maps."""
+    spec, source_L2 = store.spec, store.source(video)
     mask_THW = read_mask((masks / store.names[video]).with_suffix(".npz")).astype(np.float32)
     size = (spec.foreground_width, spec.foreground_height)
-    start_C = store.start_frame_N[clips.start : clips.stop]
-    maps = []
-    for start in start_C:
-        seen_T = (start + spec.stride * np.arange(spec.frames)) % len(
-            mask_THW
-        )  # a short video is looped
-        maps.append(cv2.resize(mask_THW[seen_T].mean(0), size, interpolation=cv2.INTER_AREA))
-    return VideoClips(
-        clips=np.stack([store.clip(clip) for clip in clips]),
+    maps = [
+        cv2.resize(mask_THW[number], size, interpolation=cv2.INTER_AREA)
+        for number in source_L2[:: spec.foreground_every, 0]
+    ]
+    return VideoFrames(
+        frames=store.clip(video, 0, Window(frames=len(source_L2))),
         foreground=(np.stack(maps) * 255).round().astype(np.uint8),
-        start_frame=start_C,
+        source=source_L2,
     )
 
 

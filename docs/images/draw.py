@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fame.flow import map_clip
+from fame.flow import map_clip, map_frames
 from fame.foreground import top_fraction
 from fame.preview import dim, enlarge, heat, tile, write_gif, write_png
 from preprocess.world import WorldSpec, render
@@ -36,6 +36,6 @@ if __name__ == "__main__":
     clips = np.stack([video.frames_THWC[::2] for video in videos])
     Image.fromarray(compare(clips, np.stack([video.mask_THW[16] for video in videos]))).save(HERE / "maps.png")
     clips = scenes()
-    maps = np.stack([map_clip("flow", clip, height=38, width=50) for clip in clips])
+    maps = np.stack([map_frames("flow", clip, every=1, height=38, width=50) for clip in clips])
     write_png(HERE / "merge.png", clips, maps, beta=0.17, sources_N=np.array([1, 2, 0]))
     write_gif(HERE / "merge.gif", clips[:2], maps[:2], beta=0.17, sources_N=np.array([1, 0]))

@@ -1,5 +1,5 @@
-"""The clip store: the contract between the offline stage that makes clips and the training that
-streams them.
+"""The clip store: the contract between the offline stage that keeps frames and the training that
+streams clips of them.
 
 Making one: ``with lock(path): create(...)``, ``write_shard`` for each of ``missing_shards``,
 ``finalise``. Using one: :class:`ClipStore`. The format is described in ``docs/store-format.md``.
@@ -15,13 +15,14 @@ from fame.clipstore.schema import (
     StoreHeader,
     StoreSpec,
     UnreachableError,
-    VideoClips,
     VideoFailure,
+    VideoFrames,
 )
 from fame.clipstore.seal import is_finished
-from fame.clipstore.sizing import estimate_clip_bytes, sized_for
+from fame.clipstore.sizing import estimate_video_bytes, sized_for
 from fame.clipstore.storage import StorePath
 from fame.clipstore.verify import ShardReport, StoreReport, repair, verify, verify_shard
+from fame.clipstore.window import Window
 from fame.clipstore.write import create, finalise, missing_shards, read_record, write_shard
 
 __all__ = [
@@ -37,12 +38,13 @@ __all__ = [
     "StoreSpec",
     "StoredObject",
     "UnreachableError",
-    "VideoClips",
     "VideoFailure",
+    "VideoFrames",
     "VideoOutcome",
+    "Window",
     "absolute",
     "create",
-    "estimate_clip_bytes",
+    "estimate_video_bytes",
     "finalise",
     "is_finished",
     "locate",

@@ -1,7 +1,7 @@
 """The whole arrays of a store: one uncompressed chunk each, closed by a CRC-32C, small enough to be
 held in memory.
 
-V videos, N = V x clips_per_video clips.
+V videos.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Int32
 
 from fame.clipstore.chunk import CRC_BYTES, crc32c
 from fame.clipstore.layout import Layout
@@ -46,9 +46,9 @@ def check_labels(labels_V: Int32[np.ndarray, " v"], num_classes: int) -> None:
         )
 
 
-def encode_numbers(numbers: Int32[np.ndarray, " n"] | Bool[np.ndarray, " n"]) -> bytes:
-    """The chunk of ``video``, ``label``, ``start_frame`` or ``valid``."""
-    return _closed(numbers.astype("?" if numbers.dtype == np.bool_ else "<i4").tobytes())
+def encode_numbers(number_V: Int32[np.ndarray, " v"]) -> bytes:
+    """The chunk of ``label``, ``length`` or ``stretches``."""
+    return _closed(number_V.astype("<i4").tobytes())
 
 
 def encode_names(names: Sequence[str]) -> bytes:
@@ -62,35 +62,32 @@ def encode_names(names: Sequence[str]) -> bytes:
     return _closed(b"".join(parts))
 
 
-def read_integers(storage: Storage, layout: Layout, array: str) -> Int32[np.ndarray, " n"]:
-    """Read ``video``, ``label`` or ``start_frame``; raises :class:`StoreError` where it is
-    damaged.
+def read_lengths(
+    storage: Storage, layout: Layout
+) -> tuple[Int32[np.ndarray, " v"], Int32[np.ndarray, " v"]]:
+    """Kept frames of each video (0 where it failed) and the stretches they come in; raises
+    :class:`StoreError` where the arrays are damaged or cannot be.
     """
-    return np.frombuffer(_open(storage, layout, array, layout.num_clips * 4), "<i4").astype(
-        np.int32, copy=False
+    length_V = _read_integers(storage, layout, "length")
+    stretches_V = _read_integers(storage, layout, "stretches")
+    failed_V = length_V == 0
+    possible_V = (length_V >= 0) & (length_V <= layout.header.spec.slots)
+    possible_V &= np.where(
+        failed_V, stretches_V == 0, (stretches_V >= 1) & (stretches_V <= length_V)
     )
-
-
-def read_valid(storage: Storage, layout: Layout) -> Bool[np.ndarray, " n"]:
-    """Read ``valid``; raises :class:`StoreError` where it is damaged."""
-    data_N = np.frombuffer(_open(storage, layout, "valid", layout.num_clips), np.uint8)
-    if data_N.max() > 1:
-        raise StoreError(f"{storage}: valid holds a byte that is no boolean")
-    return data_N.view(np.bool_)
+    if not possible_V.all() or (length_V[~failed_V] % stretches_V[~failed_V]).any():
+        raise StoreError(f"{storage}: length and stretches of its videos do not go together")
+    return length_V, stretches_V
 
 
 def read_labels(storage: Storage, layout: Layout) -> Int32[np.ndarray, " v"]:
-    """Class of each video; raises :class:`StoreError` where the array is damaged or its clips
-    disagree.
-    """
-    label_VC = read_integers(storage, layout, "label").reshape(layout.num_videos, -1)
-    if (label_VC != label_VC[:, :1]).any():
-        raise StoreError(f"{storage}: clips of one video have different labels")
+    """Class of each video; raises :class:`StoreError` where the array is damaged."""
+    label_V = _read_integers(storage, layout, "label")
     try:
-        check_labels(label_VC[:, 0], len(layout.header.class_names))
+        check_labels(label_V, len(layout.header.class_names))
     except ValueError as error:
         raise StoreError(f"{storage}: {error}") from error
-    return label_VC[:, 0]
+    return label_V
 
 
 def read_names(storage: Storage, layout: Layout) -> tuple[str, ...]:
@@ -113,6 +110,11 @@ def read_names(storage: Storage, layout: Layout) -> tuple[str, ...]:
     except ValueError as error:
         raise StoreError(f"{storage}: names: {error}") from error
     return tuple(names)
+
+
+def _read_integers(storage: Storage, layout: Layout, array: str) -> Int32[np.ndarray, " v"]:
+    data = _open(storage, layout, array, layout.num_videos * 4)
+    return np.frombuffer(data, "<i4").astype(np.int32, copy=False)
 
 
 def _open(storage: Storage, layout: Layout, array: str, size: int | None) -> bytes:

@@ -1,7 +1,7 @@
-"""One clip or one map to the bytes of its zarr chunk and back: the codec, then a CRC-32C of what it
-gave.
+"""One frame, one map or the sources of one video to the bytes of its zarr chunk and back: the
+codec, then a CRC-32C of what it gave.
 
-T frames, H W height and width of a frame.
+H W height and width of a frame.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import Any, cast
 import google_crc32c
 import numcodecs  # pyright: ignore[reportMissingTypeStubs]
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int32, UInt8
 
 from fame.clipstore.jpeg import decode_tall_jpeg, encode_tall_jpeg
 from fame.clipstore.layout import Layout
@@ -24,7 +24,7 @@ _crc, _codecs = cast("Any", google_crc32c), cast("Any", numcodecs)  # neither is
 _LZ4 = _codecs.Blosc(cname="lz4", clevel=9, shuffle=_codecs.Blosc.NOSHUFFLE, typesize=1)
 _ZSTD = _codecs.Zstd(level=1)
 
-# One clip is decoded by one thread: parallelism belongs to whoever runs the workers.
+# One frame is decoded by one thread: parallelism belongs to whoever runs the workers.
 _codecs.blosc.use_threads = False
 
 
@@ -33,14 +33,18 @@ def crc32c(data: bytes | UInt8[np.ndarray, " bytes"]) -> bytes:
     return int(_crc.value(data)).to_bytes(CRC_BYTES, "little")
 
 
-def encode_chunk(layout: Layout, array: str, element: UInt8[np.ndarray, "..."]) -> bytes:
-    """The chunk of one element of ``clips`` or ``foreground``: byte for byte what zarr's own writer
-    makes of it.
+def encode_chunk(
+    layout: Layout, array: str, element: UInt8[np.ndarray, "..."] | Int32[np.ndarray, "..."]
+) -> bytes:
+    """The chunk of one element of ``frames``, ``foreground`` or ``source``: byte for byte what
+    zarr's own writer makes of it.
     """
     element = np.ascontiguousarray(element)
     match _codec(layout, array):
+        case "bytes":
+            data = element.astype("<i4").tobytes()
         case "jpeg":
-            data = encode_tall_jpeg(element, quality=layout.header.spec.quality)
+            data = encode_tall_jpeg(element[None], quality=layout.header.spec.quality)
         case "lz4":
             data = bytes(_LZ4.encode(element))
         case _:
@@ -51,17 +55,27 @@ def encode_chunk(layout: Layout, array: str, element: UInt8[np.ndarray, "..."]) 
 def decode_chunk(
     layout: Layout, array: str, chunk: UInt8[np.ndarray, " bytes"]
 ) -> UInt8[np.ndarray, "..."]:
-    """One element from its chunk; raises ``ValueError`` where the bytes are not what was written or
-    lie about sizes.
+    """One frame or map from its chunk, in memory of its own; raises as :func:`decode_into`."""
+    element = np.empty(layout.element_shape(array), np.uint8)
+    decode_into(layout, array, chunk, element)
+    return element
+
+
+def decode_into(
+    layout: Layout,
+    array: str,
+    chunk: UInt8[np.ndarray, " bytes"],
+    element: UInt8[np.ndarray, "..."],
+) -> None:
+    """Decode one frame or map into ``element``; raises ``ValueError`` where the bytes are not what
+    was written or lie about sizes.
     """
-    data = chunk[:-CRC_BYTES]
-    if len(chunk) <= CRC_BYTES or crc32c(data) != chunk[-CRC_BYTES:].tobytes():
-        raise ValueError("the checksum does not match")
-    shape, codec = layout.element_shape(array), _codec(layout, array)
+    data, codec = _checked(chunk), _codec(layout, array)
     if codec == "jpeg":
-        return decode_tall_jpeg(data, frames=shape[0], height=shape[1], width=shape[2])
+        height, width = element.shape[:2]
+        element[:] = decode_tall_jpeg(data, frames=1, height=height, width=width)[0]
+        return
     size_in, codec_of = (_blosc_size, _LZ4) if codec == "lz4" else (_zstd_size, _ZSTD)
-    element = np.empty(shape, np.uint8)
     if size_in(data) != element.nbytes:
         raise ValueError(
             f"the chunk claims to decode to {size_in(data)} bytes, not {element.nbytes}"
@@ -70,18 +84,36 @@ def decode_chunk(
         codec_of.decode(data, element)
     except RuntimeError as error:
         raise ValueError(str(error)) from error
-    return element
+
+
+def decode_source(
+    layout: Layout, chunk: UInt8[np.ndarray, " bytes"]
+) -> Int32[np.ndarray, "slots 2"]:
+    """Number and milliseconds of the frames of one video; raises as :func:`decode_into`."""
+    data, shape = _checked(chunk), layout.element_shape("source")
+    if len(data) != math.prod(shape) * 4:
+        raise ValueError(f"the chunk has {len(data)} bytes, not {math.prod(shape) * 4}")
+    return data.view("<i4").reshape(shape).astype(np.int32)
+
+
+def _checked(chunk: UInt8[np.ndarray, " bytes"]) -> UInt8[np.ndarray, " data"]:
+    """The bytes of a chunk without their checksum, which holds."""
+    data = chunk[:-CRC_BYTES]
+    if len(chunk) <= CRC_BYTES or crc32c(data) != chunk[-CRC_BYTES:].tobytes():
+        raise ValueError("the checksum does not match")
+    return data
 
 
 def max_chunk_bytes(layout: Layout, array: str) -> int:
     """More than any chunk of this array takes: no codec here doubles its input, and a JPEG's tables
     are small.
     """
-    return 2 * math.prod(layout.element_shape(array)) + 2**16
+    item = 4 if array == "source" else 1
+    return 2 * item * math.prod(layout.element_shape(array)) + 2**16
 
 
 def _codec(layout: Layout, array: str) -> str:
-    return layout.header.spec.codec if array == "clips" else "zstd"
+    return {"frames": layout.header.spec.codec, "foreground": "zstd", "source": "bytes"}[array]
 
 
 def _blosc_size(data: UInt8[np.ndarray, " bytes"]) -> int:

@@ -17,8 +17,8 @@ UNLABELLED = "(no label)"
 
 @dataclass(frozen=True, kw_only=True)
 class StoreInfo:
-    """Counts over the shards that are done. ``failures`` is (name, reason) of each failed video in
-    order.
+    """Counts over the shards that are done, ``num_frames`` of the frames that are kept.
+    ``failures`` is (name, reason) of each failed video in order.
 
     ``classes`` counts the usable videos by class, every class of the header included;
     ``array_bytes`` the bytes of the shards of each array.
@@ -28,7 +28,7 @@ class StoreInfo:
     header: StoreHeader
     finished: bool
     num_videos: int
-    num_clips: int
+    num_frames: int
     num_shards: int
     shards_done: int
     statuses: dict[str, int]
@@ -46,7 +46,7 @@ def store_info(path: StorePath) -> StoreInfo:
     names, labels_V = read_names(storage, layout), read_labels(storage, layout)
     statuses, usable, array_bytes = Counter[str](), Counter[int](), Counter[str]()
     failures: list[tuple[str, str]] = []
-    done = 0
+    done = frames = 0
     for record in find_records(storage, layout):
         if record is None:
             continue
@@ -54,6 +54,7 @@ def store_info(path: StorePath) -> StoreInfo:
         array_bytes.update({array: entry.size for array, entry in record.objects.items()})
         for outcome in record.videos:
             statuses[outcome.status] += 1
+            frames += outcome.length
             if outcome.status == "failed":
                 failures.append((names[outcome.video], outcome.reason))
             else:
@@ -64,7 +65,7 @@ def store_info(path: StorePath) -> StoreInfo:
         header=layout.header,
         finished=has_seal(storage),
         num_videos=layout.num_videos,
-        num_clips=layout.num_clips,
+        num_frames=frames,
         num_shards=layout.num_shards,
         shards_done=done,
         statuses={status: statuses[status] for status in get_args(Status)},

@@ -1,8 +1,8 @@
 """Where everything in a store is, and the zarr metadata it has there: pure functions of header and
 video count.
 
-V videos, N = V x clips_per_video clips, T frames, H W height and width of a frame, h w size of a
-foreground map.
+V videos, F slots for the frames of one video, G slots for its maps, H W height and width of a
+frame, h w size of a foreground map.
 """
 
 import hashlib
@@ -23,8 +23,8 @@ ROOT_KEY = "zarr.json"
 SEAL_KEY = "seal.json"
 RECORDS = "records"
 PARTIAL = ".partial"
-WHOLE_ARRAYS = ("video", "label", "start_frame", "valid", "names")
-NO_FRAME = -1  # start_frame of a clip that was never decoded
+WHOLE_ARRAYS = ("label", "length", "stretches", "names")
+NOTHING = -1  # of a label that is unknown, and of frames that are not there
 _CHUNK_PREFIX = "c"
 _CRC = {"name": "crc32c"}
 _LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
@@ -59,11 +59,6 @@ class Layout:
     videos_sha256: str
 
     @property
-    def num_clips(self) -> int:
-        """N, known before anything is decoded."""
-        return self.num_videos * self.header.spec.clips_per_video
-
-    @property
     def num_shards(self) -> int:
         """Shards of the store; the last one may hold fewer videos."""
         return -(-self.num_videos // self.header.spec.videos_per_shard)
@@ -79,8 +74,27 @@ class Layout:
 
     @property
     def sharded_arrays(self) -> tuple[str, ...]:
-        """The arrays that come in shards."""
-        return ("clips",) if self.header.spec.foreground == "none" else ("clips", "foreground")
+        """The arrays that come in shards, sorted."""
+        names = ("foreground", "frames", "source")
+        return names[1:] if self.header.spec.foreground == "none" else names
+
+    def chunks_per_video(self, array: str) -> int:
+        """Chunks of a sharded array that one video has room for: a frame, a map, or all its
+        sources.
+        """
+        spec = self.header.spec
+        return {"frames": spec.slots, "foreground": spec.map_slots, "source": 1}[array]
+
+    def chunks_per_shard(self, array: str) -> int:
+        """Chunks that a shard has room for."""
+        return self.chunks_per_video(array) * self.header.spec.videos_per_shard
+
+    def chunks_of(self, array: str, length: int) -> int:
+        """Chunks of a video of ``length`` kept frames; the others are absent."""
+        every = self.header.spec.foreground_every
+        return {"frames": length, "foreground": -(-length // every), "source": min(length, 1)}[
+            array
+        ]
 
     def videos_of(self, shard: int) -> range:
         """The videos of one shard."""
@@ -91,20 +105,27 @@ class Layout:
 
     def shard_key(self, array: str, shard: int) -> str:
         """Where one shard of one array is."""
-        return ".".join(
-            (f"{array}/{_CHUNK_PREFIX}", str(shard), *("0" for _ in self.element_shape(array)))
-        )
+        zeros = ("0" for _ in self._array_shape(array)[1:])
+        return ".".join((f"{array}/{_CHUNK_PREFIX}", str(shard), *zeros))
 
     def whole_key(self, array: str) -> str:
         """Where the one chunk of a whole array is."""
         return f"{array}/{_CHUNK_PREFIX}.0"
 
     def element_shape(self, array: str) -> tuple[int, ...]:
-        """Shape of one clip or one map."""
+        """Shape of what one chunk holds."""
         spec = self.header.spec
-        if array == "clips":
-            return (spec.frames, spec.height, spec.width, 3)
-        return (spec.foreground_height, spec.foreground_width)
+        return {
+            "frames": (spec.height, spec.width, 3),
+            "foreground": (spec.foreground_height, spec.foreground_width),
+            "source": (spec.slots, 2),
+        }[array]
+
+    def _array_shape(self, array: str) -> tuple[int, ...]:
+        element = self.element_shape(array)
+        if array == "source":
+            return (self.num_videos, *element)
+        return (self.num_videos, self.chunks_per_video(array), *element)
 
     def root_json(self) -> bytes:
         """The root ``zarr.json``: the header, and every array's metadata consolidated."""
@@ -161,7 +182,9 @@ class Layout:
         }
 
     def chunk_codecs(self, array: str) -> Codecs:
-        """The codecs of one clip or one map, as zarr metadata has them."""
+        """The codecs of one chunk, as zarr metadata has them."""
+        if array == "source":
+            return [_LITTLE, _CRC]
         if array == "foreground":
             return [{"name": "bytes"}, _ZSTD, _CRC]
         by_name: dict[str, Codecs] = {
@@ -174,44 +197,41 @@ class Layout:
         return [*by_name[self.header.spec.codec], _CRC]
 
     def _sharded_metadata(self, array: str) -> dict[str, Any]:
-        element = list(self.element_shape(array))
+        element, shape = self.element_shape(array), self._array_shape(array)
+        leading = len(shape) - len(element)
         sharding = {
             "name": "sharding_indexed",
             "configuration": {
-                "chunk_shape": [1, *element],
+                "chunk_shape": [1] * leading + list(element),
                 "codecs": self.chunk_codecs(array),
                 "index_codecs": [_LITTLE, _CRC],
                 "index_location": "end",
             },
         }
-        axes = (
-            ["clip", "frame", "row", "column", "rgb"]
-            if array == "clips"
-            else ["clip", "row", "column"]
-        )
+        axes = {
+            "frames": ["video", "frame", "row", "column", "rgb"],
+            "foreground": ["video", "map", "row", "column"],
+            "source": ["video", "frame", "number_and_ms"],
+        }
         return _array_json(
-            shape=[self.num_clips, *element],
-            chunk=[self.header.spec.clips_per_shard, *element],
-            data_type="uint8",
-            fill_value=0,
+            shape=list(shape),
+            chunk=[self.header.spec.videos_per_shard, *shape[1:]],
+            data_type="int32" if array == "source" else "uint8",
+            fill_value=NOTHING if array == "source" else 0,
             codecs=[sharding],
-            axes=axes,
+            axes=axes[array],
         )
 
     def _whole_metadata(self, array: str) -> dict[str, Any]:
-        length = self.num_videos if array == "names" else self.num_clips
-        special: dict[str, tuple[str, object, dict[str, Any]]] = {
-            "names": ("string", "", {"name": "vlen-utf8", "configuration": {}}),
-            "valid": ("bool", False, {"name": "bytes"}),
-        }
-        data_type, fill_value, codec = special.get(array, ("int32", NO_FRAME, _LITTLE))
+        names = array == "names"
+        vlen: dict[str, Any] = {"name": "vlen-utf8", "configuration": {}}
         return _array_json(
-            shape=[length],
-            chunk=[length],
-            data_type=data_type,
-            fill_value=fill_value,
-            codecs=[codec, _CRC],
-            axes=["video" if array == "names" else "clip"],
+            shape=[self.num_videos],
+            chunk=[self.num_videos],
+            data_type="string" if names else "int32",
+            fill_value="" if names else NOTHING,
+            codecs=[vlen if names else _LITTLE, _CRC],
+            axes=["video"],
         )
 
 

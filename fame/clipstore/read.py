@@ -1,52 +1,50 @@
-"""Reading a finished store: random clips as fast as their codec decodes them, with nothing trusted
-unchecked.
+"""Reading a finished store: any clip of any video as fast as its codec decodes it, with nothing
+trusted unchecked.
 
-V videos, N clips, T frames, H W height and width of a frame, h w size of a foreground map.
+V videos, L kept frames of a video, T frames of a clip, S starts, H W height and width of a frame, h
+w size of a foreground map.
 
-The reader goes to the shard files itself: look the chunk up in the shard's index, read it, check
-it, decode it. It needs neither zarr nor an event loop, so it is as safe in forked workers as in
-spawned ones.
+The reader goes to the shard files itself: look the chunks up in the shard's index, read them (the
+frames of a clip lie side by side: one read), check and decode each. It needs neither zarr nor an
+event loop, so it is as safe in forked workers as in spawned ones.
 """
 
+from collections.abc import Callable
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int32, Int64, UInt8
 
-from fame.clipstore.arrays import read_integers, read_labels, read_names, read_valid
-from fame.clipstore.chunk import decode_chunk, max_chunk_bytes
-from fame.clipstore.layout import NO_FRAME, SEAL_KEY, Layout
+from fame.clipstore.arrays import read_labels, read_lengths, read_names
+from fame.clipstore.chunk import decode_into, decode_source, max_chunk_bytes
+from fame.clipstore.layout import SEAL_KEY, Layout
 from fame.clipstore.locate import absolute, locate
 from fame.clipstore.schema import CorruptChunk, StoreError, StoreHeader, StoreSpec
 from fame.clipstore.seal import read_sealed_root
 from fame.clipstore.shard import OpenShard
 from fame.clipstore.storage import Storage, StorePath
+from fame.clipstore.window import Window
+from fame.maps import mean_map
+
+Found = TypeVar("Found")
 
 
 class ClipStore:
     """One finished store, opened for reading with :meth:`open`.
 
-    ``labels_V`` holds the class of each video (-1 unknown); ``video_N``, ``label_N``,
-    ``start_frame_N`` (-1 where the video failed) and ``valid_N`` describe each clip. Pickles as its
-    path: a worker opens the store anew.
+    A clip is a video, a start among its kept frames and a :class:`Window`. ``labels_V`` holds the
+    class of each video (-1 unknown), ``length_V`` its kept frames (0 where it failed),
+    ``stretches_V`` in how many runs they come and ``valid_V`` whether it can be shown. Pickles as
+    its path: a worker opens the store anew.
     """
 
     def __init__(self, storage: Storage, layout: Layout) -> None:
         self.path, self._storage, self._layout = storage.path, storage, layout
         storage.refuse_links(layout.array_metadata())
-        clips = layout.header.spec.clips_per_video
-        self.labels_V = read_labels(storage, layout)
-        self.label_N = np.repeat(self.labels_V, clips)
-        self.video_N = read_integers(storage, layout, "video")
-        self.start_frame_N = read_integers(storage, layout, "start_frame")
-        self.valid_N = read_valid(storage, layout)
-        if not np.array_equal(
-            self.video_N, np.repeat(np.arange(layout.num_videos, dtype=np.int32), clips)
-        ):
-            raise StoreError(f"{storage}: the clips are not in the order of their videos")
-        if not np.array_equal(self.valid_N, self.start_frame_N != NO_FRAME):
-            raise StoreError(f"{storage}: valid and start_frame disagree")
+        self.labels_V = read_labels(storage, layout).astype(np.int64)
+        self.length_V, self.stretches_V = read_lengths(storage, layout)
+        self.valid_V = self.length_V > 0
         self._shard = lru_cache(maxsize=storage.max_open)(self._open_shard)
 
     @classmethod
@@ -67,7 +65,7 @@ class ClipStore:
 
     @property
     def spec(self) -> StoreSpec:
-        """The recipe of the clips."""
+        """The recipe of the store."""
         return self._layout.header.spec
 
     @cached_property
@@ -80,78 +78,140 @@ class ClipStore:
         """V, failed videos included."""
         return self._layout.num_videos
 
-    @property
-    def num_clips(self) -> int:
-        """N, clips of failed videos included."""
-        return self._layout.num_clips
-
-    def __len__(self) -> int:
-        return self.num_clips
-
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the videos, relative to the root they came from."""
         return read_names(self._storage, self._layout)
 
-    def clips_of(self, video: int) -> range:
-        """The clips of one video."""
-        if not 0 <= video < self.num_videos:
-            raise IndexError(f"{self.path}: no video {video}: there are {self.num_videos}")
-        count = self.spec.clips_per_video
-        return range(video * count, (video + 1) * count)
+    def check(self, window: Window) -> None:
+        """Raise ``ValueError`` unless every video that is longer than the window can show it."""
+        longest = self.spec.slots
+        if (cut_V := self.stretches_V > 1).any():
+            longest = int((self.length_V[cut_V] // self.stretches_V[cut_V]).min())
+        reach = int(window.offsets(longest)[-1]) + 1
+        if reach > longest:
+            step = max(1, (longest - 1) // max(1, window.frames - 1))
+            raise ValueError(
+                f"{self.path}: a clip of {window} reaches over {reach} kept frames, but the store "
+                f"keeps {longest} of them in a row ({self.spec.kept}); set step to {step} or less, "
+                "or frames to fewer"
+            )
 
-    def clip(self, index: int) -> UInt8[np.ndarray, "t h w 3"]:
-        """Decode one clip: RGB frames. Raises :class:`CorruptChunk`, or :class:`StoreError` for a
-        failed video.
+    def starts(self, video: int, window: Window) -> Int64[np.ndarray, " s"]:
+        """Every start of a clip in a video. Raises :class:`StoreError` for a failed video."""
+        return window.starts(*self._extent(video))
+
+    def spread(self, video: int, window: Window, count: int) -> tuple[int, ...]:
+        """``count`` evenly spaced starts: what a video is tested by. Raises as :meth:`starts`."""
+        return window.spread(*self._extent(video), count)
+
+    def clip(
+        self,
+        video: int,
+        start: int,
+        window: Window,
+        *,
+        out: UInt8[np.ndarray, "t h w 3"] | None = None,
+    ) -> UInt8[np.ndarray, "t h w 3"]:
+        """Decode one clip, RGB, into ``out`` if given. Raises :class:`CorruptChunk`, or
+        :class:`StoreError` for a failed video.
         """
-        return self._element("clips", index)
+        return self._decode("frames", video, self._numbers(video, start, window), out)
 
-    def foreground(self, index: int) -> UInt8[np.ndarray, "mh mw"]:
-        """Decode the soft foreground map of one clip, 0 to 255. Raises as :meth:`clip`, and where
-        there are no maps.
+    def maps(self, video: int, start: int, window: Window) -> UInt8[np.ndarray, "t mh mw"]:
+        """The foreground map of each frame of a clip, 0 to 255, on one scale for all. Raises as
+        :meth:`clip`, and where there are no maps.
         """
         if self.spec.foreground == "none":
             raise StoreError(
                 f"{self.path}: the store was made without foreground maps; use `foreground: online`"
             )
-        return self._element("foreground", index)
+        number_T = self._numbers(video, start, window) // self.spec.foreground_every
+        return self._decode("foreground", video, number_T, None)
+
+    def foreground(self, video: int, start: int, window: Window) -> UInt8[np.ndarray, "mh mw"]:
+        """The map of a whole clip: the mean of its frames' maps, scaled to 0..255. Raises as
+        :meth:`maps`.
+        """
+        return mean_map(self.maps(video, start, window))
+
+    def source(self, video: int) -> Int32[np.ndarray, "l 2"]:
+        """Number and time in milliseconds of each kept frame in the source. Raises as
+        :meth:`clip`.
+        """
+        length, _ = self._extent(video)
+
+        def read() -> Int32[np.ndarray, "l 2"]:
+            shard, place = divmod(video, self.spec.videos_per_shard)
+            (chunk,) = self._shard("source", shard).chunks([place])
+            return decode_source(self._layout, chunk)[:length]
+
+        return self._told("source", video, read)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ClipStore.open, (self.path,)
 
     def __repr__(self) -> str:
-        spec, clips = self.spec, f"{self.num_clips} clips"
-        shape = f"{spec.frames}x{spec.height}x{spec.width}"
-        videos = f"{self.num_videos} videos, {clips} of {shape}"
-        return f"ClipStore({str(self.path)!r}: {videos}, {spec.codec})"
+        spec, frames = self.spec, int(self.length_V.sum())
+        videos = f"{self.num_videos} videos, {frames} frames of {spec.height}x{spec.width}"
+        return f"ClipStore({str(self.path)!r}: {videos}, {spec.kept}, {spec.codec})"
 
-    def _element(self, array: str, index: int) -> UInt8[np.ndarray, "..."]:
-        if not 0 <= index < self.num_clips:
-            raise IndexError(f"{self.path}: no clip {index}: there are {self.num_clips}")
-        shard, position = divmod(index, self.spec.clips_per_shard)
-        if not self.valid_N[index]:
-            raise StoreError(
-                f"{self._where(array, index)}: its video could not be decoded; see valid_N"
-            )
+    def _extent(self, video: int) -> tuple[int, int]:
+        """Length and stretches of a video that can be shown."""
+        if not 0 <= video < self.num_videos:
+            raise IndexError(f"{self.path}: no video {video}: there are {self.num_videos}")
+        if not self.valid_V[video]:
+            raise StoreError(f"{self.path}: video {video} could not be decoded; see valid_V")
+        return int(self.length_V[video]), int(self.stretches_V[video])
+
+    def _numbers(self, video: int, start: int, window: Window) -> Int64[np.ndarray, " t"]:
+        length, stretches = self._extent(video)
+        if not 0 <= start < length:
+            raise IndexError(f"{self.path}: no frame {start} in video {video}: it has {length}")
+        return window.numbers(start, length=length, stretches=stretches)
+
+    def _decode(
+        self,
+        array: str,
+        video: int,
+        number_T: Int64[np.ndarray, " t"],
+        out: UInt8[np.ndarray, "t ..."] | None,
+    ) -> UInt8[np.ndarray, "t ..."]:
+        """Read the chunks of a clip, each once, and decode them to where they are shown."""
+        if out is None:
+            shape = (len(number_T), *self._layout.element_shape(array))
+            out = np.empty(shape, np.uint8)
+        shard, place = divmod(video, self.spec.videos_per_shard)
+        number_U, first_U, shown_T = np.unique(number_T, return_index=True, return_inverse=True)
+        first_T = first_U[shown_T].tolist()
+        position_U = number_U + place * self._layout.chunks_per_video(array)
+
+        def read() -> UInt8[np.ndarray, "t ..."]:
+            chunks = self._shard(array, shard).chunks(position_U.tolist())
+            for t, chunk in zip(first_U.tolist(), chunks, strict=True):
+                decode_into(self._layout, array, chunk, out[t])
+            for t, first in enumerate(first_T):
+                if t != first:
+                    out[t] = out[first]
+            return out
+
+        return self._told(array, video, read)
+
+    def _told(self, array: str, video: int, read: Callable[[], Found]) -> Found:
+        """What ``read`` gives; damage is told with where it is and what to do."""
         try:
-            chunk = self._shard(array, shard).chunk(position)
-            if chunk is None:
-                raise StoreError("the shard does not have it")
-            return decode_chunk(self._layout, array, chunk)
+            return read()
         except ValueError as error:
-            cure = "`fame store verify --repair` has it made again"
             raise CorruptChunk(
-                f"{self._where(array, index)} is corrupt: {error}. {cure}"
+                f"{self.path}: {array} of video {video} (shard "
+                f"{video // self.spec.videos_per_shard}) is corrupt: {error}. "
+                "`fame store verify --repair` has it made again"
             ) from error
-
-    def _where(self, array: str, index: int) -> str:
-        shard, video = index // self.spec.clips_per_shard, index // self.spec.clips_per_video
-        return f"{self.path}: {array} of clip {index} (shard {shard}, video {video})"
 
     def _open_shard(self, array: str, shard: int) -> OpenShard:
         return OpenShard(
             self._storage,
             self._layout.shard_key(array, shard),
-            chunks_per_shard=self.spec.clips_per_shard,
+            chunks_per_shard=self._layout.chunks_per_shard(array),
             max_chunk_bytes=max_chunk_bytes(self._layout, array),
         )

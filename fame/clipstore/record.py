@@ -8,24 +8,24 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, get_args
 
-from fame.clipstore.layout import NO_FRAME, Layout, record_key
+from fame.clipstore.layout import Layout, record_key
 from fame.clipstore.schema import Status, StoreError, canonical_json, expect_keys, parse_json_object
 from fame.clipstore.storage import Storage
 
-MAX_START_FRAME = 2**31 - 1
 _KEYS = {"shard", "store", "objects", "videos", "sha256"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoOutcome:
-    """What became of one video. ``reason`` is empty unless it failed; a failed one has start frames
-    of -1.
+    """What became of one video: how many frames are kept, in how many stretches. A failed one has
+    a ``reason`` and 0 of both; ``reason`` is empty otherwise.
     """
 
     video: int
     status: Status
     reason: str
-    start_frame: tuple[int, ...]
+    length: int
+    stretches: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class ShardRecord:
                 shard=shard,
                 store=layout.identity,
                 objects={name: StoredObject(**entry) for name, entry in body["objects"].items()},
-                videos=tuple(_outcome(entry) for entry in body["videos"]),
+                videos=tuple(VideoOutcome(**entry) for entry in body["videos"]),
             )
         except (TypeError, AttributeError, KeyError) as error:
             raise StoreError(f"record {shard} is not of this format: {error}") from error
@@ -85,28 +85,26 @@ class ShardRecord:
         if [outcome.video for outcome in self.videos] != list(layout.videos_of(self.shard)):
             raise StoreError(f"{where} does not tell of exactly the videos of its shard")
         for outcome in self.videos:
-            _check_outcome(outcome, layout.header.spec.clips_per_video, where)
+            _check_outcome(outcome, layout.header.spec.slots, where)
 
 
 def _sha256(body: dict[str, Any]) -> str:
     return hashlib.sha256(canonical_json(body)).hexdigest()
 
 
-def _outcome(entry: dict[str, Any]) -> VideoOutcome:
-    fields: dict[str, Any] = {**entry, "start_frame": tuple(entry["start_frame"])}
-    return VideoOutcome(**fields)
-
-
-def _check_outcome(outcome: VideoOutcome, clips: int, where: str) -> None:
+def _check_outcome(outcome: VideoOutcome, slots: int, where: str) -> None:
     if outcome.status not in get_args(Status) or type(outcome.reason) is not str:
         raise StoreError(f"{where}: video {outcome.video} has no known status")
-    lowest, highest = (NO_FRAME, NO_FRAME) if outcome.status == "failed" else (0, MAX_START_FRAME)
-    frames = outcome.start_frame
-    if len(frames) != clips or not all(
-        type(frame) is int and lowest <= frame <= highest for frame in frames
-    ):
+    length, stretches = outcome.length, outcome.stretches
+    whole = type(length) is int and type(stretches) is int
+    if outcome.status == "failed":
+        possible = whole and length == stretches == 0
+    else:
+        possible = whole and 1 <= stretches <= length <= slots and length % stretches == 0
+    if not possible:
         raise StoreError(
-            f"{where}: video {outcome.video} ({outcome.status}) has start frames {frames!r:.200}"
+            f"{where}: video {outcome.video} ({outcome.status}) has {length!r:.40} frames in "
+            f"{stretches!r:.40} stretches"
         )
 
 

@@ -1,7 +1,7 @@
 """What a clip store is: its recipe, its header, what a video gives it, and the errors it raises.
 
-V videos, N = V x clips_per_video clips, T frames, H W height and width of a frame, h w size of a
-foreground map.
+V videos, F slots for the frames of one video, L <= F frames that it has, G foreground maps of them,
+H W height and width of a frame, h w size of a map.
 """
 
 import dataclasses
@@ -16,10 +16,10 @@ from jaxtyping import Int32, UInt8
 
 from fame.store_spec import StoreSpec, canonical_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_VIDEOS = 2**31 - 1
 
-Status = Literal["ok", "looped", "failed"]
+Status = Literal["ok", "cut", "failed"]
 Parameter = str | int | float | bool
 
 
@@ -36,7 +36,7 @@ class UnreachableError(OSError):
 
 
 class CorruptChunk(StoreError):  # noqa: N818 - it names the thing that is wrong
-    """The bytes of one clip or map in a finished store are not the bytes that were written."""
+    """The bytes of a frame or map in a finished store are not the bytes that were written."""
 
 
 def parse_json_object(data: bytes, what: str) -> dict[str, Any]:
@@ -96,7 +96,8 @@ class StoreHeader:
         if data.get("version") != FORMAT_VERSION:
             raise StoreError(
                 f"the store is of format {data.get('version')!r}; this software reads "
-                f"format {FORMAT_VERSION}"
+                f"format {FORMAT_VERSION}: remove it and make it anew with `fame preprocess` "
+                f"({data.get('dataset')!r:.40}, split {data.get('split')!r:.40})"
             )
         expect_keys(data, {f.name for f in dataclasses.fields(cls)}, "the header")
         classes, parameters, spec = data["class_names"], data["foreground_parameters"], data["spec"]
@@ -135,15 +136,19 @@ def _read_spec(data: Mapping[str, object]) -> StoreSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VideoClips:
-    """One decoded video on its way into a store: its clips, their maps (none where the spec has
-    none), first frames.
+class VideoFrames:
+    """One decoded video on its way into a store: its frames, their maps (none where the spec has
+    none), and number and time of each frame in the source.
+
+    ``source`` holds frame numbers and milliseconds. A video that was ``cut`` consists of
+    ``stretches`` runs of equal length, and no clip goes from one into the next.
     """
 
-    clips: UInt8[np.ndarray, "c t h w 3"]
-    foreground: UInt8[np.ndarray, "c mh mw"] | None
-    start_frame: Int32[np.ndarray, " c"]
-    looped: bool = False
+    frames: UInt8[np.ndarray, "l h w 3"]
+    foreground: UInt8[np.ndarray, "g mh mw"] | None
+    source: Int32[np.ndarray, "l 2"]
+    stretches: int = 1
+    cut: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ chunk: zarr's writer wants the decoded shard whole.
 """
 
 import threading
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
@@ -17,6 +18,7 @@ from fame.clipstore.storage import Draft, Storage
 
 _PAIR_BYTES = 16
 _ABSENT = 2**64 - 1
+_GAP_BYTES = 2**18  # read through, since a second read would cost more
 
 
 class ShardDraft:
@@ -70,12 +72,39 @@ class OpenShard:
         The array is this thread's reading buffer: it is overwritten by the thread's next read of
         any shard.
         """
-        offset, length = self._index[position].tolist()
-        if offset == length == _ABSENT:
+        if self._absent(position):
             return None
+        return next(self.chunks([position]))
+
+    def chunks(self, positions: Sequence[int]) -> Iterator[UInt8[np.ndarray, " bytes"]]:
+        """The bytes of several chunks, ``positions`` ascending, as :meth:`chunk` gives them one by
+        one.
+
+        What lies side by side comes in one read, a small gap included. Raises :class:`StoreError`
+        for a chunk that is absent.
+        """
+        spans = [self._span(position) for position in positions]
+        first = 0
+        for last, (offset, length) in enumerate(spans):
+            end = offset + length
+            if last + 1 < len(spans) and end <= spans[last + 1][0] <= end + _GAP_BYTES:
+                continue
+            begin = spans[first][0]
+            run = self._read(begin, end - begin)
+            for offset, length in spans[first : last + 1]:
+                yield run[offset - begin : offset - begin + length]
+            first = last + 1
+
+    def _absent(self, position: int) -> bool:
+        return bool((self._index[position] == _ABSENT).all())
+
+    def _span(self, position: int) -> tuple[int, int]:
+        offset, length = self._index[position].tolist()
+        if self._absent(position):
+            raise StoreError(f"{self._where}: chunk {position} is missing")
         if offset + length > self._end or length > self._max_chunk_bytes:
             raise StoreError(f"{self._where}: chunk {position} cannot be at {offset}+{length}")
-        return self._read(offset, length)
+        return offset, length
 
     def _read(self, offset: int, length: int) -> UInt8[np.ndarray, " bytes"]:
         view = _buffer.of(length)

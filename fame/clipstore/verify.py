@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
-from fame.clipstore.chunk import decode_chunk, max_chunk_bytes
+from fame.clipstore.chunk import decode_chunk, decode_source, max_chunk_bytes
 from fame.clipstore.layout import ROOT_KEY, SEAL_KEY, Layout, record_key
 from fame.clipstore.locate import locate
 from fame.clipstore.read import ClipStore
@@ -34,7 +34,7 @@ class StoreReport:
     """What :func:`verify` found: damaged small files by key, damaged shards, and maps of a single
     value.
 
-    A flat map is no damage: it is what a motionless clip gives. Many of them mean that the recipe
+    A flat map is no damage: it is what a motionless video gives. Many of them mean that the recipe
     failed.
     """
 
@@ -110,23 +110,25 @@ def _decode_all(storage: Storage, layout: Layout, array: str, record: ShardRecor
     """Decode every chunk of one shard; returns the number of flat maps, raises :class:`StoreError`
     for damage.
     """
-    spec = layout.header.spec
     shard = OpenShard(
         storage,
         layout.shard_key(array, record.shard),
-        chunks_per_shard=spec.clips_per_shard,
+        chunks_per_shard=layout.chunks_per_shard(array),
         max_chunk_bytes=max_chunk_bytes(layout, array),
     )
-    flat = 0
-    for position in range(spec.clips_per_shard):
-        video, chunk = position // spec.clips_per_video, shard.chunk(position)
-        stored = video < len(record.videos) and record.videos[video].status != "failed"
+    room, lengths, flat = layout.chunks_per_video(array), [v.length for v in record.videos], 0
+    for position in range(layout.chunks_per_shard(array)):
+        place, chunk = position // room, shard.chunk(position)
+        length = lengths[place] if place < len(lengths) else 0
+        stored = position % room < layout.chunks_of(array, length)
         if stored != (chunk is not None):
-            raise StoreError(
-                f"chunk {position} is {'missing' if stored else 'there though its video failed'}"
-            )
+            wrong = "missing" if stored else "there though its video ends before"
+            raise StoreError(f"chunk {position} is {wrong}")
         if chunk is not None:
             try:
+                if array == "source":
+                    decode_source(layout, chunk)
+                    continue
                 element = decode_chunk(layout, array, chunk)
             except ValueError as error:
                 raise StoreError(f"chunk {position}: {error}") from error

@@ -3,7 +3,7 @@
 The bytes of a finished store depend on its header and its videos only. Anything may be killed at
 any moment: a shard is done when its record is there, and the record is written last.
 
-V videos, N clips, T frames, H W height and width of a frame, h w size of a foreground map.
+V videos, H W height and width of a frame, h w size of a foreground map.
 """
 
 import itertools
@@ -22,10 +22,10 @@ from fame.clipstore.arrays import (
     videos_digest,
 )
 from fame.clipstore.chunk import encode_chunk
-from fame.clipstore.layout import NO_FRAME, ROOT_KEY, SEAL_KEY, Layout, record_key
+from fame.clipstore.layout import NOTHING, ROOT_KEY, SEAL_KEY, Layout, record_key
 from fame.clipstore.locate import locate
 from fame.clipstore.record import ShardRecord, StoredObject, VideoOutcome, find_records, load_record
-from fame.clipstore.schema import StoreError, StoreHeader, VideoClips, VideoFailure, canonical_json
+from fame.clipstore.schema import StoreError, StoreHeader, VideoFailure, VideoFrames, canonical_json
 from fame.clipstore.seal import has_seal, make_seal, sealed_keys
 from fame.clipstore.shard import ShardDraft
 from fame.clipstore.storage import Storage, StorePath
@@ -74,23 +74,22 @@ def layout_of(storage: Storage) -> Layout:
 
 
 def write_shard(
-    path: StorePath, shard: int, videos: Iterable[VideoClips | VideoFailure]
+    path: StorePath, shard: int, videos: Iterable[VideoFrames | VideoFailure]
 ) -> ShardRecord:
     """Write one shard of every array from its videos in order, then commit its record.
 
-    Clips are encoded and written as the videos arrive, so memory is that of one video. Give a shard
-    to one task at a time. Raises :class:`StoreError` where the disk fails or the videos are not
-    exactly the shard's, ``ValueError`` for a video of wrong shapes; nothing is committed then.
+    Frames are encoded and written as the videos arrive, so memory is that of one video. Give a
+    shard to one task at a time. Raises :class:`StoreError` where the disk fails or the videos are
+    not exactly the shard's, ``ValueError`` for a video of wrong shapes; nothing is committed then.
     """
     storage = locate(path)
     layout = layout_of(storage)
-    size = layout.header.spec.clips_per_shard
     with ExitStack() as stack:
         drafts: dict[str, ShardDraft] = {}
         for array in layout.sharded_arrays:
             draft = storage.draft(layout.shard_key(array, shard))
             stack.callback(draft.discard)
-            drafts[array] = ShardDraft(draft, chunks_per_shard=size)
+            drafts[array] = ShardDraft(draft, chunks_per_shard=layout.chunks_per_shard(array))
         paired = _paired(storage, layout.videos_of(shard), videos)
         outcomes = tuple(_append(layout, drafts, video, given) for video, given in paired)
         for draft in drafts.values():
@@ -123,7 +122,7 @@ def missing_shards(path: StorePath) -> list[int]:
 
 
 def finalise(path: StorePath) -> None:
-    """Write what only the whole knows (``start_frame``, ``valid``) and seal the store. Call it
+    """Write what only the whole knows (``length``, ``stretches``) and seal the store. Call it
     holding the lock.
 
     Raises :class:`StoreError` while shards are missing. On a finished store it does nothing.
@@ -138,15 +137,10 @@ def finalise(path: StorePath) -> None:
                 f"first {missing[0]}"
             )
         records = storage.map(partial(load_record, storage, layout), range(layout.num_shards))
-        frames = (
-            frame
-            for record in records
-            for outcome in record.videos
-            for frame in outcome.start_frame
-        )
-        start_frame_N = np.fromiter(frames, np.int32, layout.num_clips)
-        storage.write(layout.whole_key("start_frame"), encode_numbers(start_frame_N))
-        storage.write(layout.whole_key("valid"), encode_numbers(start_frame_N != NO_FRAME))
+        found = ((v.length, v.stretches) for record in records for v in record.videos)
+        extent_V2 = np.fromiter(found, np.dtype((np.int32, 2)), layout.num_videos)
+        for array, number_V in zip(("length", "stretches"), extent_V2.T, strict=True):
+            storage.write(layout.whole_key(array), encode_numbers(number_V))
         storage.write(SEAL_KEY, make_seal(storage, layout))
     storage.sweep()
 
@@ -210,15 +204,12 @@ def _write_skeleton(
     """Everything that is known before anything is decoded; the root metadata comes last, and the
     store exists.
     """
-    clips = layout.header.spec.clips_per_video
-    video_V = np.arange(layout.num_videos, dtype=np.int32)
     files = {
         f"{name}/zarr.json": canonical_json(metadata)
         for name, metadata in layout.array_metadata().items()
     }
     files[layout.whole_key("names")] = encode_names(names)
-    files[layout.whole_key("video")] = encode_numbers(np.repeat(video_V, clips))
-    files[layout.whole_key("label")] = encode_numbers(np.repeat(labels_V, clips))
+    files[layout.whole_key("label")] = encode_numbers(labels_V)
     files[ROOT_KEY] = layout.root_json()
     storage.remove(SEAL_KEY)
     for key, data in files.items():
@@ -231,8 +222,8 @@ def _holds(storage: Storage, key: str, data: bytes) -> bool:
 
 
 def _paired(
-    storage: Storage, expected: range, videos: Iterable[VideoClips | VideoFailure]
-) -> Iterator[tuple[int, VideoClips | VideoFailure]]:
+    storage: Storage, expected: range, videos: Iterable[VideoFrames | VideoFailure]
+) -> Iterator[tuple[int, VideoFrames | VideoFailure]]:
     for video, given in itertools.zip_longest(expected, videos):
         if video is None or given is None:
             raise StoreError(
@@ -242,28 +233,36 @@ def _paired(
 
 
 def _append(
-    layout: Layout, drafts: dict[str, ShardDraft], video: int, given: VideoClips | VideoFailure
+    layout: Layout, drafts: dict[str, ShardDraft], video: int, given: VideoFrames | VideoFailure
 ) -> VideoOutcome:
-    """Encode one video into the drafts."""
-    clips = layout.header.spec.clips_per_video
+    """Encode one video into the drafts; chunks past its end are absent."""
     if isinstance(given, VideoFailure):
-        for draft, _ in itertools.product(drafts.values(), range(clips)):
-            draft.append(None)
-        return VideoOutcome(
-            video=video,
-            status="failed",
-            reason=_plain(given.reason),
-            start_frame=(NO_FRAME,) * clips,
+        given_arrays: dict[str, Iterable[np.ndarray]] = {}
+        outcome = VideoOutcome(
+            video=video, status="failed", reason=_plain(given.reason), length=0, stretches=0
         )
-    _check_clips(layout, given)
-    given_arrays = {"clips": given.clips, "foreground": given.foreground}
+    else:
+        _check_video(layout, given)
+        length, stretches = len(given.frames), given.stretches
+        source = np.full(layout.element_shape("source"), NOTHING, np.int32)
+        source[:length] = given.source
+        maps = () if given.foreground is None else given.foreground
+        given_arrays = {"frames": given.frames, "foreground": maps, "source": source[None]}
+        outcome = VideoOutcome(
+            video=video,
+            status="cut" if given.cut else "ok",
+            reason="",
+            length=length,
+            stretches=stretches,
+        )
     for array, draft in drafts.items():
-        elements = given_arrays[array]
-        assert elements is not None, "checked above"
-        for element in elements:
-            draft.append(encode_chunk(layout, array, element))
-    status, start_frame = "looped" if given.looped else "ok", tuple(given.start_frame.tolist())
-    return VideoOutcome(video=video, status=status, reason="", start_frame=start_frame)
+        chunks = (encode_chunk(layout, array, e) for e in given_arrays.get(array, ()))
+        absent = itertools.repeat(None)
+        for chunk in itertools.islice(
+            itertools.chain(chunks, absent), layout.chunks_per_video(array)
+        ):
+            draft.append(chunk)
+    return outcome
 
 
 def _plain(reason: str) -> str:
@@ -271,13 +270,22 @@ def _plain(reason: str) -> str:
     return reason.encode(errors="backslashreplace").decode()[:MAX_REASON]
 
 
-def _check_clips(layout: Layout, given: VideoClips) -> None:
-    count = layout.header.spec.clips_per_video
-    for array, found in (("clips", given.clips), ("foreground", given.foreground)):
-        wanted = (count, *layout.element_shape(array)) if array in layout.sharded_arrays else None
+def _check_video(layout: Layout, given: VideoFrames) -> None:
+    """Raise ``ValueError`` for arrays of other shapes than the layout has for this many frames."""
+    length, stretches = len(given.frames), given.stretches
+    slots = layout.header.spec.slots
+    if not 1 <= stretches <= length <= slots or length % stretches:
+        raise ValueError(
+            f"a video has from 1 to {slots} frames in stretches of equal length, not {length} in "
+            f"{stretches}"
+        )
+    for array, found in (("frames", given.frames), ("foreground", given.foreground)):
+        wanted = None
+        if array in layout.sharded_arrays:
+            wanted = (layout.chunks_of(array, length), *layout.element_shape(array))
         shape = None if found is None else found.shape
         if shape != wanted or (found is not None and found.dtype != np.uint8):
             raise ValueError(f"{array} must be uint8 of shape {wanted}, not {shape}")
-    frames = given.start_frame
-    if frames.shape != (count,) or frames.dtype != np.int32 or frames.min() < 0:
-        raise ValueError(f"start_frame must be {count} int32 of at least 0, not {frames!r}")
+    source = given.source
+    if source.shape != (length, 2) or source.dtype != np.int32 or source.min() < 0:
+        raise ValueError(f"source must be int32 [{length}, 2] of at least 0, not {source!r:.200}")

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from fame.foreground import top_fraction
+from fame.maps import mean_map
 from fame.merging import merge
 from fame.preview import dim, enlarge, heat, sheet, tile, write_gif, write_png
 from fame.randomness import numpy_generator
@@ -15,10 +16,10 @@ GAP, CAPTION = 6, 24
 
 
 def clips_and_maps() -> tuple[np.ndarray, np.ndarray]:
+    """Three clips of 4 frames, and a map for each frame."""
     rng = numpy_generator(0, 0, 0, "preview")
-    return rng.integers(0, 256, (3, 4, 40, 56, 3)).astype(np.uint8), rng.integers(
-        0, 256, (3, 10, 14)
-    ).astype(np.uint8)
+    clips = rng.integers(0, 256, (3, 4, 40, 56, 3)).astype(np.uint8)
+    return clips, rng.integers(0, 200, (3, 4, 10, 14)).astype(np.uint8)
 
 
 def panel(picture: np.ndarray, row: int, column: int) -> np.ndarray:
@@ -29,7 +30,7 @@ def panel(picture: np.ndarray, row: int, column: int) -> np.ndarray:
 def test_the_panels_are_frame_heat_mask_and_what_merging_gives() -> None:
     clips, maps = clips_and_maps()
     picture = sheet(clips, maps, beta=0.4, sources_N=SOURCES, frame=3)
-    scores = torch.from_numpy(np.stack([enlarge(one, 40, 56) for one in maps]))
+    scores = torch.from_numpy(np.stack([enlarge(mean_map(one), 40, 56) for one in maps]))
     masks = top_fraction(scores, 0.4)
     as_float = torch.from_numpy(clips).permute(0, 4, 1, 2, 3).double()
     merged = (
@@ -40,7 +41,8 @@ def test_the_panels_are_frame_heat_mask_and_what_merging_gives() -> None:
     )
     for i in range(3):
         assert np.array_equal(panel(picture, i, 0), clips[i, 3])
-        assert np.array_equal(panel(picture, i, 1), heat(clips[i, 3], scores[i].numpy()))
+        strength = enlarge(maps[i, 3], 40, 56) * np.float32(255 / maps[i].max())
+        assert np.array_equal(panel(picture, i, 1), heat(clips[i, 3], strength))
         assert np.array_equal(panel(picture, i, 2), dim(clips[i, 3], masks[i].numpy()))
         assert np.array_equal(panel(picture, i, 3), merged[i, 3])
 

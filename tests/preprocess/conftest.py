@@ -16,7 +16,7 @@ from preprocess.config import PreprocessConfig
 from preprocess.run import preprocess
 from tests.preprocess.videos import write_video
 
-SPEC = StoreSpec(frames=4, clips_per_video=3, height=24, width=32, foreground="none")
+SPEC = StoreSpec(seconds=0.4, stretch=2, height=24, width=32, foreground="none")  # 6 slots
 # Before the processes are forked that join the session: Ray reads these once.
 os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -43,7 +43,7 @@ def wait_until(condition: Callable[[], object], *, seconds: float = 20) -> None:
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """12 videos of two classes, among them a short one (looped) and two that fail."""
+    """12 videos of two classes, among them three that are cut and two that fail."""
     root = tmp_path_factory.mktemp("corpus")
     for number in range(10):
         write_video(

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from preprocess import decode
+from preprocess.selection import Sampling
 
 honest = decode.decode
 
 
-def rogue(path: str, sampling: decode.Sampling, clips_NTHW3: np.ndarray) -> decode.Decoded:
+def rogue(path: str, sampling: Sampling, frames_FHW3: np.ndarray) -> decode.Decoded:
     name = Path(path).name
     if "crash" in name:
         os.kill(os.getpid(), signal.SIGSEGV)
@@ -36,9 +37,9 @@ def rogue(path: str, sampling: decode.Sampling, clips_NTHW3: np.ndarray) -> deco
         os.kill(os.getpid(), signal.SIGKILL)
     if "slow" in name:
         time.sleep(0.05)
-    return honest(path, sampling, clips_NTHW3)
+    return honest(path, sampling, frames_FHW3)
 
 
 if __name__ == "__main__":
     decode.decode = rogue
-    decode.serve(int(sys.argv[1]), int(sys.argv[2]), decode.Sampling(**json.loads(sys.argv[3])))
+    decode.serve(int(sys.argv[1]), int(sys.argv[2]), Sampling(**json.loads(sys.argv[3])))

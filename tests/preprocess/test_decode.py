@@ -9,23 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preprocess.decode import (
-    Decoded,
-    DecodeError,
-    Sampling,
-    complaint,
-    decode,
-    fit,
-    window_frames,
-    window_starts,
-)
+from preprocess.decode import Decoded, DecodeError, complaint, decode, fit
+from preprocess.selection import Sampling
+from tests.preprocess.test_selection import slow_kept, slow_wanted
 from tests.preprocess.videos import all_frames, frame_number, write_video
 
 samplings = st.builds(
     Sampling,
-    clips=st.integers(1, 12),
-    frames=st.integers(1, 9),
-    stride=st.integers(1, 4),
+    slots=st.integers(1, 16),
+    keep=st.integers(1, 4),
+    fps=st.sampled_from([None, 7.5, 12.0, 15.0, 25.0, 60.0]),
+    stretch=st.integers(2, 5),
+    aligned=st.integers(1, 2),
     height=st.just(24),
     width=st.just(32),
     geometry=st.just("cover"),
@@ -34,37 +29,29 @@ samplings = st.builds(
 
 def sampling(
     *,
-    clips: int = 3,
-    frames: int = 4,
-    stride: int = 2,
+    slots: int = 6,
+    keep: int = 2,
+    fps: float | None = None,
     height: int = 24,
     width: int = 32,
     geometry: Literal["cover", "squash"] = "cover",
 ) -> Sampling:
     return Sampling(
-        clips=clips, frames=frames, stride=stride, height=height, width=width, geometry=geometry
+        slots=slots,
+        keep=keep,
+        fps=fps,
+        stretch=2,
+        aligned=1,
+        height=height,
+        width=width,
+        geometry=geometry,
     )
 
 
 def decoded(path: Path, wanted: Sampling) -> tuple[Decoded, np.ndarray]:
-    clips_NTHW3 = np.zeros(wanted.shape, np.uint8)
-    return decode(str(path), wanted, clips_NTHW3), clips_NTHW3
-
-
-@given(samplings, st.integers(1, 400))
-def test_windows_are_evenly_spaced_and_reach_both_ends(wanted: Sampling, frame_count: int) -> None:
-    starts, span = window_starts(frame_count, wanted), (wanted.frames - 1) * wanted.stride + 1
-    frames = np.array(window_frames(frame_count, wanted))
-    assert frames.shape == (wanted.clips, wanted.frames)
-    assert frames.min() >= 0 and frames.max() < frame_count
-    gaps = np.diff(starts)
-    assert gaps.size == 0 or (gaps.min() >= 0 and gaps.max() - gaps.min() <= 1)
-    if frame_count >= span:
-        assert (np.diff(frames, axis=1) == wanted.stride).all()
-        if wanted.clips > 1:
-            assert starts[0] == 0 and frames[-1, -1] == frame_count - 1
-        else:
-            assert abs(starts[0] - (frame_count - span) / 2) < 1
+    frames_FHW3 = np.zeros(wanted.shape, np.uint8)
+    result = decode(str(path), wanted, frames_FHW3)
+    return result, frames_FHW3[: len(result.source)]
 
 
 @settings(max_examples=40, deadline=None)
@@ -73,18 +60,16 @@ def test_decoding_equals_reading_everything_and_indexing(
     wanted: Sampling, frame_count: int
 ) -> None:
     path = LOSSLESS[frame_count]
-    result, clips_NTHW3 = decoded(path, wanted)
+    result, frames_LHW3 = decoded(path, wanted)
     oracle = [fit(frame, wanted) for frame in all_frames(path)]
-    indices = [
-        [(s + t * wanted.stride) % frame_count for t in range(wanted.frames)]
-        for s in result.start_frame
-    ]
-    assert result.frame_count == result.frames_read == frame_count
-    assert result.looped == (frame_count < (wanted.frames - 1) * wanted.stride + 1)
-    np.testing.assert_array_equal(
-        clips_NTHW3, np.array([[oracle[i] for i in row] for row in indices])
-    )
-    assert [[frame_number(f) for f in clip] for clip in clips_NTHW3] == indices
+    numbers = slow_wanted(wanted, [n / 25 for n in range(frame_count)])
+    kept = [numbers[place] for stretch in slow_kept(wanted, len(numbers)) for place in stretch]
+    assert [number for number, _ in result.source] == kept
+    assert [ms for _, ms in result.source] == [40 * number for number in kept]
+    assert result.cut == (len(numbers) > wanted.slots)
+    assert result.frame_count == frame_count
+    np.testing.assert_array_equal(frames_LHW3, np.array([oracle[number] for number in kept]))
+    assert [frame_number(frame) for frame in frames_LHW3] == kept
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -96,18 +81,21 @@ def lossless_videos(tmp_path_factory: pytest.TempPathFactory) -> None:
 LOSSLESS: dict[int, Path] = {}
 
 
+@pytest.mark.parametrize("wanted", [sampling(), sampling(fps=20.0), sampling(slots=12)])
 @pytest.mark.parametrize("declared", [1, 3, 17, 21, 400, 2**31 - 1])
-def test_a_wrong_frame_count_in_the_header_changes_nothing(tmp_path: Path, declared: int) -> None:
+def test_a_wrong_frame_count_in_the_header_changes_nothing(
+    tmp_path: Path, declared: int, wanted: Sampling
+) -> None:
     path = write_video(tmp_path / "a.avi", 20, codec="MJPG")
-    expected = decoded(path, sampling())
+    expected = decoded(path, wanted)
     data = bytearray(path.read_bytes())
     length_at = data.index(b"strh") + 8 + 32
     assert int.from_bytes(data[length_at : length_at + 4], "little") == 20
     data[length_at : length_at + 4] = declared.to_bytes(4, "little")
     (tmp_path / "b.avi").write_bytes(data)
-    result, clips_NTHW3 = decoded(tmp_path / "b.avi", sampling())
-    assert (result.start_frame, result.frame_count) == (expected[0].start_frame, 20)
-    np.testing.assert_array_equal(clips_NTHW3, expected[1])
+    result, frames_LHW3 = decoded(tmp_path / "b.avi", wanted)
+    assert (result.source, result.frame_count) == (expected[0].source, 20)
+    np.testing.assert_array_equal(frames_LHW3, expected[1])
 
 
 @pytest.mark.parametrize(
@@ -157,7 +145,7 @@ def test_rotation_is_honoured(footage: Path) -> None:
     upright = cv2.rotate(frame_hw3, cv2.ROTATE_90_COUNTERCLOCKWISE)
     capture.release()
     wanted = sampling(height=48, width=27, geometry="squash")
-    np.testing.assert_array_equal(decoded(path, wanted)[1][0, 0], fit(upright, wanted))
+    np.testing.assert_array_equal(decoded(path, wanted)[1][0], fit(upright, wanted))
 
 
 def test_a_frame_size_that_changes_midway_is_decoded(tmp_path: Path) -> None:

@@ -11,14 +11,17 @@ import numpy as np
 import psutil
 import pytest
 
-from preprocess.decode import Sampling, decode
+from preprocess.decode import decode
 from preprocess.isolation import Decoder, DecoderStartError
+from preprocess.selection import Sampling
 from preprocess.video import DecodeError
 from tests.preprocess.conftest import wait_until
 from tests.preprocess.videos import write_video
 
 ROGUE = (sys.executable, str(Path(__file__).with_name("rogue_decoder.py")))
-SAMPLING = Sampling(clips=3, frames=4, stride=2, height=24, width=32, geometry="cover")
+SAMPLING = Sampling(
+    slots=6, keep=2, fps=None, stretch=2, aligned=1, height=24, width=32, geometry="cover"
+)
 
 
 @pytest.fixture
@@ -34,18 +37,17 @@ def process_of(decoder: Decoder) -> psutil.Process:
 
 
 def decoded_here(path: Path) -> np.ndarray:
-    clips_NTHW3 = np.zeros(SAMPLING.shape, np.uint8)
-    decode(str(path), SAMPLING, clips_NTHW3)
-    return clips_NTHW3
+    frames_FHW3 = np.zeros(SAMPLING.shape, np.uint8)
+    return frames_FHW3[: len(decode(str(path), SAMPLING, frames_FHW3).source)]
 
 
 def test_frames_cross_unchanged(decoder: Decoder, tmp_path: Path) -> None:
     for frames in (1, 12, 30):
         path = write_video(tmp_path / f"{frames} \u00e9\n.mkv", frames)
-        result, clips_NTHW3 = decoder.decode(str(path))
+        result, frames_LHW3 = decoder.decode(str(path))
         assert result.frame_count == frames
-        assert not clips_NTHW3.flags.writeable
-        np.testing.assert_array_equal(clips_NTHW3, decoded_here(path))
+        assert not frames_LHW3.flags.writeable
+        np.testing.assert_array_equal(frames_LHW3, decoded_here(path))
 
 
 @pytest.mark.parametrize(
@@ -191,9 +193,9 @@ FLIPS = (
 def test_every_odd_file_decodes(footage: Path) -> None:
     with Decoder(SAMPLING, time_limit=60) as process:
         for path in sorted((footage / "robustness").iterdir()):
-            result, clips_NTHW3 = process.decode(str(path))
-            assert result.frame_count > 0 and len(result.start_frame) == SAMPLING.clips
-            assert path.stem in ("testsrc2_mpeg4", "transparent") or clips_NTHW3.std() > 1
+            result, frames_LHW3 = process.decode(str(path))
+            assert result.frame_count > 0 and len(result.source) == len(frames_LHW3) > 0
+            assert path.stem in ("testsrc2_mpeg4", "transparent") or frames_LHW3.std() > 1
 
 
 def memory_after(path: Path) -> int:

@@ -125,7 +125,7 @@ def test_a_finished_store_on_a_read_only_disk_is_finished(
 
 def fame(*arguments: object) -> Any:
     """Run a command in this process, with a store small enough to be made in no time."""
-    recipe = "--clips 1 --frames 2 --stride 1 --height 16 --width 16 --foreground none"
+    recipe = "--seconds 1 --height 16 --width 16 --foreground none"
     options = ["--executor", "serial", *recipe.split()]
     return CliRunner().invoke(app, [*map(str, arguments), *options])
 
@@ -152,4 +152,4 @@ def test_links_are_allowed_by_name(tmp_path: Path) -> None:
     allowed = [part for folder in folders for part in ("--allow-links", folder)]
     assert fame("preprocess", "folder", *places, *allowed).exit_code == 0
     store = ClipStore.open(tmp_path / "out" / "stores" / "folder-train.zarr")
-    assert store.names == ("a/0.mkv", "a/1.mkv") and store.valid_N.all()
+    assert store.names == ("a/0.mkv", "a/1.mkv") and store.valid_V.all()

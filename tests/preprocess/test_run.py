@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fame.clipstore import ClipStore, StoreError, StoreSpec, lock
-from fame.flow import map_clip
+from fame.clipstore import ClipStore, StoreError, Window, lock
+from fame.flow import map_clip, map_frames
 from preprocess.config import PreprocessConfig
 from preprocess.isolation import DecoderStartError
 from preprocess.plan import list_videos
@@ -21,6 +21,7 @@ from preprocess.report import Snapshot, show_progress
 from preprocess.run import preprocess
 from tests.preprocess.conftest import SPEC, Configure, tree
 from tests.preprocess.test_isolation import ROGUE
+from tests.preprocess.test_selection import sampling, slow_kept
 from tests.preprocess.videos import frame_number, mutated, write_video
 
 
@@ -30,7 +31,7 @@ def test_both_executors_make_the_same_finished_store(
     config = configure(**executor)
     report = preprocess(config)
     assert tree(config.store) == reference
-    assert (report.counts["videos"], report.ok, report.looped, report.failed) == (12, 9, 1, 2)
+    assert (report.counts["videos"], report.ok, report.cut, report.failed) == (12, 5, 5, 2)
     assert report.shards_made == report.shards == 6 and report.problems == ()
     assert [name for name, _ in report.failures] == ["a/slow_text.mp4", "b/slow_empty.avi"]
     assert all(
@@ -48,25 +49,30 @@ def test_the_store_holds_the_frames_it_says(configure: Configure, corpus: Path) 
     assert [store.header.class_names[label] for label in store.labels_V] == [
         name[0] for name in listed
     ]
-    for clip in np.flatnonzero(store.valid_N).tolist():
-        name, start = listed[store.video_N[clip]], int(store.start_frame_N[clip])
-        length = 3 if name.endswith("_4.mkv") else 8 + int(name[-5])
-        assert [frame_number(f) for f in store.clip(clip)] == [
-            (start + 2 * t) % length for t in range(4)
-        ]
-    failed = [n for n, valid in zip(listed, store.valid_N[::3], strict=True) if not valid]
+    for video in np.flatnonzero(store.valid_V).tolist():
+        name = listed[video]
+        wanted = list(range(0, 3 if name.endswith("_4.mkv") else 8 + int(name[-5]), 2))
+        stretches = slow_kept(sampling(slots=SPEC.slots, stretch=2), len(wanted))
+        kept = [wanted[place] for stretch in stretches for place in stretch]
+        shown = [store.clip(video, n, Window(frames=1))[0] for n in range(len(kept))]
+        assert [frame_number(frame) for frame in shown] == kept
+        assert store.source(video).tolist() == [[number, 40 * number] for number in kept]
+    failed = [name for name, valid in zip(listed, store.valid_V, strict=True) if not valid]
     assert failed == ["a/slow_text.mp4", "b/slow_empty.avi"]
 
 
 @pytest.mark.parametrize("foreground", ["flow", "paper", "seed"])
-def test_maps_are_those_of_the_stored_clips(configure: Configure, foreground: str) -> None:
+def test_maps_are_those_of_the_stored_frames(configure: Configure, foreground: str) -> None:
     config = configure(executor="serial", spec=replace(SPEC, codec="zstd", foreground=foreground))
     preprocess(config)
     store = ClipStore.open(config.store)
     size = {"height": SPEC.foreground_height, "width": SPEC.foreground_width}
-    for clip in np.flatnonzero(store.valid_N)[::5].tolist():
+    for video in np.flatnonzero(store.valid_V)[::3].tolist():
+        everything = Window(frames=int(store.length_V[video]))
+        frames, maps = (read(video, 0, everything) for read in (store.clip, store.maps))
+        np.testing.assert_array_equal(maps[::2], map_frames(foreground, frames, every=2, **size))
         np.testing.assert_array_equal(
-            store.foreground(clip), map_clip(foreground, store.clip(clip), **size)
+            store.foreground(video, 0, everything), map_clip(foreground, frames, **size)
         )
 
 
@@ -79,7 +85,7 @@ def test_a_second_run_says_so_and_does_nothing(
     snapshots: list[Snapshot] = []
     report = preprocess(config, progress=snapshots.append, decoder=("false",))
     assert report.already_finished and "nothing to do" in str(report) and not snapshots
-    assert (report.ok, report.looped, report.failed) == (9, 1, 2)
+    assert (report.ok, report.cut, report.failed) == (5, 5, 2)
     assert times(config.store.parent) == before
 
 
@@ -90,7 +96,7 @@ def times(folder: Path) -> dict[Path, int]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"spec": replace(SPEC, frames=5)}, "frames 4 .asked for: 5"),
+        ({"spec": replace(SPEC, keep=3)}, "keep 2 .asked for: 3"),
         ({"spec": replace(SPEC, quality=80)}, "quality 90 .asked for: 80"),
         ({"split": "test"}, "split 'train'"),
     ],
@@ -107,7 +113,7 @@ def test_runs_on_one_store_exclude_each_other(configure: Configure) -> None:
     config = configure(executor="serial")
     with lock(config.store), pytest.raises(StoreError, match="another run"):
         preprocess(config)
-    assert preprocess(config).ok == 9
+    assert preprocess(config).ok == 5
 
 
 def test_reports_lie_beside_the_store(configure: Configure) -> None:
@@ -115,7 +121,7 @@ def test_reports_lie_beside_the_store(configure: Configure) -> None:
     report = preprocess(config)
     assert report.problems == ("2 of 12 videos failed, above the 10.0% allowed",)
     written = json.loads((config.store.parent / "store.report.json").read_text())
-    assert (written["ok"], written["failed"], written["problems"]) == (9, 2, list(report.problems))
+    assert (written["ok"], written["failed"], written["problems"]) == (5, 2, list(report.problems))
     lines = (config.store.parent / "store.failures.jsonl").read_text().splitlines()
     assert [tuple(json.loads(line).values()) for line in lines] == list(report.failures)
     assert preprocess(config).problems == report.problems, (
@@ -142,9 +148,11 @@ def test_a_dry_run_writes_nothing_and_estimates(configure: Configure) -> None:
     assert not config.store.exists() and not list(config.store.parent.glob("*.json*"))
     made = preprocess(replace(config, dry_run=False))
     assert report.estimate is not None
-    assert (report.estimate.clips, report.estimate.shards, report.estimate.sampled) == (36, 6, 8)
+    assert (report.estimate.slots, report.estimate.shards, report.estimate.sampled) == (6, 6, 8)
     assert 0.5 < report.estimate.bytes / made.stored_bytes < 2
-    assert report.estimate.seconds > 0 and "plan: 36 clips in 6 shards" in str(report)
+    assert report.estimate.seconds > 0 and "plan: 12 videos of at most 6 frames in 6 shards" in str(
+        report
+    )
 
 
 def test_bad_videos_cost_themselves(
@@ -207,8 +215,8 @@ def test_mutated_videos_are_all_on_record(
     videos, expected = mutants
     config = configure(videos=videos, time_limit=20, videos_per_shard=64, **executor)
     report = preprocess(config)
-    assert report.ok + report.looped + report.failed == report.counts["videos"] == 504
-    assert report.ok + report.looped > 100 and report.failed > 200
+    assert report.ok + report.cut + report.failed == report.counts["videos"] == 504
+    assert report.ok + report.cut > 100 and report.failed > 200
     assert all(
         reason and "died" not in reason and "longer" not in reason for _, reason in report.failures
     )
@@ -258,7 +266,6 @@ def mutants(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, b
         ({"time_limit": 0}, "time_limit must be a number above 0"),
         ({"max_missing": 2}, "max_missing must be a number from 0 to 1, got 2"),
         ({"dataset": "ucf101"}, "ucf101 needs its official annotations"),
-        ({"spec": StoreSpec(frames=1)}, "frames must be at least 2 unless"),
         ({"annotations": Path()}, "folder takes a list of videos"),
         ({"dataset": "k400", "list_file": Path("a")}, "k400 has its own lists"),
     ],

@@ -17,10 +17,8 @@ SEVEN = ("bow", "dive", "fall", "jump", "run", "sit", "walk")
 def labelled_store(
     path: Path, classes: tuple[str, ...], labels: list[int], *, foreground: str = "seed"
 ) -> Path:
-    """A finished store of one video for each label (-1 for none), two clips each."""
-    spec = dataclasses.replace(
-        SPEC, clips_per_video=2, videos_per_shard=len(labels), foreground=foreground
-    )
+    """A finished store of one video for each label (-1 for none)."""
+    spec = dataclasses.replace(SPEC, videos_per_shard=len(labels), foreground=foreground)
     header = StoreHeader(dataset="tiny", split="test", class_names=classes, spec=spec)
     create(path, header, names=[f"{video:03d}" for video in range(len(labels))], labels=labels)
     write_shard(path, 0, [tiny_video(spec, video) for video in range(len(labels))])
@@ -42,7 +40,7 @@ def checkpoint(
     contents = {
         "format": "fame-checkpoint/1",
         "model": {"name": "i3d", "options": options, "head": head, "class_names": list(names)},
-        "config": {"crop": 32},
+        "config": {"crop": 32, "frames": 8},
         "state": {part: network.state_dict()},
         "progress": {},
     }

@@ -15,7 +15,7 @@ from cli import app
 from fame.clipstore import ClipStore
 from fame.models import build_backbone
 from fame.weights import load
-from tests.stores import CLASSES, SPEC, make_store
+from tests.stores import CLASSES, SPEC, WINDOW, make_store
 from tests.train.labelled import checkpoint, classifier, labelled_store
 from train.evaluate.activation import (
     activate,
@@ -69,7 +69,7 @@ def test_the_shares_equal_a_slow_oracle(checkpoints: list[Path], tmp_path: Path)
     config = ActivationConfig(
         store=large, out=tmp_path, crop=64, clips=3, batch=2, beta=0.3, device="cpu"
     )
-    shown = choose_clips(ClipStore.open(large), config, crop=64)
+    shown = choose_clips(ClipStore.open(large), config, window=WINDOW, crop=64)
     for path, found in zip(checkpoints, activate(checkpoints, config), strict=True):
         maps_NDthw = load(path).feature_map(shown.clip_NTSS3)
         assert maps_NDthw.shape[2:] == (1, 2, 2)
@@ -84,7 +84,7 @@ def test_the_shares_equal_a_slow_oracle(checkpoints: list[Path], tmp_path: Path)
             assert share == pytest.approx(
                 energy_SS[mask_SS.numpy()].sum() / energy_SS.sum(), abs=1e-5
             )
-            assert abs(share - 0.3) > 1e-4  # the activation is not uniform
+            assert abs(share - 0.3) > 5e-5  # the activation is not uniform
     content = json.loads((tmp_path / "activation.json").read_text())
     assert [entry["checkpoint"] for entry in content["results"]] == list(map(str, checkpoints))
     assert content["results"][1]["mean"] == pytest.approx(
@@ -95,13 +95,17 @@ def test_the_shares_equal_a_slow_oracle(checkpoints: list[Path], tmp_path: Path)
 def test_the_foreground_is_the_stored_map_under_the_crop(store: Path) -> None:
     opened = ClipStore.open(store)
     shown = choose_clips(
-        opened, ActivationConfig(store=store, out=Path(), clips=3, beta=0.25), crop=32
+        opened,
+        ActivationConfig(store=store, out=Path(), clips=3, beta=0.25),
+        window=WINDOW,
+        crop=32,
     )
-    assert [int(opened.video_N[index]) for index in shown.index_N] == [0, 9, 19]
+    assert shown.video_N == (0, 9, 19)
     assert shown.clip_NTSS3.shape == (3, 8, 32, 32, 3)
-    for mask_SS, index in zip(shown.mask_NSS, shown.index_N, strict=True):
+    for mask_SS, video in zip(shown.mask_NSS, shown.video_N, strict=True):
         assert int(mask_SS.sum()) == 256
-        enlarged_HW = np.kron(opened.foreground(index), np.ones((4, 4)))  # without smoothing
+        map_hw = opened.foreground(video, 2, WINDOW)
+        enlarged_HW = np.kron(map_hw, np.ones((4, 4)))  # without smoothing
         inside = enlarged_HW[2:34, 8:40][mask_SS.numpy()]
         assert inside.mean() > 1.2 * enlarged_HW.mean()
 

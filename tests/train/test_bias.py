@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 
 from cli import app
 from fame.bias import VARIANTS
-from fame.clipstore import ClipStore
+from fame.clipstore import ClipStore, Window
 from fame.models import Backbone, build_encoder
 from fame.weights import Card, Encoder
-from tests.stores import SPEC, make_store
+from tests.stores import SPEC, WINDOW, make_store
 from tests.train.labelled import labelled_store
 from train.bias.clips import VariantClips, read_backgrounds
 from train.bias.measures import (
@@ -46,6 +46,8 @@ from train.bias.report import (
 from train.evaluate.config import BiasConfig
 from train.evaluate.features import VideoFeatures
 
+SHOWN = {"window": WINDOW, "clips": 2}
+
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
@@ -53,7 +55,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     the square.
     """
     folder = tmp_path_factory.mktemp("stores")
-    spec = dataclasses.replace(SPEC, frames=12, clips_per_video=2, quality=95)
+    spec = dataclasses.replace(SPEC, quality=95)
     return {
         "train_store": make_store(folder / "train.zarr", videos=24, spec=spec),
         "test_store": make_store(folder / "test.zarr", videos=12, spec=spec, seed=1, failed=[2]),
@@ -61,9 +63,8 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def config(stores: dict[str, Path], cache: Path, **changes: Any) -> BiasConfig:
-    return BiasConfig(
-        **{**stores, "cache": cache, "device": "cpu", "crop": 36, "weight_decay": 0.1, **changes}
-    )
+    given = {"device": "cpu", "crop": 36, "weight_decay": 0.1, "frames": 10, "clips": 2}
+    return BiasConfig(**{**stores, **given, "cache": cache, **changes})
 
 
 class Eye(Backbone):
@@ -144,10 +145,10 @@ def test_a_report_does_not_depend_on_batches(stores: dict[str, Path], tmp_path: 
 
 
 def test_another_process_makes_the_same_clips(stores: dict[str, Path]) -> None:
-    clips = VariantClips(ClipStore.open(stores["test_store"]), crop=36, beta=0.5, seed=3)
+    clips = VariantClips(ClipStore.open(stores["test_store"]), **SHOWN, crop=36, beta=0.5, seed=3)
     sent = pickle.loads(pickle.dumps(clips))
     assert all(torch.equal(clips[position][0], sent[position][0]) for position in (0, 13, 21))
-    other = VariantClips(ClipStore.open(stores["test_store"]), crop=36, beta=0.5, seed=4)
+    other = VariantClips(ClipStore.open(stores["test_store"]), **SHOWN, crop=36, beta=0.5, seed=4)
     assert not torch.equal(clips.partner_V, other.partner_V)
 
 
@@ -325,16 +326,20 @@ def test_intervals_hold_the_mean_and_are_of_the_seed() -> None:
 
 def test_partners_lend_clip_for_clip_and_flat_maps_are_left_out(tmp_path: Path) -> None:
     store = ClipStore.open(labelled_store(tmp_path / "s.zarr", ("a", "b"), [0, 1, 0, 1]))
-    hidden = store.clips_of(2)[0]
     read = store.foreground
-    store.foreground = lambda index: np.zeros_like(read(index)) if index == hidden else read(index)
-    clips = VariantClips(store, crop=32, beta=0.4, seed=0)
+
+    def hide(video: int, start: int, window: Window) -> np.ndarray:
+        return read(video, start, window) * ((video, start) != (2, 0))
+
+    store.foreground = hide
+    clips = VariantClips(store, **SHOWN, crop=32, beta=0.4, seed=0)
     assert clips.without_foreground == 1
     assert len(clips) == 7
     for position in range(len(clips)):
         clip_PTSS3, video = clips[position]
         assert clip_PTSS3.shape == (len(VARIANTS), 8, 32, 32, 3)
-        own = torch.from_numpy(store.clip(int(clips._clips[position]))[:, 2:34, 8:40])
+        start = int(clips._clip_N2[position, 1])
+        own = torch.from_numpy(store.clip(video, start, WINDOW)[:, 2:34, 8:40])
         assert torch.equal(clip_PTSS3[0], own)
         assert clips.label_V[clips.partner_V[video]] != clips.label_V[video]
 
@@ -347,7 +352,7 @@ def test_backgrounds_are_numbered_by_their_text(stores: dict[str, Path], tmp_pat
     found = read_backgrounds(path, store)
     expected = [(len(store.names) - 1 - video) % 5 for video in range(len(store.names))]
     assert found.tolist() == expected
-    clips = VariantClips(store, crop=32, beta=0.5, seed=0, background_by_video=found)
+    clips = VariantClips(store, **SHOWN, crop=32, beta=0.5, seed=0, background_by_video=found)
     assert (found[clips.video_V] != found[clips.video_V[clips.partner_V]]).all()
 
 
@@ -362,7 +367,7 @@ def save(path: Path, *, head: dict[str, object], part: str) -> Path:
         {
             "format": "fame-checkpoint/1",
             "model": model,
-            "config": {"crop": 32},
+            "config": {"crop": 32, "frames": 8},
             "state": state,
             "progress": {},
         },
@@ -398,7 +403,7 @@ def test_the_command_writes_table_json_and_pictures(
     result = run(
         *(encoder_file, classifier_file, "--random-init", "--store", stores["test_store"]),
         *("--train-store", stores["train_store"], "--backgrounds", listed, "--weight-decay", "0.1"),
-        *("--root", tmp_path, "--device", "cpu"),
+        *("--root", tmp_path, "--device", "cpu", "--clips", "2"),
     )
     assert result.exit_code == 0, result.output
     for told in (
@@ -423,7 +428,7 @@ def test_the_command_writes_table_json_and_pictures(
     assert (
         encoder["figures"]["knn/original"]["value"] == untrained["figures"]["knn/original"]["value"]
     )  # nor trained
-    same = config(stores, tmp_path, backgrounds=listed, crop=None, random_init=True)
+    same = config(stores, tmp_path, backgrounds=listed, crop=None, frames=None, random_init=True)
     assert encoder == json.loads(json.dumps(encoder_report(encoder_file, same)))
     for name, width in (("bias.png", 1000), ("variants.png", 8 * 112)):
         with Image.open(tmp_path / "runs" / "bias" / name) as picture:
@@ -541,7 +546,7 @@ def test_a_damaged_store_is_named(
     shutil.copytree(stores["test_store"], copy)
     shard = next(
         path
-        for path in sorted((copy / "clips").rglob("*"))
+        for path in sorted((copy / "frames").rglob("*"))
         if path.is_file() and path.suffix != ".json"
     )
     data = bytearray(shard.read_bytes())

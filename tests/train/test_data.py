@@ -2,6 +2,7 @@
 damage.
 """
 
+import dataclasses
 import os
 import shutil
 from itertools import chain
@@ -14,8 +15,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fame.clipstore import ClipStore, CorruptChunk, StoreError, StoreSpec
-from tests.stores import SPEC, make_store
+from fame.clipstore import ClipStore, CorruptChunk, StoreError, StoreSpec, Window
+from tests.stores import SPEC, WINDOW, make_store
 from tests.train.tiny import TINY
 from train.data import PairDataset, Pairs, StepSampler, part_size, stream
 
@@ -24,7 +25,8 @@ CPU = torch.device("cpu")
 
 def dataset(*stores: Path, **changes: object) -> PairDataset:
     return PairDataset(
-        [ClipStore.open(path) for path in stores], **({"seed": 0, "maps": True} | changes)
+        [ClipStore.open(path) for path in stores],
+        **({"seed": 0, "window": WINDOW, "maps": True} | changes),
     )
 
 
@@ -49,11 +51,23 @@ def test_an_epoch_shows_every_valid_video_at_most_once_and_new_clips_next_time(s
     for epoch in (0, 1):
         assert sorted(data.order(epoch)) == list(range(18))
     assert not np.array_equal(data.order(0), data.order(1))
-    pairs = {epoch: [data.clips_of(epoch, sample) for sample in range(18)] for epoch in (0, 1)}
-    assert all(first != second for first, second in pairs[0])
-    assert pairs[0] != pairs[1]
-    videos = ClipStore.open(store).video_N
-    assert all(videos[first] == videos[second] not in (3, 11) for first, second in pairs[0])
+    starts = {epoch: [data.starts_of(epoch, sample) for sample in range(18)] for epoch in (0, 1)}
+    assert starts[0] != starts[1]
+    assert {start for pair in starts[0] for start in pair} == set(range(5))
+    assert data.video_S2[:, 1].tolist() == [v for v in range(20) if v not in (3, 11)]
+
+
+def test_starts_are_drawn_as_the_reference_draws_them(tmp_path: Path):
+    """Two starts, independent and uniform: 10 s at 30 frames a second, every second frame kept."""
+    spec = dataclasses.replace(SPEC, keep=2, seconds=10.0, height=6, width=8, foreground="none")
+    path = make_store(tmp_path / "ten seconds", videos=1, spec=spec)
+    data = dataset(path, window=Window(), maps=False)
+    start_E2 = np.array([data.starts_of(epoch, 0) for epoch in range(4000)])
+    assert (start_E2.min(), start_E2.max(), len(np.unique(start_E2))) == (0, 134, 135)
+    gap_E = 2 * np.abs(np.diff(start_E2)[:, 0])  # in source frames
+    assert abs(gap_E.mean() - 269 / 3) < 0.05 * 269 / 3
+    assert abs((gap_E < 31).mean() - (1 - (1 - 31 / 269) ** 2)) < 0.02
+    assert len({tuple(sorted(pair)) for pair in start_E2.tolist()}) > 3000
 
 
 def test_pairs_hold_the_stored_clips_and_maps(store: Path):
@@ -62,9 +76,11 @@ def test_pairs_hold_the_stored_clips_and_maps(store: Path):
     epoch, within = divmod(5, len(data) // TINY.batch)
     assert pairs.sample_B.tolist() == data.order(epoch)[within * 4 : within * 4 + 4].tolist()
     for row, sample in enumerate(pairs.sample_B.tolist()):
-        for view, index in enumerate(data.clips_of(epoch, sample)):
-            assert np.array_equal(pairs.clip_B2THWC[row, view], opened.clip(index))
-            assert np.array_equal(pairs.score_B2hw[row, view], opened.foreground(index))
+        video = int(data.video_S2[sample, 1])
+        for view, start in enumerate(data.starts_of(epoch, sample)):
+            clip = (video, start, WINDOW)
+            assert np.array_equal(pairs.clip_B2THWC[row, view], opened.clip(*clip))
+            assert np.array_equal(pairs.score_B2hw[row, view], opened.foreground(*clip))
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -108,44 +124,34 @@ def test_several_stores_are_one(store: Path, tmp_path: Path):
     assert len(data) == 22
     sample = 18 + 2
     row = data.__getitem__((0, int(np.flatnonzero(data.order(0) == sample)[0])))
-    first, _ = data.clips_of(0, sample)
-    assert np.array_equal(row.clip_B2THWC[0, 0], ClipStore.open(other).clip(first))
+    first, _ = data.starts_of(0, sample)
+    assert np.array_equal(row.clip_B2THWC[0, 0], ClipStore.open(other).clip(2, first, WINDOW))
 
 
-def test_a_video_with_one_clip_slot_is_paired_with_itself(tmp_path: Path):
-    fields = {name: getattr(SPEC, name) for name in SPEC.__dataclass_fields__} | {
-        "clips_per_video": 1
-    }
-    data = dataset(make_store(tmp_path / "one", videos=4, spec=StoreSpec(**fields)))
-    assert data.clips_of(0, 2) == (2, 2)
+def test_a_video_with_one_start_is_paired_with_itself(store: Path):
+    assert dataset(store, window=Window(frames=12)).starts_of(0, 2) == (0, 0)
 
 
-def damage(store: Path, target: Path, clip: int) -> Path:
-    """A copy of the store in which one clip cannot be read."""
+def damage(store: Path, target: Path) -> Path:
+    """A copy of the store in which a frame of video 5, which every clip of 8 shows, is damaged."""
     shutil.copytree(store, target)
-    shard = sorted(
-        path
-        for path in (target / "clips").rglob("*")
-        if path.is_file() and path.name != "zarr.json"
-    )
-    index, position = divmod(clip, SPEC.clips_per_video * SPEC.videos_per_shard)
-    data = bytearray(shard[index].read_bytes())
-    spacing = len(data) // (SPEC.clips_per_video * SPEC.videos_per_shard)
-    middle = position * spacing + spacing // 2
-    data[middle] ^= 0xFF
-    shard[index].write_bytes(bytes(data))
+    shard = target / "frames" / "c.1.0.0.0.0"
+    data = bytearray(shard.read_bytes())
+    index = np.frombuffer(data[-4 - 16 * 4 * SPEC.slots : -4], "<u8").reshape(4, SPEC.slots, 2)
+    data[int(index[1, 6, 0]) + 100] ^= 0xFF
+    shard.write_bytes(bytes(data))
     return target
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_corrupt_chunk_stops_the_run_with_its_place(store: Path, tmp_path: Path, workers: int):
-    broken = damage(store, tmp_path / "broken", clip=17)
-    with pytest.raises(CorruptChunk, match=r"^[^\n]*broken[^\n]*shard 1[^\n]*video [45][^\n]*$"):
+    broken = damage(store, tmp_path / "broken")
+    with pytest.raises(CorruptChunk, match=r"^[^\n]*broken: frames of video 5 \(shard 1\)[^\n]*$"):
         read(dataset(broken), start=0, stop=16, workers=workers)
 
 
 def test_a_corrupt_chunk_is_skipped_and_counted_when_asked(store: Path, tmp_path: Path):
-    broken = damage(store, tmp_path / "broken", clip=17)
+    broken = damage(store, tmp_path / "broken")
     skipping = read(dataset(broken, on_corrupt="skip"), start=0, stop=16)
     plain = read(dataset(store), start=0, stop=16)
     assert sum(pairs.skipped for pairs in skipping) > 0
@@ -156,14 +162,22 @@ def test_a_corrupt_chunk_is_skipped_and_counted_when_asked(store: Path, tmp_path
 def test_bad_stores_are_one_clear_line(store: Path, tmp_path: Path):
     with pytest.raises(ValueError, match="no store"):
         dataset()
-    with pytest.raises(ValueError, match="no video has a valid clip"):
+    with pytest.raises(ValueError, match="no video could be decoded"):
         dataset(make_store(tmp_path / "dead", videos=2, failed=(0, 1)))
     fields = {name: getattr(SPEC, name) for name in SPEC.__dataclass_fields__}
-    with pytest.raises(ValueError, match="frames is 4, but 8 in"):
+    with pytest.raises(ValueError, match="kept is 1 of 2 frames, but every frame in"):
         dataset(
             store,
-            make_store(tmp_path / "short", videos=2, spec=StoreSpec(**fields | {"frames": 4})),
+            make_store(
+                tmp_path / "sparse",
+                videos=2,
+                spec=StoreSpec(**fields | {"keep": 2, "seconds": 0.8}),
+            ),
         )
+    with pytest.raises(
+        ValueError, match=r"8 frames at step 2 reaches over 15 kept frames.* set step to 1 or"
+    ):
+        dataset(store, window=Window(frames=8, step=2))
     bare = make_store(
         tmp_path / "bare", videos=2, spec=StoreSpec(**fields | {"foreground": "none"})
     )

@@ -12,13 +12,13 @@ import torch
 from fame.clipstore import ClipStore
 from fame.models import build_backbone
 from fame.weights import Card, Encoder
-from tests.stores import CLASSES, SPEC, make_store
+from tests.stores import CLASSES, SPEC, WINDOW, make_store
 from train.evaluate import frozen as evaluation
 from train.evaluate.config import EvaluationConfig
 from train.evaluate.features import SquareClips, VideoFeatures, extract_features
 from train.evaluate.frozen import evaluate
 
-CARD = Card(name="i3d", options={"width": 0.125}, config={"crop": 32})
+CARD = Card(name="i3d", options={"width": 0.125}, config={"crop": 32, "frames": 8})
 
 
 def features(seed: int, videos: int, classes: int = 4) -> VideoFeatures:
@@ -60,7 +60,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, encoder: Encoder) -> Pa
 
 def config(stores: tuple[Path, Path], cache: Path, **changes: object) -> EvaluationConfig:
     return EvaluationConfig(
-        train_store=stores[0], test_store=stores[1], cache=cache, device="cpu", **changes
+        **({"clips": 3} | changes),
+        train_store=stores[0],
+        test_store=stores[1],
+        cache=cache,
+        device="cpu",
     )
 
 
@@ -69,13 +73,14 @@ def test_features_are_the_mean_over_the_valid_clips_of_a_video(
 ) -> None:
     store = ClipStore.open(stores[1])
     counted: list[int] = []
-    found = extract_features(encoder, store, crop=32, batch=4, on_clips=counted.append)
+    clips = SquareClips(store, window=WINDOW, clips=3, crop=32)
+    found = extract_features(encoder, clips, batch=4, on_clips=counted.append)
     assert sum(counted) == 15
     assert found.dropped == 1
     assert found.video_V.tolist() == [0, 1, 3, 4, 5]
     assert found.label_V.tolist() == [0, 1, 1, 0, 1]
     for row, video in enumerate(found.video_V.tolist()):
-        clips = [store.clip(index)[:, 2:34, 8:40] for index in store.clips_of(video)]
+        clips = [store.clip(video, start, WINDOW)[:, 2:34, 8:40] for start in (0, 2, 4)]
         expected_D = torch.stack(
             [encoder.features(torch.tensor(clip)[None])[0] for clip in clips]
         ).mean(0)
@@ -83,15 +88,15 @@ def test_features_are_the_mean_over_the_valid_clips_of_a_video(
 
 
 def test_loader_workers_change_nothing(stores: tuple[Path, Path], encoder: Encoder) -> None:
-    store = ClipStore.open(stores[0])
-    alone = extract_features(encoder, store, crop=32, batch=4)
-    helped = extract_features(encoder, store, crop=32, batch=4, workers=1)
+    clips = SquareClips(ClipStore.open(stores[0]), window=WINDOW, clips=2, crop=32)
+    alone = extract_features(encoder, clips, batch=4)
+    helped = extract_features(encoder, clips, batch=4, workers=1)
     assert torch.equal(alone.feature_VD, helped.feature_VD)
 
 
 def test_a_crop_larger_than_the_frames_is_named(stores: tuple[Path, Path]) -> None:
     with pytest.raises(ValueError, match="crop 40 is larger than the 36x48"):
-        SquareClips(ClipStore.open(stores[0]), crop=40)
+        SquareClips(ClipStore.open(stores[0]), window=WINDOW, clips=2, crop=40)
 
 
 def test_knn_equals_a_slow_oracle() -> None:

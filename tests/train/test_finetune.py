@@ -21,7 +21,7 @@ from fame.augment import uniforms
 from fame.clipstore import ClipStore
 from fame.models import build_encoder
 from fame.weights import load, read_weights
-from tests.stores import CLASSES, make_store
+from tests.stores import CLASSES, WINDOW, make_store
 from tests.train.labelled import checkpoint, classifier, labelled_store
 from tests.train.tiny import figures, same, state_of
 from train.config import FinetuneConfig
@@ -34,6 +34,8 @@ from train.run.peers import Alone
 TINY = FinetuneConfig(
     device="cpu",
     width=0.125,
+    frames=8,
+    clips=3,
     crop=16,
     batch=6,
     epochs=2,
@@ -118,16 +120,15 @@ def test_milestones_follow_the_epochs_and_the_network_its_weights(pretrained: Pa
 
 def test_one_clip_of_every_video_an_epoch(store: Path) -> None:
     opened = ClipStore.open(store)
-    clips = LabelledClips(opened, seed=0)
+    clips = LabelledClips(opened, seed=0, window=WINDOW)
     assert len(clips) == 18  # of 20, two have failed
-    shown = [[clips.clips_of(epoch, sample)[0] for sample in range(18)] for epoch in range(3)]
-    for indices in shown:
-        assert [opened.video_N[index] for index in indices] == clips.video_S2[:, 1].tolist()
-        assert [opened.label_N[index] for index in indices] == clips.label_S.tolist()
+    assert clips.label_S.tolist() == [opened.labels_V[video] for video in clips.video_S2[:, 1]]
+    shown = [[clips.starts_of(epoch, sample) for sample in range(18)] for epoch in range(3)]
     assert shown[0] != shown[1] != shown[2]
     pair = clips[(1, 4)]
     sample = int(pair.sample_B[0])
-    assert np.array_equal(pair.clip_B2THWC[0, 0].numpy(), opened.clip(shown[1][sample]))
+    video, (start,) = int(clips.video_S2[sample, 1]), shown[1][sample]
+    assert np.array_equal(pair.clip_B2THWC[0, 0].numpy(), opened.clip(video, start, WINDOW))
     assert pair.clip_B2THWC.shape[1] == 1
 
 
@@ -287,7 +288,10 @@ def test_the_selected_weights_are_what_was_tested(finished: Path, test_store: Pa
     report = json.loads((finished / "report.json").read_text())
     selected = load(finished / "checkpoints" / "selected.pt")
     assert (
-        classify(selected.network, ClipStore.open(test_store), crop=16).figures == report["figures"]
+        classify(
+            selected.network, ClipStore.open(test_store), window=WINDOW, clips=3, crop=16
+        ).figures
+        == report["figures"]
     )
     assert np.sum(report["confusion"]) == report["videos"] == 5
     assert (finished / "confusion.png").stat().st_size > 1000
@@ -332,7 +336,7 @@ def test_the_command_trains_tests_and_tells(
     assert "tested: the weights after the last epoch, 1: no test video" in done.stdout
     assert (report["crops"], report["views_per_video"], report["pretrained"]) == (
         3,
-        9,
+        30,
         str(pretrained),
     )
     assert load(folder / "checkpoints" / "last.pt").card.head == {
@@ -351,6 +355,7 @@ def test_bad_input_is_one_clear_line(
     single = labelled_store(tmp_path / "single.zarr", CLASSES, [0, 0, 0, 1])
     empty = checkpoint(tmp_path / "empty.pt", head=HEAD, part="optimizer")
     scratch = ["--pretrained", "none", "--width", "0.125", "--crop", "16", "--batch", "1"]
+    scratch += ["--set", "frames=8"]
     for data, other, options, words in (
         (unlabelled, test_store, scratch, "unlabelled.zarr: 1 of its videos have no label"),
         (store, renamed, scratch, "class 1 is 'right' in"),

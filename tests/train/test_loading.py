@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from fame.clipstore import ClipStore
+from tests.stores import WINDOW
 from tests.train.tiny import TINY, figures
 from train.data import PairDataset, Pairs, stream
 from train.pretrain import PretrainTask, pretrain
@@ -60,7 +61,7 @@ class Unshared(PairDataset):
 
 
 def test_a_batch_that_cannot_be_handed_over_is_told(store: Path):
-    data = Unshared([ClipStore.open(store)], seed=0, maps=True)
+    data = Unshared([ClipStore.open(store)], seed=0, window=WINDOW, maps=True)
     config = TINY.override(["workers=1"])
     with pytest.raises(LoaderError, match=r"/dev/shm .* is full; make it larger"):
         next(stream(data, config, start=0, stop=2, device=CPU))
@@ -71,14 +72,14 @@ def test_an_error_of_another_kind_stays_what_it_is(store: Path):
         def __getitems__(self, addresses: Any) -> Pairs:
             raise RuntimeError("a shape")
 
-    data = Wrong([ClipStore.open(store)], seed=0, maps=True)
+    data = Wrong([ClipStore.open(store)], seed=0, window=WINDOW, maps=True)
     with pytest.raises(RuntimeError, match="a shape"):
         next(stream(data, TINY, start=0, stop=2, device=CPU))
 
 
 def test_few_files_are_told_before_anything_starts(store: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (64, 64))
-    data = PairDataset([ClipStore.open(store)], seed=0, maps=True)
+    data = PairDataset([ClipStore.open(store)], seed=0, window=WINDOW, maps=True)
     config = TINY.override(["workers=2"])
     with pytest.raises(LoaderError, match=r"only 64 files .*ulimit -n"):
         next(stream(data, config, start=0, stop=2, device=CPU))

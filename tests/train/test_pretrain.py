@@ -286,11 +286,11 @@ def test_bad_input_is_one_clear_line(store: Path, tmp_path: Path):
         run(store, tmp_path / "a", "batch=20")
     with (
         pytest.MonkeyPatch.context() as patch,
-        pytest.raises(ValueError, match=r"^[^\n]*of format 1[^\n]*format 9[^\n]*$"),
+        pytest.raises(ValueError, match=r"^[^\n]*of format 2[^\n]*format 9[^\n]*$"),
     ):
         patch.setattr(schema, "FORMAT_VERSION", 9)
         run(store, tmp_path / "b")
-    with pytest.raises(ValueError, match="no video has a valid clip"):
+    with pytest.raises(ValueError, match="no video could be decoded"):
         run(make_store(tmp_path / "dead", videos=4, failed=range(4)), tmp_path / "c")
     with pytest.raises(ValueError, match="bn_group 3 does not divide the 4 clips"):
         run(store, tmp_path / "d", "bn_group=3")

@@ -73,7 +73,7 @@ def test_bad_input_is_one_clear_line(store: Path, finished: Path, tmp_path: Path
         (empty(tmp_path / "empty"), [], "empty: "),
         (unfinished(tmp_path / "half"), [], "half: "),
         (of_another_format(store, tmp_path / "ninth"), [], "format 9"),
-        (dead, [], "dead: no video has a valid clip, nothing to train on"),
+        (dead, [], "dead: no video could be decoded, nothing to train on"),
         (
             store,
             ["--batch", "24"],

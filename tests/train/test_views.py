@@ -10,6 +10,7 @@ import torch
 from fame.clipstore import ClipStore
 from fame.foreground import foreground_mask, median_score, top_fraction
 from fame.normalize import normalise
+from tests.stores import WINDOW
 from tests.train import tiny
 from train.config import PretrainConfig
 from train.data import PairDataset, Pairs, stream
@@ -20,7 +21,7 @@ TINY = tiny.TINY.override(["crop=16"])
 
 @pytest.fixture(scope="module")
 def pairs(store: Path) -> Pairs:
-    data = PairDataset([ClipStore.open(store)], seed=0, maps=True)
+    data = PairDataset([ClipStore.open(store)], seed=0, window=WINDOW, maps=True)
     config = TINY.override(["batch=8"])
     return next(iter(stream(data, config, start=0, stop=1, device=torch.device("cpu"))))
 

@@ -15,6 +15,7 @@ from train.pretrain import pretrain
 TINY = PretrainConfig(
     device="cpu",
     width=0.125,
+    frames=8,
     crop=32,
     batch=4,
     epochs=2,

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from fame.bias import choose_partners, draw_variants
-from fame.clipstore import ClipStore
+from fame.clipstore import ClipStore, Window
 from fame.foreground import top_fraction
 from fame.randomness import generator
 from train.evaluate.activation import centre_map
@@ -38,19 +38,21 @@ class VariantClips(SquareClips):
         self,
         store: ClipStore,
         *,
+        window: Window,
+        clips: int,
         crop: int,
         beta: float,
         seed: int,
         background_by_video: Int[Tensor, " videos"] | None = None,
     ) -> None:
-        super().__init__(store, crop=crop)
+        super().__init__(store, window=window, clips=clips, crop=crop)
         check_separable(store)
         self._beta, self._seed = beta, seed
-        moving = [int(index) for index in self._clips if self._map(int(index)).any()]
-        self.without_foreground = len(self._clips) - len(moving)
-        self._clips = np.array(moving)
-        self.video_V = torch.from_numpy(np.unique(store.video_N[moving]).astype(np.int64))
-        self.label_V = torch.from_numpy(store.labels_V[self.video_V.numpy()].astype(np.int64))
+        moving = [place for place in range(len(self)) if self._map(place).any()]
+        self.without_foreground = len(self) - len(moving)
+        self._clip_N2 = self._clip_N2[moving]
+        self.video_V = torch.from_numpy(np.unique(self._clip_N2[:, 0]))
+        self.label_V = torch.from_numpy(store.labels_V[self.video_V.numpy()])
         if len(self.video_V) < 3:
             raise ValueError(
                 f"{store.path}: only {len(self.video_V)} of its videos show a "
@@ -62,9 +64,9 @@ class VariantClips(SquareClips):
             background_V=None if background_by_video is None else background_by_video[self.video_V],
             names=[store.names[video] for video in self.video_V.tolist()],
         )
-        self._clips_of: dict[int, list[int]] = {}
-        for index in moving:
-            self._clips_of.setdefault(int(store.video_N[index]), []).append(index)
+        self._places_of: dict[int, list[int]] = {}
+        for place, video in enumerate(self._clip_N2[:, 0].tolist()):
+            self._places_of.setdefault(video, []).append(place)
         self._partner_of = dict(
             zip(self.video_V.tolist(), self.video_V[self.partner_V].tolist(), strict=True)
         )
@@ -73,31 +75,33 @@ class VariantClips(SquareClips):
         """Decode a clip and the one of its partner; raises :class:`~fame.clipstore.CorruptChunk` as
         its base does.
         """
-        index = int(self._clips[position])
-        video = int(self._store.video_N[index])
-        others = self._clips_of[self._partner_of[video]]
-        other = others[self._clips_of[video].index(index) % len(others)]
-        drawn = generator(self._seed, 0, index, "bias/frames")
+        video, start = self._clip_N2[position].tolist()
+        others = self._places_of[self._partner_of[video]]
+        other = others[self._places_of[video].index(position) % len(others)]
+        drawn = generator(self._seed, start, video, "bias/frames")
         clip_PTSS3 = draw_variants(
-            self._square(index),
-            self._mask(index),
+            self._square(position),
+            self._mask(position),
             self._square(other),
             self._mask(other),
             generator=drawn,
         )
         return clip_PTSS3, video
 
-    def _square(self, index: int) -> Tensor:
-        return torch.from_numpy(centre_crop(self._store.clip(index), self._crop))
+    def _square(self, position: int) -> Tensor:
+        video, start = self._clip_N2[position].tolist()
+        clip_THWC = self.store.clip(video, start, self._window)
+        return torch.from_numpy(centre_crop(clip_THWC, self.crop))
 
-    def _map(self, index: int) -> Tensor:
-        map_1hw = torch.from_numpy(self._store.foreground(index))[None]
+    def _map(self, position: int) -> Tensor:
+        video, start = self._clip_N2[position].tolist()
+        map_1hw = torch.from_numpy(self.store.foreground(video, start, self._window))[None]
         return centre_map(
-            map_1hw, crop=self._crop, frame=(self._store.spec.height, self._store.spec.width)
+            map_1hw, crop=self.crop, frame=(self.store.spec.height, self.store.spec.width)
         )
 
-    def _mask(self, index: int) -> Bool[Tensor, "s s"]:
-        score_1SS = self._map(index)
+    def _mask(self, position: int) -> Bool[Tensor, "s s"]:
+        score_1SS = self._map(position)
         return (top_fraction(score_1SS, self._beta) & (score_1SS > 0))[0]
 
 

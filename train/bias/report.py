@@ -36,7 +36,7 @@ from train.bias.measures import (
 )
 from train.evaluate.classifiers import check_classifier, is_classifier
 from train.evaluate.config import BiasConfig
-from train.evaluate.features import Watch, crop_for, mean_over_clips, unwatched
+from train.evaluate.features import Watch, crop_for, mean_over_clips, unwatched, window_for
 from train.evaluate.frozen import check_comparable, named_encoders, store_features
 from train.run.log import write_json
 from train.run.peers import choose_device
@@ -76,11 +76,13 @@ class Scene:
     train: ClipStore | None
     background_by_video: Int[Tensor, " videos"] | None
 
-    def variants(self, config: BiasConfig, *, crop: int) -> VariantClips:
-        """The test clips as an encoder of this crop sees them."""
+    def variants(self, config: BiasConfig, encoder: Encoder) -> VariantClips:
+        """The test clips as an encoder sees them."""
         return VariantClips(
             self.test,
-            crop=crop,
+            window=window_for(encoder, config.frames, config.step),
+            clips=config.clips,
+            crop=crop_for(encoder, self.test, config.crop),
             beta=config.beta,
             seed=config.seed,
             background_by_video=self.background_by_video,
@@ -126,8 +128,7 @@ def report_on(
     encoder: Encoder, name: str, scene: Scene, config: BiasConfig, *, watch: Watch = unwatched
 ) -> BiasReport:
     """Everything that can be measured of one encoder."""
-    crop = crop_for(encoder, scene.test, config.crop)
-    clips = scene.variants(config, crop=crop)
+    clips = scene.variants(config, encoder)
     shown = f"variants in {Path(scene.test.path).name}"
     seen = Seen(
         feature_VPD=_show(encoder.features, encoder, clips, config, watch, f"{name} on {shown}"),
@@ -156,7 +157,7 @@ def report_on(
     parts |= cosine_parts(seen)
     return BiasReport(
         checkpoint=name,
-        crop=crop,
+        crop=clips.crop,
         videos=len(seen.label_V),
         clips_without_foreground=clips.without_foreground,
         figures=with_intervals(parts, seed=config.seed),

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fame.activation import activation_energy, foreground_share, unit_range
 from fame.augment import Crop, crop_map
-from fame.clipstore import ClipStore
+from fame.clipstore import ClipStore, Window
 from fame.files import whole
 from fame.foreground import motion_score, top_fraction
 from fame.models import Backbone
@@ -28,7 +28,7 @@ from fame.normalize import to_colours
 from fame.preview import animate, heat, tile
 from fame.weights import Encoder, load
 from train.evaluate.config import ActivationConfig
-from train.evaluate.features import centre_crop, crop_for, middle_clip
+from train.evaluate.features import centre_crop, crop_for, window_for
 from train.evaluate.plots import plot_kernels, write_video
 from train.run.log import write_json
 from train.run.peers import choose_device
@@ -57,7 +57,7 @@ class ForegroundShare:
 class Shown:
     """The clips that are looked at, as centre crops, and the foreground of each."""
 
-    index_N: tuple[int, ...]
+    video_N: tuple[int, ...]
     clip_NTSS3: UInt8[Tensor, "n t s s 3"]
     mask_NSS: Bool[Tensor, "n s s"]
 
@@ -77,10 +77,13 @@ def activate(checkpoints: Sequence[Path], config: ActivationConfig) -> list[Fore
             "at one at a time"
         )
     shown = choose_clips(
-        store, config, crop=min(crop_for(encoder, store, config.crop) for encoder in encoders)
+        store,
+        config,
+        window=window_for(encoders[0]),
+        crop=min(crop_for(encoder, store, config.crop) for encoder in encoders),
     )
-    rows = min(config.rows, len(shown.index_N))
-    pictured = np.linspace(0, len(shown.index_N) - 1, rows).round().astype(int).tolist()
+    rows = min(config.rows, len(shown.video_N))
+    pictured = np.linspace(0, len(shown.video_N) - 1, rows).round().astype(int).tolist()
     found: list[ForegroundShare] = []
     maps: dict[str, np.ndarray] = {}
     for name, path, encoder in zip(short_names(checkpoints), checkpoints, encoders, strict=True):
@@ -98,27 +101,29 @@ def activate(checkpoints: Sequence[Path], config: ActivationConfig) -> list[Fore
     return found
 
 
-def choose_clips(store: ClipStore, config: ActivationConfig, *, crop: int) -> Shown:
-    """The middle valid clip of ``config.clips`` videos, evenly spread over the store."""
+def choose_clips(store: ClipStore, config: ActivationConfig, *, window: Window, crop: int) -> Shown:
+    """The middle clip of ``config.clips`` videos, evenly spread over the store."""
+    store.check(window)
     if crop > (smaller := min(store.spec.height, store.spec.width)):
         raise ValueError(
             f"crop {crop} is larger than the frames of {store.path}; choose {smaller} or less"
         )
-    videos = np.unique(store.video_N[store.valid_N])
+    videos = np.flatnonzero(store.valid_V)
     if not len(videos):
-        raise ValueError(f"{store.path}: no clip of any video is valid")
+        raise ValueError(f"{store.path}: no video could be decoded")
     places = np.linspace(0, len(videos) - 1, min(config.clips, len(videos))).round().astype(int)
-    index_N = tuple(middle_clip(store, int(video)) for video in videos[places])
+    video_N = tuple(videos[places].tolist())
+    clips = [(video, store.spread(video, window, 1)[0], window) for video in video_N]
     clip_NTSS3 = torch.from_numpy(
-        np.stack([centre_crop(store.clip(index), crop) for index in index_N])
+        np.stack([centre_crop(store.clip(*clip), crop) for clip in clips])
     )
     if store.spec.foreground == "none":
         score_NSS = torch.cat([motion_score(to_colours(clip)) for clip in clip_NTSS3.split(1)])
     else:
-        map_Nhw = torch.from_numpy(np.stack([store.foreground(index) for index in index_N]))
+        map_Nhw = torch.from_numpy(np.stack([store.foreground(*clip) for clip in clips]))
         score_NSS = centre_map(map_Nhw, crop=crop, frame=(store.spec.height, store.spec.width))
     return Shown(
-        index_N=index_N, clip_NTSS3=clip_NTSS3, mask_NSS=top_fraction(score_NSS, config.beta)
+        video_N=video_N, clip_NTSS3=clip_NTSS3, mask_NSS=top_fraction(score_NSS, config.beta)
     )
 
 
@@ -173,7 +178,7 @@ def _look(
     """
     shares: list[float] = []
     pictures: dict[int, Tensor] = {}
-    for first in range(0, len(shown.index_N), batch):
+    for first in range(0, len(shown.video_N), batch):
         rows = slice(first, first + batch)
         clip = shown.clip_NTSS3[rows]
         energy = activation_energy(
@@ -189,7 +194,7 @@ def _look(
 def _write_figures(
     store: ClipStore, config: ActivationConfig, shown: Shown, found: Sequence[ForegroundShare]
 ) -> None:
-    videos = [store.names[store.video_N[index]] for index in shown.index_N]
+    videos = [store.names[video] for video in shown.video_N]
     maps = (
         "frame differences"
         if store.spec.foreground == "none"

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fame.clipstore import ClipStore
+from fame.clipstore import ClipStore, Window
 from fame.metrics import average_views, confusion_matrix, per_class_accuracy, topk_accuracy
 from fame.models import Backbone
 from fame.normalize import encoder_input
@@ -30,6 +29,7 @@ from train.evaluate.features import (
     check_same_classes,
     crop_for,
     unwatched,
+    window_for,
 )
 from train.evaluate.plots import plot_confusion
 from train.run import checkpoint
@@ -81,6 +81,8 @@ def classify(
     network: Backbone,
     store: ClipStore,
     *,
+    window: Window,
+    clips: int,
     crop: int,
     crops: int = 1,
     videos: Sequence[int] | None = None,
@@ -89,8 +91,8 @@ def classify(
     peers: Alone | None = None,
     on_clips: Callable[[int], None] = lambda count: None,
 ) -> Scores:
-    """Show ``network`` (left in evaluation mode, where its weights are) all valid clips of the
-    ``videos`` of ``store``.
+    """Show ``network`` (left in evaluation mode, where its weights are) ``clips`` evenly spaced
+    clips of each of the ``videos`` of ``store``.
 
     Of each clip ``crops`` squares of ``crop`` pixels. Several processes share the videos and all
     know the result. ``on_clips(count)`` is called after each batch. Raises ``ValueError`` where no
@@ -98,25 +100,26 @@ def classify(
     """
     peers = peers or Alone()
     device = next(network.parameters()).device
-    can_be_shown = set(store.video_N[store.valid_N].tolist())
     wanted = range(store.num_videos) if videos is None else videos
-    shown = [video for video in wanted if video in can_be_shown]
+    shown = [video for video in wanted if store.valid_V[video]]
     if not shown:
-        raise ValueError(f"{store.path}: no clip of any video is valid")
+        raise ValueError(f"{store.path}: no video could be decoded")
     total_VK = torch.zeros(
         store.num_videos, len(store.header.class_names), dtype=torch.float64, device=device
     )
     if mine := shown[peers.rank :: peers.world]:
-        clips = SquareClips(store, crop=crop, crops=crops, videos=mine)
-        score_NK, video_N = _show(network.eval(), clips, batch, workers, on_clips)
+        squares = SquareClips(
+            store, window=window, clips=clips, crop=crop, crops=crops, videos=mine
+        )
+        score_NK, video_N = _show(network.eval(), squares, batch, workers, on_clips)
         score_VK, video_V = average_views(score_NK, video_N)
         total_VK[video_V.to(device)] = score_VK.double().to(device)
     peers.average_([total_VK])
     return Scores(
         score_VK=total_VK.cpu()[shown] * peers.world,
-        label_V=torch.from_numpy(store.labels_V[shown].astype(np.int64)),
+        label_V=torch.from_numpy(store.labels_V[shown]),
         class_names=store.header.class_names,
-        views=store.spec.clips_per_video * crops,
+        views=clips * crops,
         dropped=len(wanted) - len(shown),
     )
 
@@ -151,11 +154,14 @@ def evaluate_classifiers(
     encoders = [read_classifier(path, store, device=where) for path in checkpoints]
     reports: list[dict[str, Any]] = []
     for number, (path, encoder) in enumerate(zip(checkpoints, encoders, strict=True), 1):
-        with watch(f"{path} on {config.store}", int(store.valid_N.sum())) as on_clips:
+        count = int(store.valid_V.sum()) * config.clips
+        with watch(f"{path} on {config.store}", count) as on_clips:
             side = crop_for(encoder, store, config.crop)
             scores = classify(
                 encoder.network,
                 store,
+                window=window_for(encoder, config.frames, config.step),
+                clips=config.clips,
                 crop=side,
                 crops=config.crops,
                 batch=config.batch,

@@ -15,6 +15,14 @@ Beta = Annotated[
     float,
     Setting("Share of a clip that is foreground: the top of its map.", above=0, high=1),
 ]
+Clips = Annotated[int, Setting("Evenly spaced clips of each video.", low=1)]
+Frames = Annotated[int | None, Setting("Frames of a clip (default: those of the training).", low=1)]
+Step = Annotated[
+    int | None,
+    Setting(
+        "Kept frames from one frame of a clip to the next (default: that of the training).", low=1
+    ),
+]
 Crop = Annotated[
     int | None,
     Setting(
@@ -49,6 +57,9 @@ class EncodingConfig(Settings):
     """How videos are encoded."""
 
     cache: Annotated[Path, Setting("Folder in which features are kept.", option="")]
+    clips: Clips = 10
+    frames: Frames = None
+    step: Step = None
     crop: Crop = None
     batch: Batch = 16
     workers: Workers = 0
@@ -101,7 +112,10 @@ class ClassifierConfig(Settings):
 
     store: TestStore
     out: Annotated[Path, Setting("Folder of the results.", panel="Data")]
+    clips: Clips = 10
     crops: Annotated[int, Setting("Squares of each clip, along its longer side.", low=1)] = 1
+    frames: Frames = None
+    step: Step = None
     crop: Crop = None
     batch: Batch = 16
     workers: Workers = 0

@@ -4,6 +4,7 @@ Shapes: V videos, N clips, B batch, P crops of a clip, T frames, H W height/widt
 channels, D feature dim.
 """
 
+import dataclasses
 import hashlib
 import json
 from collections import Counter
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -20,7 +22,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fame.clipstore import ClipStore
+from fame.clipstore import ClipStore, Window
 from fame.files import whole
 from fame.processes import server
 from fame.weights import Encoder
@@ -42,7 +44,7 @@ def unwatched(what: str, clips: int) -> AbstractContextManager[Callable[[int], N
 class VideoFeatures:
     """One feature per video (the mean over its clips), with its class and its place in the store.
 
-    Videos without a valid clip are left out; ``dropped`` counts them.
+    Videos that could not be decoded are left out; ``dropped`` counts them.
     """
 
     feature_VD: Float[Tensor, "v d"]
@@ -53,40 +55,55 @@ class VideoFeatures:
 
 
 class SquareClips(Dataset[tuple[Tensor, int]]):
-    """The valid clips of a store in order, cut to squares of ``crop`` pixels: (clip_PTSS3 uint8,
-    video number).
+    """``clips`` evenly spaced clips of each video of a store in order, cut to squares of ``crop``
+    pixels: (clip_PTSS3 uint8, video number).
 
     ``crops`` as of :func:`square_crops`; ``videos`` leaves out all others. ``ValueError`` where
-    nothing is left, or the frames are smaller than the crop.
+    nothing is left, the frames are smaller than the crop or too few for the window.
     """
 
     def __init__(
-        self, store: ClipStore, *, crop: int, crops: int = 1, videos: Sequence[int] | None = None
+        self,
+        store: ClipStore,
+        *,
+        window: Window,
+        clips: int,
+        crop: int,
+        crops: int = 1,
+        videos: Sequence[int] | None = None,
     ) -> None:
+        store.check(window)
         if crop > min(store.spec.height, store.spec.width):
             raise ValueError(
                 f"crop {crop} is larger than the "
                 f"{store.spec.height}x{store.spec.width} frames of {store.path}"
             )
-        self._store, self._crop, self._crops = store, crop, crops
-        wanted_N = (
-            store.valid_N if videos is None else store.valid_N & np.isin(store.video_N, videos)
-        )
-        self._clips = np.flatnonzero(wanted_N)
-        if not len(self._clips):
-            raise ValueError(f"{store.path}: no clip of any video is valid")
+        self.store, self._window, self.crop, self._crops = store, window, crop, crops
+        shown = np.flatnonzero(store.valid_V).tolist()
+        if videos is not None:
+            shown = sorted(set(shown) & set(videos))
+        if not shown:
+            raise ValueError(f"{store.path}: no video could be decoded")
+        starts = [(video, start) for video in shown for start in store.spread(video, window, clips)]
+        self._clip_N2 = np.array(starts)
 
     def __len__(self) -> int:
-        """Valid clips."""
-        return len(self._clips)
+        """Clips of all videos."""
+        return len(self._clip_N2)
 
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
         """Decode one clip; raises :class:`~fame.clipstore.CorruptChunk` where its bytes are
         damaged.
         """
-        index = int(self._clips[position])
-        squares_PTSS3 = square_crops(self._store.clip(index), self._crop, count=self._crops)
-        return torch.from_numpy(squares_PTSS3), int(self._store.video_N[index])
+        video, start = self._clip_N2[position].tolist()
+        clip_THWC = self.store.clip(video, start, self._window)
+        return torch.from_numpy(square_crops(clip_THWC, self.crop, count=self._crops)), video
+
+    @property
+    def identity(self) -> list[Any]:
+        """Plain values that say which pixels are shown."""
+        window, place_N2 = dataclasses.asdict(self._window), self._clip_N2.tolist()
+        return [self.store.digest, window, place_N2, self.crop, self._crops]
 
     def batches(
         self, size: int, *, workers: int, device: torch.device
@@ -136,10 +153,14 @@ def crop_for(encoder: Encoder, store: ClipStore, asked: int | None) -> int:
     return asked or min(encoder.card.config.get("crop", smaller), smaller)
 
 
-def middle_clip(store: ClipStore, video: int) -> int:
-    """The middle one of a video's valid clips, of which there is at least one."""
-    valid = [index for index in store.clips_of(video) if store.valid_N[index]]
-    return valid[len(valid) // 2]
+def window_for(encoder: Encoder, frames: int | None = None, step: int | None = None) -> Window:
+    """The clips asked for, else those that the encoder was trained on."""
+    config = encoder.card.config
+    return Window(
+        frames=frames or config.get("frames", 16),
+        step=step or config.get("step", 1),
+        span=None if step else config.get("span"),
+    )
 
 
 def square_crops(
@@ -163,21 +184,20 @@ def centre_crop(clip_THWC: UInt8[np.ndarray, "t h w 3"], crop: int) -> UInt8[np.
 
 def extract_features(
     encoder: Encoder,
-    store: ClipStore,
+    clips: SquareClips,
     *,
-    crop: int,
     batch: int = 16,
     workers: int = 0,
     on_clips: Callable[[int], None] = lambda count: None,
 ) -> VideoFeatures:
-    """Encode all valid clips of ``store`` and average them per video (10-clip features of the
-    paper's retrieval).
+    """Encode ``clips`` and average them per video (10-clip features of the paper's retrieval).
 
     ``on_clips(count)`` is called after each batch. The encoder runs where its weights are.
     """
+    store = clips.store
     mean_V1D, video_V = mean_over_clips(
         encoder.features,
-        SquareClips(store, crop=crop),
+        clips,
         batch=batch,
         workers=workers,
         device=encoder.device,
@@ -222,21 +242,20 @@ def mean_over_clips(
 
 def cached_features(
     encoder: Encoder,
-    store: ClipStore,
+    clips: SquareClips,
     *,
-    crop: int,
     cache: Path,
     extract: Callable[[], VideoFeatures],
 ) -> VideoFeatures:
-    """Features from ``cache`` if these weights met this store before, else ``extract()``, kept for
-    the next time.
+    """Features from ``cache`` if these weights met these clips before, else ``extract()``, kept
+    for the next time.
 
-    The key covers the network's weights, the store's content and the crop; a damaged cache file is
-    made again.
+    The key covers the network's weights, the store's content and what is shown of it; a damaged
+    cache file is made again.
     """
-    path = cache / f"{_key(encoder, store, crop)}.safetensors"
+    path = cache / f"{_key(encoder, clips)}.safetensors"
     try:
-        return _read(path, store.header.class_names)
+        return _read(path, clips.store.header.class_names)
     except (OSError, KeyError, ValueError, safetensors.SafetensorError):
         features = extract()
     tensors = {"feature": features.feature_VD, "label": features.label_V, "video": features.video_V}
@@ -252,8 +271,8 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _key(encoder: Encoder, store: ClipStore, crop: int) -> str:
-    digest = hashlib.sha256(json.dumps([encoder.card.name, store.digest, crop]).encode())
+def _key(encoder: Encoder, clips: SquareClips) -> str:
+    digest = hashlib.sha256(json.dumps([encoder.card.name, clips.identity]).encode())
     for name, tensor in sorted(encoder.network.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().numpy().tobytes())

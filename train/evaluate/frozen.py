@@ -28,6 +28,7 @@ from fame.metrics import (
 from fame.weights import Encoder, load
 from train.evaluate.config import EncodingConfig, EvaluationConfig
 from train.evaluate.features import (
+    SquareClips,
     VideoFeatures,
     Watch,
     cached_features,
@@ -36,6 +37,7 @@ from train.evaluate.features import (
     crop_for,
     extract_features,
     unwatched,
+    window_for,
 )
 from train.evaluate.linear import choose_weight_decay, fit_probe
 from train.run.peers import choose_device
@@ -161,20 +163,20 @@ def store_features(
     """The features of a store, from the cache where they are there; ``name`` is what a person sees
     being encoded.
     """
-    crop = crop_for(encoder, store, config.crop)
+    clips = SquareClips(
+        store,
+        window=window_for(encoder, config.frames, config.step),
+        clips=config.clips,
+        crop=crop_for(encoder, store, config.crop),
+    )
 
     def encode() -> VideoFeatures:
-        with watch(f"{name} on {Path(store.path).name}", int(store.valid_N.sum())) as on_clips:
+        with watch(f"{name} on {Path(store.path).name}", len(clips)) as on_clips:
             return extract_features(
-                encoder,
-                store,
-                crop=crop,
-                batch=config.batch,
-                workers=config.workers,
-                on_clips=on_clips,
+                encoder, clips, batch=config.batch, workers=config.workers, on_clips=on_clips
             )
 
-    return cached_features(encoder, store, crop=crop, cache=config.cache, extract=encode)
+    return cached_features(encoder, clips, cache=config.cache, extract=encode)
 
 
 def write_evaluations(path: Path, rows: Sequence[Evaluation], **settings: Any) -> None:

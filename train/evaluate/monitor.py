@@ -6,27 +6,33 @@ Shapes: V videos, D feature dim, T frames, H W height/width, C channels.
 import numpy as np
 import torch
 
-from fame.clipstore import ClipStore
+from fame.clipstore import ClipStore, Window
 from fame.metrics import knn_scores, topk_accuracy
 from fame.models import Backbone
 from fame.normalize import encoder_input
-from train.evaluate.features import centre_crop, middle_clip
+from train.evaluate.features import centre_crop
 
 _BATCH = 16
 
 
 def knn_accuracy(
-    network: Backbone, store: ClipStore, *, crop: int, k: int, device: torch.device
+    network: Backbone,
+    store: ClipStore,
+    *,
+    window: Window,
+    crop: int,
+    k: int,
+    device: torch.device,
 ) -> float:
     """Top-1 accuracy of videos by their ``k`` nearest neighbours among the other half of the store,
     both ways round.
 
-    One clip of each video, its middle valid one, centre crop; the halves are the even and the odd
+    One clip of each video, its middle one, centre crop; the halves are the even and the odd
     videos. A monitor of training: cheaper and noisier than ``fame evaluate knn``.
     """
     videos = labelled_videos(store)
-    label_V = torch.from_numpy(store.labels_V[videos].astype(np.int64))
-    feature_VD = _features(network, store, videos, crop=crop, device=device)
+    label_V = torch.from_numpy(store.labels_V[videos])
+    feature_VD = _features(network, store, videos, window=window, crop=crop, device=device)
     even, odd = slice(0, None, 2), slice(1, None, 2)
     right = 0.0
     for query, gallery in ((even, odd), (odd, even)):
@@ -42,12 +48,11 @@ def knn_accuracy(
 
 
 def labelled_videos(store: ClipStore) -> np.ndarray:
-    """Videos with a class and a valid clip; ``ValueError`` where there are not two."""
-    valid_VC = store.valid_N.reshape(store.num_videos, -1)
-    videos = np.flatnonzero(valid_VC.any(1) & (store.labels_V >= 0))
+    """Videos with a class that can be shown; ``ValueError`` where there are not two."""
+    videos = np.flatnonzero(store.valid_V & (store.labels_V >= 0))
     if len(videos) < 2:
         raise ValueError(
-            f"{store.path}: kNN needs at least 2 videos with a class and a valid clip, "
+            f"{store.path}: kNN needs at least 2 videos with a class that could be decoded, "
             f"got {len(videos)}"
         )
     return videos
@@ -55,15 +60,21 @@ def labelled_videos(store: ClipStore) -> np.ndarray:
 
 @torch.no_grad()
 def _features(
-    network: Backbone, store: ClipStore, videos: np.ndarray, *, crop: int, device: torch.device
+    network: Backbone,
+    store: ClipStore,
+    videos: np.ndarray,
+    *,
+    window: Window,
+    crop: int,
+    device: torch.device,
 ) -> torch.Tensor:
     was_training = network.training
     network.eval()
     features: list[torch.Tensor] = []
     for first in range(0, len(videos), _BATCH):
         clips = [
-            centre_crop(store.clip(middle_clip(store, int(video))), crop)
-            for video in videos[first : first + _BATCH]
+            centre_crop(store.clip(video, store.spread(video, window, 1)[0], window), crop)
+            for video in videos[first : first + _BATCH].tolist()
         ]
         clip_BTHWC = torch.from_numpy(np.stack(clips)).to(device)
         features.append(network.features(encoder_input(clip_BTHWC)).float().cpu())

@@ -11,8 +11,8 @@ import numpy as np
 from fame.clipstore import (
     StoreHeader,
     StoreSpec,
-    VideoClips,
     VideoFailure,
+    VideoFrames,
     create,
     finalise,
     write_shard,
@@ -21,9 +21,8 @@ from fame.randomness import numpy_generator
 
 CLASSES = ("run", "sit")
 SPEC = StoreSpec(
-    frames=3,
-    stride=2,
-    clips_per_video=2,
+    seconds=0.4,  # 6 slots
+    stretch=2,
     height=16,
     width=24,
     foreground_height=4,
@@ -42,24 +41,27 @@ def header(spec: StoreSpec = SPEC, **changes: object) -> StoreHeader:
     return StoreHeader(**fields)
 
 
-def video(spec: StoreSpec, number: int, *, looped: bool = False) -> VideoClips:
+def video(spec: StoreSpec, number: int, *, cut: bool = False) -> VideoFrames:
+    """A video of noise: full where it is cut (in two stretches if they fit), else shorter by its
+    number.
+    """
     rng = numpy_generator(0, 0, number, "video")
-    clips = rng.integers(
-        0, 256, (spec.clips_per_video, spec.frames, spec.height, spec.width, 3), np.uint8
-    )
-    shape = (spec.clips_per_video, spec.foreground_height, spec.foreground_width)
+    length = spec.slots if cut else max(1, spec.slots - number % 4)
+    frames = rng.integers(0, 256, (length, spec.height, spec.width, 3), np.uint8)
+    shape = (-(-length // spec.foreground_every), spec.foreground_height, spec.foreground_width)
     maps = None if spec.foreground == "none" else rng.integers(0, 256, shape, np.uint8)
-    starts = np.sort(rng.integers(0, 1000, spec.clips_per_video)).astype(np.int32)
-    return VideoClips(clips=clips, foreground=maps, start_frame=starts, looped=looped)
+    source = np.sort(rng.integers(0, 1000, (length, 2)), axis=0).astype(np.int32)
+    stretches = 1 if not cut or length % 2 else 2
+    return VideoFrames(frames=frames, foreground=maps, source=source, stretches=stretches, cut=cut)
 
 
 def videos(
     spec: StoreSpec, count: int, *, failed: Sequence[int] = ()
-) -> list[VideoClips | VideoFailure]:
+) -> list[VideoFrames | VideoFailure]:
     return [
         VideoFailure(f"cannot decode {number}: é")
         if number in failed
-        else video(spec, number, looped=number % 3 == 1)
+        else video(spec, number, cut=number % 3 == 1)
         for number in range(count)
     ]
 

@@ -144,8 +144,8 @@ def test_a_crafted_chunk_with_a_true_checksum_is_refused_or_decodes_to_its_shape
 ):
     spec = dataclasses.replace(small.SPEC, codec=codec)
     layout = Layout(header=small.header(spec), num_videos=1, videos_sha256="")
-    clip = numpy_generator(0, 0, 0, "clip").integers(0, 8, layout.element_shape("clips"), np.uint8)
-    chunk = bytearray(encode_chunk(layout, "clips", clip)[:-4])
+    clip = numpy_generator(0, 0, 0, "clip").integers(0, 8, layout.element_shape("frames"), np.uint8)
+    chunk = bytearray(encode_chunk(layout, "frames", clip)[:-4])
     for _ in range(data.draw(st.integers(1, 4))):
         chunk[
             data.draw(st.integers(0, min(len(chunk), 64) - 1) | st.integers(0, len(chunk) - 1))
@@ -153,7 +153,7 @@ def test_a_crafted_chunk_with_a_true_checksum_is_refused_or_decodes_to_its_shape
     chunk = chunk[: data.draw(st.integers(0, len(chunk)))] if data.draw(st.booleans()) else chunk
     crafted = np.frombuffer(bytes(chunk) + crc32c(bytes(chunk)), np.uint8)
     try:
-        found = decode_chunk(layout, "clips", crafted)
+        found = decode_chunk(layout, "frames", crafted)
     except ValueError:
         return
     assert found.shape == clip.shape

@@ -3,16 +3,18 @@ ClipStore reads.
 """
 
 import hashlib
+import itertools
 import json
 import struct
 from io import BytesIO
 from pathlib import Path
 
 import google_crc32c
+import numcodecs
 import numpy as np
 from PIL import Image
 
-from fame.clipstore import ClipStore
+from fame.clipstore import ClipStore, Window
 
 
 def checked(data: bytes) -> bytes:
@@ -20,43 +22,45 @@ def checked(data: bytes) -> bytes:
     return data[:-4]
 
 
-def chunk(store: Path, array: str, zeros: str, clip: int) -> bytes | None:
+def chunk(store: Path, array: str, zeros: str, video: int, frame: int) -> bytes | None:
     spec = json.loads((store / "zarr.json").read_text())["attributes"]["fame_clip_store"]["spec"]
-    per_shard = spec["clips_per_video"] * spec["videos_per_shard"]
-    shard, position = divmod(clip, per_shard)
+    slots = max(1, round(spec["seconds"] * (spec["fps"] or 30 / spec["keep"])))
+    every = spec["foreground_every"]
+    room = {"frames": slots, "foreground": -(-slots // every), "source": 1}[array]
+    per_shard = room * spec["videos_per_shard"]
+    shard, place = divmod(video, spec["videos_per_shard"])
+    position = place * room + frame
     data = (store / array / f"c.{shard}{zeros}").read_bytes()
     offset, length = struct.unpack_from("<QQ", checked(data[-16 * per_shard - 4 :]), 16 * position)
     return None if offset == length == 2**64 - 1 else checked(data[offset : offset + length])
 
 
-def test_clips_by_the_page(finished: dict[str, Path]):
-    path, store = finished["jpeg"], ClipStore.open(finished["jpeg"])
-    for clip in range(10):
-        data = chunk(path, "clips", ".0.0.0.0", clip)
-        assert (data is not None) == store.valid_N[clip]
+def test_frames_maps_and_sources_by_the_page(finished: dict[str, Path]):
+    path, store, one = finished["jpeg"], ClipStore.open(finished["jpeg"]), Window(frames=1)
+    for video, frame in itertools.product(range(5), range(6)):
+        data = chunk(path, "frames", ".0.0.0.0", video, frame)
+        assert (data is not None) == (frame < store.length_V[video])
         if data is not None:
-            picture = (
-                np.asarray(Image.open(BytesIO(data)).convert("RGB"))
-                .reshape(3, 16, 24, 3)
-                .astype(int)
-            )
-            assert (
-                np.abs(picture - store.clip(clip)).mean() < 2
-            )  # two decoders round and upsample differently
+            picture = np.asarray(Image.open(BytesIO(data)).convert("RGB")).astype(int)
+            # two decoders round and upsample differently
+            assert np.abs(picture - store.clip(video, frame, one)[0]).mean() < 2
+            data = chunk(path, "foreground", ".0.0.0", video, frame // 2)
+            map_hw = np.frombuffer(numcodecs.Zstd().decode(data), np.uint8).reshape(4, 6)
+            assert np.array_equal(map_hw, store.maps(video, frame, one)[0])
+            data = chunk(path, "source", ".0.0", video, 0)
+            number, milliseconds = struct.unpack_from("<2i", data, 8 * frame)
+            assert [number, milliseconds] == store.source(video)[frame].tolist()
 
 
 def test_whole_arrays_by_the_page(finished: dict[str, Path]):
     path, store = finished["zstd"], ClipStore.open(finished["zstd"])
     for name, expected in (
-        ("label", store.label_N),
-        ("video", store.video_N),
-        ("start_frame", store.start_frame_N),
+        ("label", store.labels_V),
+        ("length", store.length_V),
+        ("stretches", store.stretches_V),
     ):
         data = checked((path / name / "c.0").read_bytes())
         assert list(struct.unpack(f"<{len(data) // 4}i", data)) == expected.tolist()
-    assert [
-        byte == 1 for byte in checked((path / "valid/c.0").read_bytes())
-    ] == store.valid_N.tolist()
     data, names, position = checked((path / "names/c.0").read_bytes()), [], 4
     while position < len(data):
         (length,) = struct.unpack_from("<I", data, position)
@@ -80,8 +84,8 @@ def test_records_and_seal_by_the_page(finished: dict[str, Path]):
         record = json.loads(data)
         assert data == spelled(record)
         assert record["store"] == hashlib.sha256(spelled(attribute)).hexdigest()
-        found = (path / f"clips/c.{shard}.0.0.0.0").read_bytes()
-        assert record["objects"]["clips"] == {
+        found = (path / f"frames/c.{shard}.0.0.0.0").read_bytes()
+        assert record["objects"]["frames"] == {
             "size": len(found),
             "sha256": hashlib.sha256(found).hexdigest(),
         }
@@ -91,7 +95,8 @@ def test_records_and_seal_by_the_page(finished: dict[str, Path]):
     for key, digest in seal["files"].items():
         assert digest == hashlib.sha256((path / key).read_bytes()).hexdigest()
     files = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
-    sharded = {file for file in files if file.startswith(("clips/c.", "foreground/c.", "records/"))}
+    shards = ("frames/c.", "foreground/c.", "source/c.", "records/")
+    sharded = {file for file in files if file.startswith(shards)}
     assert files == {*seal["files"], *sharded, "seal.json"}
     videos = [attribute["num_videos"], attribute["videos_sha256"]]
     store = ClipStore.open(path)

@@ -12,27 +12,29 @@ import numpy as np
 import psutil
 import pytest
 
-from fame.clipstore import ClipStore, CorruptChunk, StoreError, StoreSpec
+from fame.clipstore import ClipStore, CorruptChunk, StoreError, StoreSpec, Window
 from fame.clipstore.files import Folder
 from fame.randomness import numpy_generator
 from tests.fame.clipstore import small
 
+WINDOW = Window(frames=2)
 
-def clip_sums(store: ClipStore, indices: list[int]) -> list[int]:
-    return [int(store.clip(index).astype(np.int64).sum()) for index in indices]
+
+def clip_sums(store: ClipStore, videos: list[int]) -> list[int]:
+    return [int(store.clip(video, 1, WINDOW).astype(np.int64).sum()) for video in videos]
 
 
 def test_a_pickled_store_reads_the_same(store: Path):
     opened = ClipStore.open(store)
     again = pickle.loads(pickle.dumps(opened))
-    assert np.array_equal(again.clip(7), opened.clip(7))
+    assert np.array_equal(again.clip(4, 3, WINDOW), opened.clip(4, 3, WINDOW))
     assert len(pickle.dumps(opened)) < 1000
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_workers_read_while_the_parent_reads(finished: dict[str, Path], method: str):
-    store, indices = ClipStore.open(finished["jpeg"]), [0, 9, 3, 6, 1, 8]
+    store, indices = ClipStore.open(finished["jpeg"]), [0, 4, 1, 3, 0, 4]
     expected = clip_sums(store, indices)  # opens shards before the fork
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(method)) as pool:
         futures = [pool.submit(clip_sums, store, indices) for _ in range(4)]
@@ -45,7 +47,7 @@ def test_threads_do_not_mix_their_buffers(
 ):
     monkeypatch.setattr(Folder, "max_open", 1)  # descriptors are closed under the readers' hands
     store = ClipStore.open(finished["zstd"])
-    indices = [0, 9, 3, 6, 1, 8] * 20
+    indices = [0, 4, 1, 3, 0, 4] * 20
     expected = clip_sums(store, indices)
     with ThreadPoolExecutor(8) as pool:
         assert all(found == expected for found in pool.map(clip_sums, [store] * 8, [indices] * 8))
@@ -54,23 +56,21 @@ def test_threads_do_not_mix_their_buffers(
 def test_handles_stay_few_and_memory_flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Folder, "max_open", 4)
     spec = StoreSpec(
-        frames=2,
+        seconds=0.4,
         height=16,
         width=16,
-        clips_per_video=1,
         foreground_height=2,
         foreground_width=2,
         videos_per_shard=1,
     )
     store = ClipStore.open(small.make(tmp_path / "s", spec, count=40, failed=()))
     process, before = psutil.Process(), psutil.Process().num_fds()
-    for _ in range(3):
+    for turn in range(23):
+        if turn == 3:
+            memory = process.memory_info().rss
         clip_sums(store, list(range(40)))
-    memory = process.memory_info().rss
-    for _ in range(20):
-        clip_sums(store, list(range(40)))
-        for index in range(40):
-            store.foreground(index)
+        for video in range(40):
+            store.foreground(video, 0, WINDOW)
     assert psutil.Process().num_fds() <= before + 4
     assert process.memory_info().rss < memory + 2**22
 
@@ -86,22 +86,25 @@ def reads_wrongly(store: Path) -> bool:
     StoreError.
     """
     opened = ClipStore.open(store)
-    for index in np.flatnonzero(opened.valid_N).tolist():
-        opened.clip(index)
-        opened.foreground(index)
+    for video in np.flatnonzero(opened.valid_V).tolist():
+        everything = Window(frames=int(opened.length_V[video]) // int(opened.stretches_V[video]))
+        for start in opened.starts(video, everything).tolist():
+            opened.clip(video, start, everything)
+            opened.maps(video, start, everything)
+        opened.source(video)
     return True
 
 
 def test_every_flipped_bit_of_a_shard_is_found_by_the_reader(store: Path, tmp_path: Path):
     damaged = small.copy(store, tmp_path / "s")
     rng = numpy_generator(0, 0, 0, "bits")
-    for file in sorted([*damaged.glob("clips/c.*"), *damaged.glob("foreground/c.*")]):
+    for file in sorted(damaged.glob("[fs]*/c.*.0")):
         size = file.stat().st_size * 8
         for bit in (0, size - 1, *rng.integers(0, size, 12).tolist()):
             flip(file, bit)
             with pytest.raises(
                 CorruptChunk,
-                match=r"(clips|foreground) of clip \d+ \(shard \d, video \d\) is corrupt",
+                match=r"(frames|foreground|source) of video \d \(shard \d\) is corrupt",
             ):
                 reads_wrongly(damaged)
             flip(file, bit)
@@ -109,31 +112,31 @@ def test_every_flipped_bit_of_a_shard_is_found_by_the_reader(store: Path, tmp_pa
 
 
 def test_a_truncated_shard_is_found(store: Path, tmp_path: Path):
-    size = (store / "clips/c.0.0.0.0.0").stat().st_size
+    size = (store / "frames/c.0.0.0.0.0").stat().st_size
     for cut in (1, 4, 5, 36, 37, size // 2, size):
         damaged = small.copy(store, tmp_path / f"{cut}")
-        os.truncate(damaged / "clips/c.0.0.0.0.0", size - cut)
+        os.truncate(damaged / "frames/c.0.0.0.0.0", size - cut)
         with pytest.raises(CorruptChunk, match="shard 0"):
-            ClipStore.open(damaged).clip(0)
+            ClipStore.open(damaged).clip(0, 0, WINDOW)
 
 
 def test_a_shard_cut_after_it_was_opened_is_found(finished: dict[str, Path], tmp_path: Path):
     damaged = ClipStore.open(small.copy(finished["lz4"], tmp_path / "s"))
-    damaged.clip(0)
-    os.truncate(damaged.path / "clips/c.0.0.0.0.0", 10)
+    damaged.clip(0, 0, WINDOW)
+    os.truncate(damaged.path / "frames/c.0.0.0.0.0", 10)
     with pytest.raises(CorruptChunk, match="ends before"):
-        damaged.clip(1)
+        damaged.clip(0, 2, WINDOW)
 
 
 def test_a_missing_shard_is_named(finished: dict[str, Path], tmp_path: Path):
     damaged = small.copy(finished["jpeg"], tmp_path / "s")
-    (damaged / "clips/c.2.0.0.0.0").unlink()
-    with pytest.raises(CorruptChunk, match=r"shard 2, video 4.*cannot read"):
-        ClipStore.open(damaged).clip(9)
+    (damaged / "frames/c.2.0.0.0.0").unlink()
+    with pytest.raises(CorruptChunk, match=r"video 4 \(shard 2\).*cannot read"):
+        ClipStore.open(damaged).clip(4, 0, WINDOW)
 
 
 def test_opening_finds_damaged_labels_and_lost_seals(finished: dict[str, Path], tmp_path: Path):
-    for key in ("label/c.0", "start_frame/c.0", "valid/c.0", "video/c.0", "zarr.json"):
+    for key in ("label/c.0", "length/c.0", "stretches/c.0", "zarr.json"):
         damaged = small.copy(finished["jpeg"], tmp_path / key.replace("/", "-"))
         flip(damaged / key, 8 * 6)
         with pytest.raises(StoreError, match="cannot open the clip store"):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fame.clipstore import StoreError, StoreHeader, StoreSpec, estimate_clip_bytes, sized_for
+from fame.clipstore import StoreError, StoreHeader, StoreSpec, estimate_video_bytes, sized_for
 from fame.clipstore.layout import Layout
 from fame.clipstore.schema import canonical_json, parse_json_object
 from tests.fame.clipstore import small
@@ -16,16 +16,20 @@ from tests.fame.clipstore import small
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"frames": 0}, "frames"),
-        ({"stride": True}, "stride"),
+        ({"keep": 0}, "keep"),
+        ({"keep": True}, "keep"),
+        ({"fps": 0.0}, "fps"),
+        ({"seconds": -1.0}, "seconds"),
+        ({"stretch": 1}, "stretch 1 must be at least foreground_every 2"),
         ({"height": 1.5}, "height"),
         ({"width": "340"}, "width"),
         ({"codec": "png"}, "codec"),
         ({"geometry": "stretch"}, "geometry"),
         ({"foreground": "magic"}, "foreground"),
         ({"quality": 101}, "quality"),
-        ({"frames": 300}, "65500"),
-        ({"codec": "lz4", "height": 2**20}, "bytes"),
+        ({"height": 65_501}, "65500"),
+        ({"seconds": 1e5}, "shard"),
+        ({"codec": "lz4", "height": 2**21}, "bytes"),
         ({"videos_per_shard": 2**20}, "shard"),
     ],
 )
@@ -36,13 +40,25 @@ def test_bad_specs_are_refused_by_name(change: dict, word: str):
         StoreSpec(**change)
 
 
-def test_longest_allowed_jpeg_stack_is_accepted():
-    assert StoreSpec(frames=16, height=4093).frames == 16
+@pytest.mark.parametrize(
+    ("changes", "slots", "words"),
+    [
+        ({}, 150, "1 of 2 frames"),
+        ({"keep": 1}, 300, "every frame"),
+        ({"fps": 15.0}, 150, "15 frames a second"),
+        ({"fps": 12.5, "seconds": 3.0}, 38, "12.5 frames a second"),
+        ({"seconds": 0.01}, 1, "1 of 2 frames"),
+    ],
+)
+def test_slots_are_known_from_the_recipe(changes: dict, slots: int, words: str):
+    spec = StoreSpec(**changes)
+    assert (spec.slots, spec.kept) == (slots, words)
 
 
 @given(st.sampled_from([f.name for f in dataclasses.fields(StoreSpec)]))
 def test_digest_changes_with_every_field(name: str):
     others = {"geometry": "squash", "codec": "zstd", "foreground": "paper"}
+    others |= {"seconds": 7.0, "fps": 7.0}
     value = others.get(name, 7)
     assert dataclasses.replace(StoreSpec(), **{name: value}).digest != StoreSpec().digest
 
@@ -57,8 +73,9 @@ def test_header_survives_json():
 
 
 def test_another_format_is_named_clearly():
-    data = small.header().to_json() | {"version": 2}
-    with pytest.raises(StoreError, match="format 2; this software reads format 1"):
+    data = small.header().to_json() | {"version": 1}
+    found = r"format 1; this software reads format 2: .*make it anew with `fame preprocess`"
+    with pytest.raises(StoreError, match=found):
         StoreHeader.from_json(data)
 
 
@@ -99,8 +116,8 @@ def test_a_mangled_root_is_refused_or_changes_nothing(data: st.DataObject, value
 
 def test_shards_are_sized_by_bytes_for_large_sets_and_by_count_for_small_ones():
     kinetics = sized_for(StoreSpec(), 240_000)
-    shard_bytes = estimate_clip_bytes(kinetics) * kinetics.clips_per_shard
-    assert 2**28 < shard_bytes <= 2**29
+    shard_bytes = estimate_video_bytes(kinetics) * kinetics.videos_per_shard
+    assert 2**27 < shard_bytes <= 2**28
     assert -(-471 // sized_for(StoreSpec(), 471).videos_per_shard) == 59
     assert sized_for(StoreSpec(), 3).videos_per_shard == 1
-    assert sized_for(StoreSpec(codec="lz4", clips_per_video=1000), 10**6).videos_per_shard == 1
+    assert sized_for(StoreSpec(codec="lz4", seconds=1000.0), 10**6).videos_per_shard == 1

@@ -16,21 +16,25 @@ from fame.clipstore import (
     StoreError,
     StoreSpec,
     VideoFailure,
+    Window,
     create,
     finalise,
     store_info,
     write_shard,
 )
-from fame.clipstore.chunk import decode_chunk, encode_chunk
+from fame.clipstore.chunk import crc32c
 from fame.clipstore.layout import WHOLE_ARRAYS, Layout
+from fame.maps import mean_map
 from tests.fame.clipstore import small
 
 
 def specs() -> st.SearchStrategy[StoreSpec]:
     return st.builds(
         StoreSpec,
-        frames=st.integers(1, 4),
-        clips_per_video=st.integers(1, 3),
+        keep=st.just(1),
+        seconds=st.integers(1, 7).map(lambda slots: slots / 30),
+        stretch=st.integers(2, 4),
+        foreground_every=st.integers(1, 2),
         height=st.integers(1, 20),
         width=st.integers(1, 20),
         codec=st.sampled_from(["jpeg", "lz4", "zstd"]),
@@ -53,92 +57,124 @@ def test_what_was_written_is_read(
         tmp_path_factory.mktemp("s") / "s.zarr", spec, count=count, failed=sorted(failed)
     )
     store, group = ClipStore.open(path), zarr.open_group(path, mode="r")
-    layout = Layout(header=store.header, num_videos=count, videos_sha256="")
     for video, given_ in enumerate(small.videos(spec, count, failed=sorted(failed))):
-        for clip, index in enumerate(store.clips_of(video)):
-            assert store.valid_N[index] == (not isinstance(given_, VideoFailure))
-            if isinstance(given_, VideoFailure):
-                assert store.start_frame_N[index] == -1
-                assert not group["clips"][index].any()
-                continue
-            chunk = np.frombuffer(encode_chunk(layout, "clips", given_.clips[clip]), np.uint8)
-            assert np.array_equal(store.clip(index), decode_chunk(layout, "clips", chunk))
-            assert np.array_equal(store.clip(index), group["clips"][index])
-            assert spec.codec == "jpeg" or np.array_equal(store.clip(index), given_.clips[clip])
-            assert store.start_frame_N[index] == given_.start_frame[clip]
-            if given_.foreground is not None:
-                assert np.array_equal(store.foreground(index), given_.foreground[clip])
-                assert np.array_equal(store.foreground(index), group["foreground"][index])
+        assert store.valid_V[video] == (not isinstance(given_, VideoFailure))
+        if isinstance(given_, VideoFailure):
+            assert not group["frames"][video].any()
+            assert (group["source"][video] == -1).all()
+            continue
+        length, stretches = len(given_.frames), given_.stretches
+        assert (store.length_V[video], store.stretches_V[video]) == (length, stretches)
+        assert np.array_equal(store.source(video), given_.source)
+        assert np.array_equal(store.source(video), group["source"][video][:length])
+        assert not group["frames"][video][length:].any()
+        for window in (Window(frames=3), Window(frames=2, step=3), Window(frames=3, span=0.7)):
+            for start in range(length):
+                shown_T = slow_numbers(window, start, length // stretches)
+                clip_THWC = store.clip(video, start, window)
+                assert np.array_equal(clip_THWC, group["frames"][video][shown_T])
+                if spec.codec != "jpeg":
+                    assert np.array_equal(clip_THWC, given_.frames[shown_T])
+                if given_.foreground is not None:
+                    shown_T = [number // spec.foreground_every for number in shown_T]
+                    map_Thw = store.maps(video, start, window)
+                    assert np.array_equal(map_Thw, given_.foreground[shown_T])
+                    assert np.array_equal(map_Thw, group["foreground"][video][shown_T])
+                    assert np.array_equal(store.foreground(video, start, window), mean_map(map_Thw))
+
+
+def slow_numbers(window: Window, start: int, room: int) -> list[int]:
+    """The kept frames of a clip, one by one: they go round within the stretch of their start."""
+    begin, numbers = start - start % room, []
+    for t in range(window.frames):
+        apart = (
+            t * window.step if window.span is None else int(t * window.span * room / window.frames)
+        )
+        numbers.append(begin + (start - begin + apart) % room)
+    return numbers
 
 
 def test_plain_zarr_sees_every_array_and_nothing_else(store: Path):
     group = zarr.open_group(store, mode="r")
     assert sorted(name for name, _ in group.members()) == sorted(
-        ("clips", "foreground", *WHOLE_ARRAYS)
+        ("frames", "foreground", "source", *WHOLE_ARRAYS)
     )
     assert group["names"][:].tolist() == small.names(5)
-    assert group["label"][:].tolist() == [label for label in small.labels(5) for _ in range(2)]
-    assert group["video"][:].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
-    assert group["valid"][:].tolist() == [True] * 4 + [False] * 2 + [True] * 4
-    assert group["start_frame"].dtype == np.int32
-    assert group.attrs["fame_clip_store"]["spec"]["frames"] == 3
+    assert group["label"][:].tolist() == small.labels(5)
+    assert group["length"][:].tolist() == [6, 6, 0, 3, 6]
+    assert group["stretches"][:].tolist() == [1, 2, 0, 1, 2]
+    assert group["length"].dtype == group["source"].dtype == np.int32
+    assert group.attrs["fame_clip_store"]["spec"]["keep"] == 2
 
 
 def test_each_array_opens_by_itself_in_plain_zarr(store: Path):
     consolidated = zarr.open_group(store, mode="r")
-    for name in ("clips", "foreground", *WHOLE_ARRAYS):
+    for name in ("frames", "foreground", "source", *WHOLE_ARRAYS):
         assert np.array_equal(zarr.open_array(store / name, mode="r")[:], consolidated[name][:])
 
 
 @pytest.mark.parametrize("codec", ["jpeg", "lz4", "zstd"])
-def test_shards_are_byte_for_byte_what_zarr_writes(tmp_path: Path, codec: str):
+def test_chunks_are_byte_for_byte_what_zarr_writes(tmp_path: Path, codec: str):
     spec = dataclasses.replace(small.SPEC, codec=codec)
     ours = small.make(tmp_path / "ours.zarr", spec, count=4, failed=())
     theirs = small.copy(ours, tmp_path / "theirs.zarr")
-    with zarr.config.set({"array.write_empty_chunks": True}):
-        for name in ("clips", "foreground", "names", "valid", "label"):
-            data = zarr.open_array(theirs / name, mode="r")[:]
-            for chunk in (theirs / name).glob("c.*"):
-                chunk.unlink()
-            if (
-                name == "clips" and codec == "jpeg"
-            ):  # what zarr encodes must be what was given, not what was decoded
-                data = np.concatenate([video.clips for video in small.videos(spec, 4)])
-            zarr.open_array(theirs / name, mode="r+")[:] = data
-    assert small.contents(theirs) == small.contents(ours)
+    for name in ("frames", "foreground", "source", "names", "label"):
+        data = zarr.open_array(theirs / name, mode="r")[:]
+        for chunk in (theirs / name).glob("c.*"):
+            chunk.unlink()
+        if name == "frames" and codec == "jpeg":
+            # what zarr encodes must be what was given, not what was decoded
+            for video, given_ in enumerate(small.videos(spec, 4)):
+                data[video, : len(given_.frames)] = given_.frames
+        zarr.open_array(theirs / name, mode="r+")[:] = data
+    for name, data in small.contents(ours).items():
+        # zarr writes the chunks of a shard in an order of its own
+        in_shards = name.startswith(("frames/c", "foreground/c", "source/c"))
+        split = chunks if in_shards else bytes
+        assert split((theirs / name).read_bytes()) == split(data), name
+
+
+def chunks(shard: bytes) -> list[bytes | None]:
+    """The chunks of a shard in the order of its index, which is for 2 videos of this test."""
+    room = next(n for n in (12, 6, 2) if crc32c(shard[-16 * n - 4 : -4]) == shard[-4:])
+    index = np.frombuffer(shard[-16 * room - 4 : -4], "<u8").reshape(room, 2).tolist()
+    return [
+        None if length == 2**64 - 1 else shard[offset : offset + length] for offset, length in index
+    ]
 
 
 def test_zarr_itself_would_write_this_metadata(tmp_path: Path):
     path = small.make(tmp_path / "s.zarr")
-    for name in ("clips", "foreground", *WHOLE_ARRAYS):
+    for name in ("frames", "foreground", "source", *WHOLE_ARRAYS):
         array = zarr.open_array(path / name, mode="r")
         written = zarr.open_array(path / name, mode="r").metadata.to_dict()
         ours = small.header(), Layout(header=small.header(), num_videos=5, videos_sha256="")
         theirs = zarr.core.metadata.v3.ArrayV3Metadata.from_dict(ours[1].array_metadata()[name])
         assert written == theirs.to_dict()
-        assert array.shape[0] == (5 if name == "names" else 10)
+        assert array.shape[0] == 5
 
 
 def test_store_tells_what_it_is(store: Path):
     opened = ClipStore.open(store)
-    assert (opened.num_videos, opened.num_clips, len(opened)) == (5, 10, 10)
+    assert opened.num_videos == 5
     assert opened.names == tuple(small.names(5))
     assert opened.labels_V.tolist() == small.labels(5)
-    assert opened.label_N.tolist() == [label for label in small.labels(5) for _ in range(2)]
-    assert opened.clips_of(4) == range(8, 10)
+    assert opened.labels_V.dtype == np.int64
+    assert opened.valid_V.tolist() == [True, True, False, True, True]
     assert opened.header == small.header(opened.spec)
-    assert "5 videos, 10 clips of 3x16x24" in repr(opened)
+    assert "5 videos, 21 frames of 16x24, 1 of 2 frames" in repr(opened)
 
 
 def test_clips_that_are_not_there_are_refused(store: Path):
     opened = ClipStore.open(store)
-    for index in (-1, 10):
-        with pytest.raises(IndexError, match="no clip"):
-            opened.clip(index)
-    with pytest.raises(IndexError, match="no video 5"):
-        opened.clips_of(5)
-    with pytest.raises(StoreError, match=r"clip 4 .*shard 1, video 2.*could not be decoded"):
-        opened.clip(4)
+    for start in (-1, 3):
+        with pytest.raises(IndexError, match=f"no frame {start} in video 3: it has 3"):
+            opened.clip(3, start, Window(frames=2))
+    for video in (-1, 5):
+        with pytest.raises(IndexError, match=f"no video {video}"):
+            opened.starts(video, Window(frames=2))
+    with pytest.raises(StoreError, match=r"video 2 could not be decoded"):
+        opened.clip(2, 0, Window(frames=2))
 
 
 def test_a_store_without_maps_says_so(tmp_path: Path):
@@ -147,27 +183,28 @@ def test_a_store_without_maps_says_so(tmp_path: Path):
     )
     assert not (store.path / "foreground").exists()
     with pytest.raises(StoreError, match="without foreground maps"):
-        store.foreground(0)
+        store.foreground(0, 0, Window(frames=2))
 
 
-def test_a_black_clip_is_a_clip_and_not_a_hole(tmp_path: Path):
+def test_a_black_frame_is_a_frame_and_not_a_hole(tmp_path: Path):
     black = small.video(small.SPEC, 0)
-    black = dataclasses.replace(black, clips=np.zeros_like(black.clips))
+    black = dataclasses.replace(black, frames=np.zeros_like(black.frames))
     create(tmp_path / "s", small.header(), names=["a"], labels=[0])
     write_shard(tmp_path / "s", 0, [black])
     finalise(tmp_path / "s")
-    assert not ClipStore.open(tmp_path / "s").clip(1).any()
+    assert not ClipStore.open(tmp_path / "s").clip(0, 1, Window(frames=2)).any()
 
 
 def test_info_sums_up(store: Path):
     info = store_info(store)
     assert info.finished
     assert (info.num_shards, info.shards_done) == (3, 3)
-    assert info.statuses == {"ok": 2, "looped": 2, "failed": 1}
+    assert info.statuses == {"ok": 2, "cut": 2, "failed": 1}
+    assert info.num_frames == 21
     assert info.failures == ((small.names(5)[2], "cannot decode 2: é"),)
     assert info.classes == {"run": 2, "sit": 0, "(no label)": 2}
     files = store.rglob("c.?.0.0.0.0")
-    assert info.array_bytes["clips"] == sum(file.stat().st_size for file in files)
+    assert info.array_bytes["frames"] == sum(file.stat().st_size for file in files)
 
 
 def test_info_of_a_store_in_the_making(tmp_path: Path):

@@ -20,8 +20,8 @@ import pytest
 from fame.clipstore import (
     StoreError,
     StoreSpec,
-    VideoClips,
     VideoFailure,
+    VideoFrames,
     create,
     finalise,
     is_finished,
@@ -89,8 +89,8 @@ def damage_json(file: Path) -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda store: (store / "clips/c.1.0.0.0.0").unlink(),
-        lambda store: (store / "foreground/c.1.0.0").write_bytes(b"short"),
+        lambda store: (store / "frames/c.1.0.0.0.0").unlink(),
+        lambda store: (store / "foreground/c.1.0.0.0").write_bytes(b"short"),
         lambda store: (store / record_key(1)).write_bytes(b""),
         lambda store: (store / record_key(1)).write_bytes(b"[]"),
         lambda store: damage_json(store / record_key(1)),
@@ -120,7 +120,7 @@ def test_a_record_of_another_store_does_not_count(begun: Path, tmp_path: Path):
     [
         ({"split": "val"}, "split 'train' .asked for: 'val'"),
         ({"class_names": ("run", "sit", "lie")}, "class_names"),
-        ({"spec": dataclasses.replace(small.SPEC, stride=4)}, "stride 2 .asked for: 4"),
+        ({"spec": dataclasses.replace(small.SPEC, keep=4, seconds=0.8)}, "keep 2 .asked for: 4"),
         ({"foreground_parameters": {"sigma": 1.0}}, "foreground_parameters"),
     ],
 )
@@ -194,30 +194,9 @@ def test_a_shard_takes_exactly_its_videos(begun: Path, count: int):
 @pytest.mark.parametrize(
     "wrong",
     [
-        StoreSpec(
-            frames=3,
-            clips_per_video=3,
-            height=16,
-            width=24,
-            foreground_height=4,
-            foreground_width=6,
-        ),
-        StoreSpec(
-            frames=3,
-            clips_per_video=2,
-            height=24,
-            width=16,
-            foreground_height=4,
-            foreground_width=6,
-        ),
-        StoreSpec(
-            frames=3,
-            clips_per_video=2,
-            height=16,
-            width=24,
-            foreground_height=4,
-            foreground_width=5,
-        ),
+        dataclasses.replace(small.SPEC, height=24, width=16),
+        dataclasses.replace(small.SPEC, foreground_width=5),
+        dataclasses.replace(small.SPEC, foreground_every=1),
         dataclasses.replace(small.SPEC, foreground="none"),
     ],
 )
@@ -226,9 +205,21 @@ def test_a_video_of_other_shapes_is_refused(begun: Path, wrong: StoreSpec):
         write_shard(begun, 0, [small.video(wrong, 0), small.video(wrong, 1)])
 
 
-def test_a_negative_first_frame_is_refused(begun: Path):
-    video = dataclasses.replace(small.video(small.SPEC, 0), start_frame=np.array([0, -1], np.int32))
-    with pytest.raises(ValueError, match="start_frame"):
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"source": np.full((6, 2), -1, np.int32)}, "source"),
+        ({"stretches": 4}, "stretches of equal length, not 6 in 4"),
+        ({"length": 7}, "from 1 to 6 frames"),
+        ({"length": 0}, "from 1 to 6 frames"),
+    ],
+)
+def test_a_video_that_cannot_be_is_refused(begun: Path, change: dict, word: str):
+    if (length := change.pop("length", None)) is not None:
+        change["frames"] = np.zeros((length, 16, 24, 3), np.uint8)
+        change["source"] = np.zeros((length, 2), np.int32)
+    video = dataclasses.replace(small.video(small.SPEC, 0), **change)
+    with pytest.raises(ValueError, match=word):
         write_shard(begun, 0, [video, video])
 
 
@@ -311,7 +302,12 @@ def test_objects_are_durable_before_their_record_is(begun: Path, monkeypatch: py
     monkeypatch.setattr(os, "fsync", note_sync)
     monkeypatch.setattr(Path, "rename", note_rename)
     write_shard(begun, 0, small.shard_videos(small.SPEC, 0, 5))
-    expected = (("c.0.0.0.0.0", "clips"), ("c.0.0.0", "foreground"), ("0.json", "records"))
+    expected = (
+        ("c.0.0.0.0", "foreground"),
+        ("c.0.0.0.0.0", "frames"),
+        ("c.0.0.0", "source"),
+        ("0.json", "records"),
+    )
     for (synced, renamed, folder), (name, parent) in zip(
         zip(*[iter(steps)] * 3, strict=True), expected, strict=True
     ):
@@ -348,7 +344,7 @@ def test_killed_before_any_file_gets_its_name_the_same_command_ends_with_the_sam
         assert small.contents(path) == small.contents(finished["jpeg"]), (
             f"killed before rename {step}"
         )
-    assert step == 11 + 3 * 3 + 3  # the skeleton, the shards, start_frame, valid and the seal
+    assert step == 10 + 3 * 4 + 3  # the skeleton, the shards, length, stretches and the seal
 
 
 def test_memory_is_that_of_one_video(tmp_path: Path):
@@ -359,7 +355,7 @@ def test_memory_is_that_of_one_video(tmp_path: Path):
     def videos():
         import weakref
 
-        seen: list[weakref.ref[VideoClips]] = []
+        seen: list[weakref.ref[VideoFrames]] = []
         for number in range(50):
             video = small.video(spec, number)
             seen.append(weakref.ref(video))

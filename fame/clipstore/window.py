@@ -1,0 +1,69 @@
+"""A clip as a choice: which of a video's kept frames it shows.
+
+T frames of a clip, L kept frames of a video, R frames of one stretch of it, S starts.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """T = ``frames`` frames, ``step`` kept frames apart; with ``span``, that share of the video's
+    stretch instead.
+
+    For example 16 frames at step 2 reach over 31 kept frames. With a span of 0.5, the 16 frames of
+    a video of 150 kept frames are 75 / 16 = 4.7 apart, rounded down: 0, 4, 9, 14, ...
+    """
+
+    frames: int = 16
+    step: int = 1
+    span: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.frames < 1 or self.step < 1:
+            raise ValueError(
+                f"frames and step of a clip must be at least 1, not {self.frames} and {self.step}"
+            )
+        if self.span is not None and not 0 < self.span <= 1:
+            raise ValueError(f"span, a share of the video, must lie in (0, 1], not {self.span}")
+
+    def __str__(self) -> str:
+        apart = f"at step {self.step}" if self.span is None else f"over {self.span:g} of the video"
+        return f"{self.frames} frames {apart}"
+
+    def offsets(self, room: int) -> Int64[np.ndarray, " t"]:
+        """Kept frames from the start to each frame of the clip, in a stretch of ``room`` frames."""
+        number_T = np.arange(self.frames)
+        if self.span is None:
+            return number_T * self.step
+        return (number_T * (self.span * room / self.frames)).astype(np.int64)
+
+    def starts(self, length: int, stretches: int) -> Int64[np.ndarray, " s"]:
+        """Every start in a video of ``length`` kept frames in ``stretches`` runs.
+
+        A video shorter than the window is looped, from any frame of it on.
+        """
+        room = length // stretches
+        fitting = room - int(self.offsets(room)[-1])
+        begin_S1 = np.arange(0, length, room)[:, None]
+        return (begin_S1 + np.arange(fitting if fitting > 0 else room)).reshape(-1)
+
+    def spread(self, length: int, stretches: int, count: int) -> tuple[int, ...]:
+        """``count`` starts, evenly spaced: the first at the first frame, the last ending on the
+        last one; a single one in the middle.
+        """
+        start_S = self.starts(length, stretches)
+        last = len(start_S) - 1
+        places = [last // 2] if count == 1 else [i * last // (count - 1) for i in range(count)]
+        return tuple(start_S[places].tolist())
+
+    def numbers(self, start: int, *, length: int, stretches: int) -> Int64[np.ndarray, " t"]:
+        """The kept frames of the clip at ``start``; past the end of a short video they wrap round,
+        within the stretch.
+        """
+        room = length // stretches
+        begin = start // room * room
+        return begin + (start - begin + self.offsets(room)) % room
