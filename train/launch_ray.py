@@ -18,6 +18,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from fame.clipstore import StorePath, absolute
+from fame.sessions import secured
 from fame.weights import read_weights
 from train.config import FinetuneConfig, LaunchConfig, PretrainConfig, TrainingConfig
 from train.finetune import FinetuneResult, finetune
@@ -94,7 +95,8 @@ def _fit(
     """Run ``work(arguments)`` in every process; raises what one of them raised."""
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     if not ray.is_initialized():
-        ray.init(log_to_driver=True)
+        with secured(local=not os.environ.get("RAY_ADDRESS")):
+            ray.init(log_to_driver=True)
     gpu = config.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
     trainer = TorchTrainer(
         work,

@@ -11,10 +11,12 @@ import signal
 import threading
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from fame.sessions import secured
 from preprocess.isolation import Decoder
 from preprocess.task import ShardResult, ShardTask, Work, make_shard
 
@@ -89,21 +91,22 @@ def _session(workers: int, address: str) -> Generator[bool]:
     if ray.is_initialized():
         yield False
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    if address == "local":
+    ours: dict[str, Any] = {
+        "num_cpus": workers,
+        "num_gpus": 0,
+        "object_store_memory": _OBJECT_STORE_BYTES,
+        "include_dashboard": False,
+    }
+    local = address == "local"
+    with secured(local=local):
         ray.init(
-            address="local",
-            num_cpus=workers,
-            num_gpus=0,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            include_dashboard=False,
+            address=address,
             logging_level=logging.ERROR,
             log_to_driver=False,
+            **(ours if local else {}),
         )
-    else:
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     if threading.current_thread() is threading.main_thread():
         signal.signal(
             signal.SIGTERM, on_sigterm
