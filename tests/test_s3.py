@@ -423,7 +423,7 @@ def fame(*arguments: object, **environment: str) -> "subprocess.Popen[str]":
 
 
 def output(process: "subprocess.Popen[str]", code: int = 0) -> str:
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == code, err
     return out + err
 
@@ -452,7 +452,7 @@ def test_every_executor_makes_the_store_of_a_folder_and_a_killed_run_resumes(
     assert "8 of 8 shards made" in output(preprocess(videos, address + "-ray", "--workers", 2))
     assert contents(address + "-ray") == expected
     killed = preprocess(videos, address, "--executor", "serial")
-    storage, deadline = locate(address), time.monotonic() + 60
+    storage, deadline = locate(address), time.monotonic() + 240
     while not any(key.startswith("records/") for key in storage.list_keys()):
         assert time.monotonic() < deadline and killed.poll() is None
     os.killpg(killed.pid, signal.SIGKILL)

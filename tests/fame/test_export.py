@@ -61,7 +61,7 @@ def check_in_a_bare_process(exported: Path, *, frames: int, crop: int) -> None:
     frames_BTHWC = source.integers(0, 256, (3, frames, crop, crop, 3), dtype=np.uint8)
     np.save(exported / "frames.npy", frames_BTHWC)
     command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(exported)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert result.returncode == 0, result.stderr[-3000:]
     expected = fame.load(exported / CHECKPOINT).features(torch.from_numpy(frames_BTHWC))
     for of in ("program", "weights"):

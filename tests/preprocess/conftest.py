@@ -33,7 +33,7 @@ def tree(store: Path) -> dict[str, bytes]:
     }
 
 
-def wait_until(condition: Callable[[], object], *, seconds: float = 20) -> None:
+def wait_until(condition: Callable[[], object], *, seconds: float = 240) -> None:
     """Poll a condition that another process brings about."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -124,6 +124,7 @@ def queue(state: dict[str, Any]) -> torch.Tensor:
     return state["queue"]
 
 
+@pytest.mark.slow
 def test_in_float32_two_processes_equal_one_step_by_step(store: Path, tmp_path: Path):
     pretrain(SMOOTH, stores=[store], run_dir=tmp_path / "one")
     task = PretrainTask(CONFIG, stores=[ClipStore.open(store)], device=CPU)
@@ -140,6 +141,7 @@ def test_in_float32_two_processes_equal_one_step_by_step(store: Path, tmp_path: 
             torch.testing.assert_close(two[key], one[key], rtol=1e-3, atol=1e-5, msg=key)
 
 
+@pytest.mark.slow
 def test_a_run_of_one_process_goes_on_with_two(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

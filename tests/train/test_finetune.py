@@ -183,10 +183,10 @@ class Neighbour(Alone):
 
     def average_(self, tensors: Sequence[torch.Tensor]) -> None:
         self.shared[self.rank] = [tensor.clone() for tensor in tensors]
-        self.meeting.wait(30)
+        self.meeting.wait(240)
         for mine, first, second in zip(tensors, self.shared[0], self.shared[1], strict=True):
             mine.copy_((first + second) / 2)
-        self.meeting.wait(30)
+        self.meeting.wait(240)
 
 
 def test_two_processes_compute_what_one_does(store: Path, test_store: Path) -> None:

@@ -51,6 +51,7 @@ def wait_for_step(folder: Path, step: int, process: subprocess.Popen[bytes]) -> 
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_forty_steps_killed_and_resumed_equal_forty_steps(store: Path, tmp_path: Path):
     step = int(numpy_generator(0, 0, time.time_ns(), "test/kill").integers(2, 36))
     process = start(store, tmp_path / "killed", *LONG)

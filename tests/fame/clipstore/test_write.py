@@ -278,7 +278,7 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_bytes(
         path, ready = tmp_path / f"{attempt}", context.Event()
         writer = context.Process(target=write_all, args=(path, ready))
         writer.start()
-        assert ready.wait(60)
+        assert ready.wait(240)
         time.sleep(rng.uniform(0, 0.06))
         writer.kill()
         writer.join()
@@ -370,7 +370,7 @@ def test_memory_is_that_of_one_video(tmp_path: Path):
 def hold(path: Path, ready, leave) -> None:
     with lock(path):
         ready.set()
-        leave.wait(30)
+        leave.wait(240)
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
@@ -379,7 +379,7 @@ def test_two_runs_exclude_each_other_and_a_dead_one_blocks_nobody(tmp_path: Path
     ready, leave = context.Event(), context.Event()
     holder = context.Process(target=hold, args=(tmp_path / "s", ready, leave))
     holder.start()
-    assert ready.wait(60)
+    assert ready.wait(240)
     with pytest.raises(StoreError, match="another run"), lock(tmp_path / "s"):
         pass
     with lock(tmp_path / "other"):
