@@ -6,6 +6,7 @@ videos.
 """
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +27,7 @@ from train.evaluate.classifiers import Figures, Scores, classify, report
 from train.evaluate.features import Watch, file_digest, unwatched
 from train.evaluate.frozen import check_comparable
 from train.evaluate.plots import plot_confusion
-from train.finetune_data import LabelledClips, held_out_videos, make_view
+from train.finetune_data import LabelledClips, held_out_videos, make_view, unseen_classes
 from train.pretrain import make_optimizer, set_precision, store_identity
 from train.run import checkpoint
 from train.run.log import one_writer, write_json
@@ -79,6 +80,8 @@ def finetune(
             peers=peers,
             device=device,
         )
+        if task.unseen_classes and peers.rank == 0:
+            warnings.warn(_told_unseen(task), stacklevel=2)
         run = train(task, run_dir, peers=peers, resume=resume)
         if run.status != "finished":
             return FinetuneResult(run=run, selection="", figures=None)
@@ -149,6 +152,7 @@ class FinetuneTask:
             on_corrupt=config.on_corrupt,
             without=self.held_V,
         )
+        self.unseen_classes = unseen_classes(train_store, self.dataset)
         self.steps_per_epoch = steps_per_epoch(samples=len(self.dataset), batch=config.batch)
         self.clips_per_step = config.batch
         groups = {"bn_group": config.bn_group}
@@ -349,6 +353,16 @@ def build_classifier(
     return network
 
 
+def _told_unseen(task: FinetuneTask) -> str:
+    """Name the classes that nothing can be learned of."""
+    unseen, classes = task.unseen_classes, len(task.model["class_names"])
+    more = f" and {len(unseen) - 10} more" if len(unseen) > 10 else ""
+    return (
+        f"{task.train_store.path} has no usable video of {len(unseen)} of {classes} classes, "
+        f"so they are not learned: {', '.join(unseen[:10])}{more}"
+    )
+
+
 def _report(
     task: FinetuneTask, folder: Path, scores: Scores, *, selection: str, **about: Any
 ) -> None:
@@ -363,7 +377,12 @@ def _report(
             "progress": {"epoch": task.best["epoch"], "data": task.data},
         }
         checkpoint.save(folder / "checkpoints" / SELECTED, contents)
-    about |= {"selection": selection, "select": task.config.select, "data": task.data}
+    about |= {
+        "unseen_classes": list(task.unseen_classes),
+        "selection": selection,
+        "select": task.config.select,
+        "data": task.data,
+    }
     write_json(folder / "report.json", {**about, **report(scores)})
     plot_confusion(scores.confusion, scores.class_names, folder / "confusion.png")
 

@@ -41,6 +41,12 @@ class LabelledClips(PairDataset):
         self.label_S = torch.from_numpy(store.labels_V[self.video_S2[:, 1]])
 
 
+def unseen_classes(store: ClipStore, dataset: LabelledClips) -> tuple[str, ...]:
+    """Names of the classes that no sample belongs to."""
+    seen = set(dataset.label_S.tolist())
+    return tuple(name for k, name in enumerate(store.header.class_names) if k not in seen)
+
+
 def held_out_videos(store: ClipStore, config: FinetuneConfig) -> np.ndarray:
     """Bool [V]: the videos that ``select="validation"`` judges by, ``val_share`` of each class.
     None fails to decode.

@@ -408,3 +408,17 @@ def test_a_classifier_can_be_where_it_starts(store: Path, test_store: Path, tmp_
     """Its own classes do not matter: the head is new."""
     task = task_of(store, test_store, weights=classifier(tmp_path / "seven.pt", tuple("abcdefg")))
     assert task.network.fc.out_features == 2
+
+
+def test_a_class_without_a_training_video_is_named(tmp_path: Path, test_store: Path) -> None:
+    store = make_store(tmp_path / "store", videos=6, failed=[1, 3, 5])
+    with pytest.warns(UserWarning, match="no usable video of 1 of 2 classes, .*: right$"):
+        finetune(
+            TINY.override(["epochs=1", "batch=3"]),
+            train_store=store,
+            test_store=test_store,
+            weights=None,
+            run_dir=tmp_path / "run",
+        )
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["unseen_classes"] == ["right"]
