@@ -4,6 +4,7 @@ Every path has a default under one data root (``--root``, ``FAME_ROOT``, else ``
 ``videos/<dataset>``, stores in ``stores/<dataset>-<split>.zarr``, runs in ``runs/<name>``.
 """
 
+import json
 import shlex
 import subprocess
 from dataclasses import replace
@@ -100,11 +101,17 @@ def info(
     failures: Annotated[
         bool, typer.Option("--failures", help="List the failed videos too.")
     ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print everything as one JSON object.")
+    ] = False,
 ) -> None:
     """What a store holds: videos, clips, recipe, bytes, classes, failures."""
     from fame.clipstore import store_info
 
     found = store_info(store)
+    if as_json:
+        print(json.dumps(found.to_dict(), indent=1))
+        return
     spec, header = found.header.spec, found.header
     size = sum(found.array_bytes.values())
     state = (
@@ -226,6 +233,20 @@ def preview(
     others = np.roll(np.arange(clips), -1)
     writers[out.suffix](out, np.stack(frames), np.stack(maps), beta=beta, sources_N=others)
     print(out)
+
+
+@store_app.command()
+def browse(
+    store: _Store,
+    clips: Annotated[int, typer.Option(min=1, help="Most clips to show, of as many videos.")] = 60,
+    beta: Annotated[float, typer.Option(help="Share of the frame that is foreground, 0..1.")] = 0.5,
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("browse.html"),
+) -> None:
+    """Write a page for a browser: clips in motion with map, mask and merged clip, and failures."""
+    from fame.browse import browse as write
+
+    shown = write(store, out, clips=clips, beta=beta)
+    print(f"{out}: {shown} clips")
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """The command line: its frozen shape, what it says to bad input, and what it does not import."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -113,6 +114,16 @@ def test_info_says_what_a_store_holds(store: Path) -> None:
         "finished",
     ):
         assert told in result.stdout
+
+
+def test_info_as_json_and_the_page_of_a_store(store: Path, tmp_path: Path) -> None:
+    found = json.loads(run("store", "info", str(store), "--json").output)
+    assert (found["num_videos"], found["statuses"]["failed"], found["finished"]) == (6, 1, True)
+    assert found["failures"] == [{"video": "right/003", "reason": "broken"}]
+    assert found["header"]["dataset"] == "tiny" and sum(found["classes"].values()) == 5
+    result = run("store", "browse", str(store), "--out", str(tmp_path / "page.html"))
+    assert result.output == f"{tmp_path / 'page.html'}: 5 clips\n"
+    assert run("store", "browse", str(store), "--clips", "501").exit_code != 0
 
 
 def test_verify_finds_a_flipped_bit_and_repair_drops_the_shard(store: Path, tmp_path: Path) -> None:

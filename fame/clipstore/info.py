@@ -1,8 +1,8 @@
 """What a store holds, finished or not: the figures behind ``fame store info``."""
 
 from collections import Counter
-from dataclasses import dataclass
-from typing import get_args
+from dataclasses import dataclass, fields
+from typing import Any, get_args
 
 from fame.clipstore.arrays import read_labels, read_names
 from fame.clipstore.locate import locate
@@ -35,6 +35,16 @@ class StoreInfo:
     failures: tuple[tuple[str, str], ...]
     classes: dict[str, int]
     array_bytes: dict[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        failures = [{"video": name, "reason": reason} for name, reason in self.failures]
+        return {
+            **{field.name: getattr(self, field.name) for field in fields(self)},
+            "path": str(self.path),
+            "header": self.header.to_json(),
+            "failures": failures,
+        }
 
 
 def store_info(path: StorePath) -> StoreInfo:
