@@ -10,16 +10,15 @@ stored frames, h w of the source.
 
 import ctypes
 import json
+import logging
 import mmap
 import os
-import re
 import resource
 import signal
 import sys
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
-import av.logging
 import cv2
 import numpy as np
 
@@ -129,12 +128,8 @@ def decode(path: str, sampling: Sampling, frames_FHW3: np.ndarray) -> Decoded:
 
 
 def complaint(log: str) -> str:
-    """First line that FFmpeg wrote about a video, without the addresses that differ from run to
-    run.
-    """
-    lines = (
-        re.sub(r"\[([^\]@]*?) @ 0x[0-9a-f]+\]", r"\1:", line).strip() for line in log.splitlines()
-    )
+    """First line that FFmpeg wrote about a video."""
+    lines = (line.strip().removeprefix("libav.") for line in log.splitlines())
     return next((line[:200] for line in lines if line), "")
 
 
@@ -159,8 +154,7 @@ def serve(frames_fd: int, memory_limit: int, sampling: Sampling) -> None:
     if memory_limit:
         resource.setrlimit(resource.RLIMIT_DATA, (memory_limit, memory_limit))
     cv2.setNumThreads(1)
-    av.logging.restore_default_callback()  # FFmpeg's complaints go to stderr
-    av.logging.set_libav_level(av.logging.ERROR)
+    logging.basicConfig(format="%(name)s: %(message)s")  # FFmpeg's complaints go to stderr
     frames_FHW3 = np.frombuffer(mmap.mmap(frames_fd, sampling.num_bytes), np.uint8).reshape(
         sampling.shape
     )

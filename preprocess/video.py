@@ -8,14 +8,16 @@ into pixels only where it is asked for, and one that cannot be converted is an e
 import errno
 import math
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from io import FileIO
 
 import av
+import av.logging
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.filter import Graph
 from av.packet import Packet
 from av.sidedata.sidedata import SideDataContainer, Type
 from av.stream import Discard, Disposition
@@ -37,7 +39,7 @@ _CODEC_OPTIONS = {"max_pixels": str(MAX_PIXELS), "threads": "1"}
 _READ_BYTES = 1 << 16  # of the file at a time
 _NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.dependent
 _PICTURE_CODECS = {"mjpeg", "png", "bmp", "webp", "tiff", "jpeg2000", "jpegls", "gif"}
-_BAD_READS = 16  # in a row, after which the rest of a damaged file is given up
+_BAD_READS = 16  # after which the rest of a damaged file is given up
 _USUAL_RATE = Fraction(25)  # frames per second, of a stream that tells neither times nor rate
 
 
@@ -90,60 +92,66 @@ class Video:
     Attributes:
         declared_frames: their number by the header or by length and rate; 0 where it tells neither.
         rate: frames per second by the header, on average.
-        lost: frames so far that were damaged beyond decoding.
+        lost: frames that damage spoilt or took, as far as FFmpeg notices; complete when the last
+            frame was read.
     """
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
-        self._container = container
-        self._stream = stream
         self.declared_frames = _declared_frames(container, stream)
         self.rate = float(_rate(stream) or _USUAL_RATE)
         self.lost = 0
+        self._container = container
+        self._stream = stream
+        self._time_base = stream.time_base or Fraction(1, av.time_base)
+        self._packets = self._pictures = 0
 
     def __iter__(self) -> Iterator[Frame]:
         """Frames in the order they are shown."""
-        step, unit = 1 / self.rate, _unit(self._stream)
+        step = 1 / self.rate
         converter, origin, seconds = VideoReformatter(), None, -step
-        for index, picture in enumerate(self._pictures()):
+        for index, picture in enumerate(_progressive(self._decoded())):
             if picture.width * picture.height > MAX_PIXELS:
                 raise DecodeError(f"frame {index} has {picture.width} x {picture.height} pixels")
             expected = seconds + step
-            shown = expected if picture.pts is None else picture.pts * unit
+            shown = expected if picture.pts is None else picture.time
             if origin is None:
                 origin = shown - expected
             seconds = shown - origin if shown - origin >= seconds else expected
             yield Frame(picture, index=index, seconds=seconds, converter=converter)
 
-    def _pictures(self) -> Iterator[VideoFrame]:
-        for packet in self._packets():
+    def _decoded(self) -> Iterator[VideoFrame]:
+        """What the decoder gives, as it was coded; counts the frames that are lost."""
+        complaints = at_first = _complaints()
+        for packet in self._demuxed():
             try:
                 pictures = self._stream.codec_context.decode(packet)
             except FFmpegError:
-                self.lost += 1
-                continue
+                pictures = []
+            complaints, before = _complaints(), complaints
+            spoilt = complaints > before or any(picture.is_corrupt for picture in pictures)
+            spoilt = spoilt or (packet is not None and packet.is_corrupt)
+            self.lost += spoilt and bool(pictures)
             for picture in pictures:
-                self.lost += picture.is_corrupt
+                self._pictures += 1
+                picture.time_base = self._time_base  # those held back to the end come without
                 yield picture
+        missing = 0 if self._stream.name == "vp8" else self._packets - self._pictures
+        if complaints > at_first:
+            missing = max(missing, self.declared_frames - self._pictures)
+        self.lost += max(0, missing)
 
-    def _packets(self) -> Iterator["Packet[VideoStream] | None"]:
+    def _demuxed(self) -> Iterator["Packet[VideoStream] | None"]:
         """Packets of the stream, then an empty one, which asks for what the decoder holds back.
 
         A damaged stretch is jumped over as far as FFmpeg is able to.
         """
-        packets = bad_reads = 0
-        while bad_reads < _BAD_READS:
-            try:
+        for _ in range(_BAD_READS):
+            with suppress(FFmpegError):
                 for packet in self._container.demux(self._stream):
-                    packets += packet.size > 0
+                    self._packets += packet.size > 0 and not packet.is_discard
                     yield packet
-            except FFmpegError:
-                bad_reads += 1
-                continue
-            break
-        else:
-            yield None
-        if bad_reads:
-            self.lost += max(1, self._stream.frames - packets)
+                return
+        yield None
 
 
 @contextmanager
@@ -153,13 +161,17 @@ def open_video(path: str) -> Generator[Video]:
     Raises:
         DecodeError: there is none, or it is too large.
     """
+    av.logging.set_level(av.logging.ERROR)  # else FFmpeg's complaints are not counted
     with ExitStack() as opened:
         try:
             file = opened.enter_context(_File(path))
         except OSError as error:
             raise DecodeError(f"the file cannot be opened: {error.strerror}") from None
         container = opened.enter_context(_container(file))
-        yield Video(container, _prepared(container))
+        try:
+            yield Video(container, _prepared(container))
+        except FFmpegError as error:
+            raise DecodeError(f"FFmpeg: {error.strerror}") from None
 
 
 def _container(file: FileIO) -> InputContainer:
@@ -220,8 +232,9 @@ def _is_one_picture(stream: VideoStream) -> bool:
     return stream.codec_context.name in _PICTURE_CODECS
 
 
-def _unit(stream: VideoStream) -> float:
-    return float(stream.time_base or 1)
+def _complaints() -> int:
+    """How often FFmpeg has complained in this process."""
+    return av.logging.get_last_error()[0]
 
 
 def _rate(stream: VideoStream) -> Fraction | None:
@@ -233,6 +246,48 @@ def _declared_frames(container: InputContainer, stream: VideoStream) -> int:
     if stream.frames or not rate or not length:
         return max(0, stream.frames)
     return max(0, round(rate * length / av.time_base))
+
+
+def _progressive(pictures: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
+    """The pictures, from the first interlaced one on through FFmpeg's bwdif: each interlaced frame
+    gives one, as the scene was at the time of its first field.
+    """
+    filtered, layout = None, None
+    for picture in pictures:
+        if filtered and layout != (picture.width, picture.height, picture.format.name):
+            yield from _pulled(filtered, None)
+            filtered = None
+        if picture.interlaced_frame and not filtered:
+            filtered = _deinterlacer(picture)
+            layout = picture.width, picture.height, picture.format.name
+        if filtered:
+            yield from _pulled(filtered, picture)
+        else:
+            yield picture
+    if filtered:
+        yield from _pulled(filtered, None)
+
+
+def _deinterlacer(picture: VideoFrame) -> Graph:
+    graph = Graph()
+    graph.threads = 1
+    source = graph.add_buffer(
+        width=picture.width,
+        height=picture.height,
+        format=picture.format,
+        time_base=picture.time_base,
+    )
+    bwdif = graph.add("bwdif", "mode=send_frame:parity=auto:deint=interlaced")
+    graph.link_nodes(source, bwdif, graph.add("buffersink")).configure()
+    return graph
+
+
+def _pulled(graph: Graph, picture: VideoFrame | None) -> Iterator[VideoFrame]:
+    """Push a picture, or the end, and take what comes out: the filter looks one frame ahead."""
+    graph.vpush(picture)
+    with suppress(BlockingIOError, EOFError):  # it asks for more, or has ended
+        while True:
+            yield graph.vpull()
 
 
 def _upright(picture_hw3: np.ndarray, picture: VideoFrame) -> np.ndarray:

@@ -173,8 +173,10 @@ def test_what_is_no_video_says_so(tmp_path: Path, content: bytes) -> None:
         decoded(tmp_path / "a.mp4", sampling())
 
 
-def test_complaints_are_the_same_in_every_run() -> None:
-    log = "\n[mov,mp4 @ 0x55d2c9539cc0] moov atom not found\n[av1 @ 0x1] second\n"
-    assert complaint(log) == "mov,mp4: moov atom not found"
+def test_the_first_complaint_is_told() -> None:
+    assert (
+        complaint("\nlibav.mov,mp4: moov atom not found\nlibav.av1: second\n")
+        == "mov,mp4: moov atom not found"
+    )
     assert complaint("") == complaint("\n \n") == ""
     assert len(complaint("x" * 1000)) == 200
