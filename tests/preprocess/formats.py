@@ -175,7 +175,7 @@ def read(
         "-map",
         stream,
         *filters,
-        *"-fps_mode passthrough -f rawvideo -pix_fmt rgb24 -".split(),
+        *["-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"],
     )
     return np.frombuffer(answer, np.uint8).reshape(-1, height, width, 3)
 
