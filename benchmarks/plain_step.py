@@ -25,8 +25,9 @@ from kornia.filters import gaussian_blur2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fame.augment import blur_kernel, draw_colour, draw_crop, draw_order
+from fame.augment import draw_colour, draw_crop, draw_order
 from fame.clipstore import StoreSpec
+from fame.colour import blur_kernel
 from fame.foreground import top_fraction
 from fame.merging import derangement, permutation
 from fame.moco import MoCo, shuffle

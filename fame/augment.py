@@ -9,22 +9,15 @@ numbers per sample.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Float32, UInt8
-from kornia.color import rgb_to_grayscale
-from kornia.enhance import (
-    adjust_brightness_accumulative,
-    adjust_contrast_with_mean_subtraction,
-    adjust_hue,
-    adjust_saturation_with_gray_subtraction,
-)
-from kornia.filters import gaussian_blur2d
+from jaxtyping import Bool, Float32, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from fame.colour import Colour
 from fame.randomness import generator
 
 _TRIES = 10  # crops tried before the central one is taken
@@ -34,8 +27,6 @@ _SIGMA = (0.1, 2.0)
 _CROP_DRAWS = 2 * _TRIES + 3
 _COLOUR_DRAWS = 8
 
-Clips = Float[Tensor, "b 3 t h w"]
-
 
 class Crop(NamedTuple):
     """A box in pixels of the source (top, left, height, width) and whether it is mirrored, per
@@ -44,18 +35,6 @@ class Crop(NamedTuple):
 
     box_B4: Float32[Tensor, "b 4"]
     flip_B: Bool[Tensor, " b"]
-
-
-class Colour(NamedTuple):
-    """What happens to the colours of each clip; on the CPU. ``factor_B4``: brightness, contrast,
-    saturation, hue.
-    """
-
-    gray_B: Bool[Tensor, " b"]
-    jitter_B: Bool[Tensor, " b"]
-    factor_B4: Float32[Tensor, "b 4"]
-    blur_B: Bool[Tensor, " b"]
-    sigma_B: Float32[Tensor, " b"]
 
 
 def uniforms(
@@ -101,26 +80,43 @@ def draw_crop(
     return Crop(box_B4=box_B4, flip_B=u_BU[:, -1] < flip)
 
 
-def crop_clip(
-    clip_BTHWC: UInt8[Tensor, "b t h w 3"], crop: Crop, *, size: int
-) -> Float32[Tensor, "b 3 t s s"]:
-    """Cut, resize to ``size`` x ``size`` and mirror each clip by its box: one bilinear resampling,
-    colours in 0..1.
+def sampling_grid(crop: Crop, *, size: int, frame: tuple[int, int]) -> Float32[Tensor, "b s s 2"]:
+    """Return where the centre of each output pixel lies in a frame of size ``frame``, on the
+    device of the boxes.
+
+    Coordinates are those of ``grid_sample``: x, then y, from -1 to 1 between the frame's edges. A
+    box that begins at column 10 of 40 and is 20 wide, sampled to 4 pixels, has its centres at
+    columns 12.5, 17.5, 22.5, 27.5, which are -0.375, -0.125, 0.125, 0.375; mirrored, the reverse.
     """
+    centre_S = torch.arange(size, dtype=torch.float32, device=crop.box_B4.device).add(0.5) / size
+    top_B1, left_B1, h_B1, w_B1 = crop.box_B4.split(1, 1)
+    x_BS = (left_B1 + w_B1 * torch.where(crop.flip_B[:, None], 1 - centre_S, centre_S)) / frame[1]
+    y_BS = (top_B1 + h_B1 * centre_S) / frame[0]
+    shape = (len(x_BS), size, size)
+    return torch.stack([x_BS[:, None, :].expand(shape), y_BS[:, :, None].expand(shape)], 3) * 2 - 1
+
+
+def crop_clip(
+    clip_BTHWC: UInt8[Tensor, "b t h w 3"], grid_BSS2: Float32[Tensor, "b s s 2"]
+) -> Float32[Tensor, "b 3 t s s"]:
+    """Cut, resize and mirror each clip in one bilinear resampling; colours in 0..1."""
     b, t, h, w, c = clip_BTHWC.shape
     planes = clip_BTHWC.permute(0, 4, 1, 2, 3).reshape(b, c * t, h, w)
-    grid = _grid(crop, size, (h, w)).to(planes.device, non_blocking=True)
-    return (_sample(planes.float(), grid) / 255).view(b, c, t, size, size)
+    size = grid_BSS2.shape[1]
+    return (_sample(planes.float(), grid_BSS2) / 255).view(b, c, t, size, size)
 
 
 def crop_map(
-    map_BHW: UInt8[Tensor, "b mh mw"], crop: Crop, *, size: int, frame: tuple[int, int]
-) -> Float32[Tensor, "b s s"]:
-    """Cut, resize and mirror maps of frames of size ``frame`` by the same boxes; values stay
-    0..255.
+    map_BHW: UInt8[Tensor, "b *t mh mw"], grid_BSS2: Float32[Tensor, "b s s 2"]
+) -> Float32[Tensor, "b *t s s"]:
+    """Cut, resize and mirror maps, one a clip or one a frame, as their clips; values stay 0..255.
+
+    The grid is that of the clip: its coordinates are shares of the frame, which a map covers
+    whatever its size.
     """
-    grid = _grid(crop, size, frame).to(map_BHW.device, non_blocking=True)
-    return _sample(map_BHW[:, None].float(), grid)[:, 0]
+    planes = map_BHW.float().flatten(1, -3) if map_BHW.ndim > 3 else map_BHW[:, None].float()
+    sampled = _sample(planes, grid_BSS2)
+    return sampled.view(*map_BHW.shape[:-2], *sampled.shape[2:])
 
 
 def draw_colour(
@@ -159,34 +155,6 @@ def draw_order(*, seed: int, epoch: int, step: int, view: int) -> tuple[int, ...
     )
 
 
-def apply_colour(
-    clip_BCTHW: Clips, colour: Colour, *, order: Sequence[int] = (0, 1, 2, 3)
-) -> Clips:
-    """Grey, jitter and blur each clip as drawn, the same for all its frames; colours in 0..1.
-
-    Each operation runs on the clips that drew it only; which ones is known on the CPU, so the
-    device never waits.
-    """
-    result = clip_BCTHW.clone()
-    _on_rows_(
-        result,
-        colour.gray_B,
-        lambda clips, rows: _per_frame(rgb_to_grayscale, clips).expand_as(clips),
-    )
-    _on_rows_(
-        result, colour.jitter_B, lambda clips, rows: _jitter(clips, colour.factor_B4[rows], order)
-    )
-    _on_rows_(result, colour.blur_B, lambda clips, rows: _blur(clips, colour.sigma_B[rows]))
-    return result
-
-
-def blur_kernel(size: int) -> int:
-    """Side of the blur's kernel for crops of ``size`` pixels: the odd number nearest below or at a
-    tenth, plus one.
-    """
-    return int(0.1 * size) // 2 * 2 + 1
-
-
 def _central_box(height: int, width: int) -> Float32[Tensor, "4"]:
     """The largest central box whose aspect is allowed."""
     w = min(width, round(height * _RATIO[1]))
@@ -194,63 +162,7 @@ def _central_box(height: int, width: int) -> Float32[Tensor, "4"]:
     return torch.tensor(((height - h) // 2, (width - w) // 2, h, w), dtype=torch.float32)
 
 
-def _grid(crop: Crop, size: int, frame: tuple[int, int]) -> Float32[Tensor, "b s s 2"]:
-    """Where each output pixel's centre lies in its source, in grid_sample's -1..1 from edge to edge
-    of the frame.
-    """
-    centre_S = (torch.arange(size, dtype=torch.float32) + 0.5) / size
-    top_B1, left_B1, h_B1, w_B1 = crop.box_B4.split(1, 1)
-    x_BS = (left_B1 + w_B1 * torch.where(crop.flip_B[:, None], 1 - centre_S, centre_S)) / frame[1]
-    y_BS = (top_B1 + h_B1 * centre_S) / frame[0]
-    shape = (len(x_BS), size, size)
-    return torch.stack([x_BS[:, None, :].expand(shape), y_BS[:, :, None].expand(shape)], 3) * 2 - 1
-
-
 def _sample(planes_BCHW: Tensor, grid_BSS2: Tensor) -> Tensor:
     return F.grid_sample(
         planes_BCHW, grid_BSS2, mode="bilinear", padding_mode="border", align_corners=False
     )
-
-
-def _on_rows_(
-    clip_BCTHW: Tensor, chosen_B: Tensor, change: Callable[[Tensor, Tensor], Tensor]
-) -> None:
-    """Replace the chosen clips by what ``change(clips, their rows)`` makes of them."""
-    rows = torch.nonzero(chosen_B).flatten()
-    if len(rows):
-        there = rows.to(clip_BCTHW.device, non_blocking=True)
-        clip_BCTHW[there] = change(clip_BCTHW[there], rows)
-
-
-def _per_frame(operation: Callable[..., Tensor], clip_BCTHW: Tensor, *values_B: Tensor) -> Tensor:
-    """Run a kornia operation, which wants channels third from the end, on every frame with its
-    clip's value.
-    """
-    frames_BTCHW = clip_BCTHW.transpose(1, 2)
-    per_frame = [
-        value.to(clip_BCTHW.device, non_blocking=True).view(-1, 1, 1, 1, 1) for value in values_B
-    ]
-    return operation(frames_BTCHW, *per_frame).transpose(1, 2)
-
-
-def _adjust_hue_turns(frames_BTCHW: Tensor, turns: Tensor) -> Tensor:
-    return adjust_hue(frames_BTCHW, turns * 2 * math.pi)
-
-
-def _jitter(clip_BCTHW: Tensor, factor_B4: Tensor, order: Sequence[int]) -> Tensor:
-    operations: tuple[Callable[..., Tensor], ...] = (
-        adjust_brightness_accumulative,
-        adjust_contrast_with_mean_subtraction,
-        adjust_saturation_with_gray_subtraction,
-        _adjust_hue_turns,
-    )
-    for number in order:
-        clip_BCTHW = _per_frame(operations[number], clip_BCTHW, factor_B4[:, number])
-    return clip_BCTHW
-
-
-def _blur(clip_BCTHW: Tensor, sigma_B: Tensor) -> Tensor:
-    kernel = blur_kernel(clip_BCTHW.shape[-1])
-    planes = clip_BCTHW.flatten(1, 2)
-    sigma_B2 = sigma_B[:, None].expand(-1, 2)  # still on the CPU, where kornia looks at the values
-    return gaussian_blur2d(planes, (kernel, kernel), sigma_B2).view_as(clip_BCTHW)

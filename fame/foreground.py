@@ -110,8 +110,16 @@ def grid_score(
             f"cells must lie in 1..{min(height, width)} for {height}x{width} pixels, got {cells}"
         )
     cell_Bhw = torch.rand(batch, cells, cells, generator=generator).to(clip_BCTHW.device)
-    row_H = torch.arange(height, device=clip_BCTHW.device) * cells // height
-    column_W = torch.arange(width, device=clip_BCTHW.device) * cells // width
+    return spread_cells(cell_Bhw, height=height, width=width)
+
+
+def spread_cells(
+    cell_Bhw: Float[Tensor, "b rows columns"], *, height: int, width: int
+) -> Float32[Tensor, "b h w"]:
+    """Give each pixel the score of the cell that it lies in."""
+    rows, columns = cell_Bhw.shape[1:]
+    row_H = torch.arange(height, device=cell_Bhw.device) * rows // height
+    column_W = torch.arange(width, device=cell_Bhw.device) * columns // width
     return cell_Bhw[:, row_H[:, None], column_W]
 
 
@@ -177,12 +185,14 @@ def _check_beta(beta: float) -> None:
 
 
 def _refuse_where(bad_BHW: Tensor, what: str) -> None:
-    """``ValueError`` naming the first clip with a bad value; on a GPU nothing: asking waits for all
-    its work.
+    """Raise ``ValueError`` naming the first clip with a bad value; on a GPU and in compiled code
+    ask nothing, since asking waits for all its work.
 
     Clips made from 8-bit frames have no such value, and in training a loss that is not finite stops
     the run.
     """
+    if torch.compiler.is_compiling():
+        return
     if bad_BHW.is_cpu and bad_BHW.any():
         item = int(bad_BHW.flatten(1).any(1).nonzero()[0, 0])
         raise ValueError(f"item {item} of the batch has values that are {what}")

@@ -23,8 +23,9 @@ def merge(
     """Keep clip i where its mask is True; elsewhere show clip ``source_B[i]`` (inter-video
     merging). Masks are [B, H, W], one for all frames of a clip, or [B, T, H, W], one per frame.
 
-    Returns a new tensor. Raises ``ValueError`` for shapes that do not match, for an index outside
-    the batch, and for a batch of one clip, which has no other background to be merged with.
+    Return a new tensor. Raise ``ValueError`` for shapes that do not match, for a batch of one clip,
+    which has no other background to be merged with, and, if the sources are on the CPU, for an
+    index outside the batch: on a GPU, asking would wait for all its work.
     """
     mask_B1THW = _fitted(mask, clip_BCTHW)
     batch = len(clip_BCTHW)
@@ -34,7 +35,8 @@ def merge(
         )
     if len(source_B) != batch:
         raise ValueError(f"{len(source_B)} sources for {batch} clips")
-    if int(source_B.min()) < 0 or int(source_B.max()) >= batch:
+    on_host = source_B.is_cpu and not torch.compiler.is_compiling()
+    if on_host and (int(source_B.min()) < 0 or int(source_B.max()) >= batch):
         raise ValueError(f"sources must lie in 0..{batch - 1}, got {source_B}")
     merged_BCTHW = clip_BCTHW.index_select(0, source_B.to(clip_BCTHW.device))
     return torch.where(mask_B1THW, clip_BCTHW, merged_BCTHW, out=merged_BCTHW)

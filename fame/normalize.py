@@ -1,5 +1,6 @@
-"""From pixels to what an encoder was trained on. Shapes: B batch, C channels (RGB), T frames, H W
-height/width.
+"""From pixels to what an encoder was trained on.
+
+Shapes: B batch, C channels (RGB), T frames, H W height and width.
 """
 
 import torch
@@ -14,23 +15,27 @@ STD = (0.22803, 0.22145, 0.216989)
 
 def normalise(clip_BCTHW: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b 3 t h w"]:
     """Shift and scale colours in 0..1 to the recipe's zero mean and unit deviation."""
-    mean, std = clip_BCTHW.new_tensor(MEAN), clip_BCTHW.new_tensor(STD)
-    return (clip_BCTHW - mean.view(3, 1, 1, 1)) / std.view(3, 1, 1, 1)
+    # Filled on the device: a tensor made of Python numbers is copied there, and the host waits.
+    mean, std = (
+        torch.stack([clip_BCTHW.new_full((1, 1, 1), value) for value in values])
+        for values in (MEAN, STD)
+    )
+    return (clip_BCTHW - mean) / std
 
 
 def to_colours(clip_BTHWC: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b 3 t h w"]:
-    """Frames as the clip store holds them to colours in 0..1, channels first (without a copy:
-    channels-last memory).
+    """Turn frames as the clip store holds them into colours in 0..1, channels first.
+
+    The memory stays channels-last.
     """
     return clip_BTHWC.permute(0, 4, 1, 2, 3).to(torch.float32) / 255
 
 
 def encoder_input(clips: Tensor) -> Float[Tensor, "b 3 t h w"]:
-    """Normalise clips of either form: uint8 frames ``[b, t, h, w, 3]`` or colours in 0..1 ``[b, 3,
-    t, h, w]``.
+    """Normalise clips: uint8 frames ``[b, t, h, w, 3]``, or colours in 0..1 ``[b, 3, t, h, w]``.
 
-    ``ValueError`` on any other dtype, shape, or on colours outside 0..1 (a sign of a second
-    normalisation).
+    Raise ``ValueError`` for another dtype or shape, and for colours outside 0..1, the sign of a
+    second normalisation.
     """
     if clips.ndim == 5 and clips.dtype == torch.uint8 and clips.shape[-1] == 3:
         return normalise(to_colours(clips))

@@ -14,6 +14,14 @@ if TYPE_CHECKING:
 Batch = Annotated[
     int, Setting("Videos per step, over all processes.", low=1, panel="Optimiser", metavar="VIDEOS")
 ]
+Jitter = Annotated[
+    Literal["current", "paper"],
+    Setting(
+        "Colour change as today's libraries make it, or as those of the paper's date did: "
+        "brightness added, contrast without the mean, saturation in HSV.",
+        panel="Data",
+    ),
+]
 Blur = Annotated[float, Setting("Probability of blurring a clip.", low=0, high=1, panel="Data")]
 Epochs = Annotated[int, Setting("Passes over the videos.", low=1, panel="Optimiser")]
 LearningRate = Annotated[float, Setting("Learning rate.", above=0, panel="Optimiser")]
@@ -164,6 +172,7 @@ class TrainingConfig(Settings):
     jitter: Annotated[
         float, Setting("Probability of changing the colours.", low=0, high=1, panel="Data")
     ] = 0.8
+    jitter_kind: Jitter = "current"
     blur: Blur = 0.5
 
     def __post_init__(self) -> None:
@@ -317,6 +326,7 @@ class FinetuneConfig(TrainingConfig):
     lr: LearningRate = 0.025
     schedule: Schedule = "steps"
     milestones: Milestones = (60, 120)
+    jitter_kind: Jitter = "paper"
     blur: Blur = 0.0
     dropout: Annotated[
         float,

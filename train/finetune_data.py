@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fame.augment import apply_colour, crop_clip, draw_colour, draw_crop, draw_order
+from fame.augment import crop_clip, draw_colour, draw_crop, draw_order, sampling_grid
 from fame.clipstore import ClipStore, Window
+from fame.colour import apply_colour
 from fame.normalize import normalise
+from fame.transfer import send
 from train.config import FinetuneConfig
 from train.data import PairDataset, Pairs
 from train.evaluate.linear import hold_out
@@ -91,6 +93,7 @@ def make_view(clips: Pairs, config: FinetuneConfig, *, epoch: int, step: int) ->
         blur=config.blur,
     )
     order = draw_order(seed=config.seed, epoch=epoch, step=step, view=0)
-    return normalise(
-        apply_colour(crop_clip(clip_BTHWC, crop, size=config.crop), colour, order=order)
-    )
+    crop, colour = send((crop, colour), clip_BTHWC.device)
+    grid = sampling_grid(crop, size=config.crop, frame=(clip_BTHWC.shape[2], clip_BTHWC.shape[3]))
+    clip_BCTHW = crop_clip(clip_BTHWC, grid)
+    return normalise(apply_colour(clip_BCTHW, colour, order=order, kind=config.jitter_kind))

@@ -15,6 +15,7 @@ from torch import Tensor
 from fame.clipstore import ClipStore, StorePath
 from fame.moco import MoCo, shuffle
 from fame.models import Backbone, build_encoder, set_activation_checkpointing, set_norm_group
+from fame.transfer import send
 from train.config import PretrainConfig
 from train.data import PairDataset, Pairs, steps_per_epoch, stream
 from train.evaluate.monitor import knn_accuracy, labelled_videos
@@ -23,7 +24,7 @@ from train.run.loop import EpochEnd, RunResult, train
 from train.run.optimizer import make_optimizer, set_precision
 from train.run.peers import Alone, choose_device, gradients, process_group, share_of
 from train.run.schedule import key_momentum, learning_rate
-from train.views import make_views, picture, reads_maps
+from train.views import draw_views, picture, reads_maps, render
 
 
 def pretrain(
@@ -118,10 +119,10 @@ class PretrainTask:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         moco.train()
-        memory = torch.channels_last_3d if config.channels_last else torch.contiguous_format
-        with torch.no_grad():
-            views = make_views(batch, config, epoch=epoch, step=step, rank=self.peers.rank)
-            view_1, view_2 = (view.to(memory_format=memory) for view in views)
+        draws = draw_views(batch, config, epoch=epoch, step=step, rank=self.peers.rank)
+        view_1, view_2 = render(
+            batch.clip_B2THWC, batch.score_B2hw, send(draws, batch.clip_B2THWC.device), config
+        )
         moco.update_key_encoder_(momentum)
         self.optimizer.zero_grad(set_to_none=True)
         shuffles = [

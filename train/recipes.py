@@ -27,6 +27,7 @@ def reference_k400() -> PretrainConfig:
         enqueue="between",
         negatives="all",
         lr_update="epoch",
+        jitter_kind="paper",
     )
 
 

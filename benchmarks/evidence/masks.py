@@ -24,7 +24,7 @@ from fame.clipstore import ClipStore
 from fame.foreground import gauss_score, grid_score, motion_score, paper_score, top_fraction
 from fame.randomness import generator
 from train.data import PairDataset
-from train.views import crop_pairs
+from train.views import crop_pairs, draw_views
 
 KINDS: dict[
     str, Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -53,7 +53,9 @@ def crops(world: Path, videos: int) -> tuple[Tensor, Tensor, Tensor]:
             window=config.window,
             maps=True,
         )
-        made.append(crop_pairs(dataset.__getitems__(addresses), config, epoch=0))
+        pairs = dataset.__getitems__(addresses)
+        draws = draw_views(pairs, config, epoch=0, step=0)
+        made.append(crop_pairs(pairs.clip_B2THWC, pairs.score_B2hw, draws, config))
     (clips, flow), (_, truth) = made
     return clips[0], flow[0], truth[0] / 255
 

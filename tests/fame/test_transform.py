@@ -28,11 +28,14 @@ def test_equals_the_functions_it_stands_on():
 def test_equals_the_views_of_pretraining():
     from fame.randomness import generator
     from tests.train.tiny import TINY
-    from train.views import merge_views
+    from train.data import Pairs
+    from train.views import draw_views, merge_views
 
     config = TINY.override(["mask=seed", "merge_group=none", "beta=0.4"])
     clip_BCTHW = clips(8)
-    ours = merge_views([clip_BCTHW, clip_BCTHW], [], config, list(range(8)), epoch=2, step=5)[0]
+    pairs = Pairs(torch.empty(8, 2, 4, 16, 20, 3), torch.empty(0), torch.arange(8))
+    draws = draw_views(pairs, config, epoch=2, step=5)
+    ours = merge_views([clip_BCTHW, clip_BCTHW], [], draws, config)[0]
     theirs = fame.Merge(0.4, generator=generator(config.seed, 2, 5, "background/0"))
     assert torch.equal(theirs(clip_BCTHW), ours)
 

@@ -19,7 +19,7 @@ from train import pretrain as pretraining
 from train.pretrain import PretrainTask, build_moco, pretrain
 from train.run import loop
 from train.run.peers import Group, choose_device, process_group, share_of
-from train.views import make_views
+from train.views import render
 
 WORLD, CPU = 2, torch.device("cpu")
 CONFIG = TINY.override(["batch=8", "epochs=3"])
@@ -35,8 +35,8 @@ def in_double() -> Generator[None]:
         patch.setattr(pretraining, "build_moco", lambda config: build_moco(config).double())
         patch.setattr(
             pretraining,
-            "make_views",
-            lambda *a, **k: tuple(view.double() for view in make_views(*a, **k)),
+            "render",
+            lambda *a: tuple(view.double() for view in render(*a)),
         )
         yield
 

@@ -193,7 +193,7 @@ def test_two_processes_compute_what_one_does(store: Path, test_store: Path) -> N
     meeting, shared = threading.Barrier(2), {}
     whole, *parts = (
         FinetuneTask(
-            TINY.override(["bn_group=3"]),
+            TINY.override(["bn_group=3", "lr=1e-4"]),
             train_store=ClipStore.open(store),
             test_store=ClipStore.open(test_store),
             weights=None,

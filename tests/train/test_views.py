@@ -14,7 +14,7 @@ from tests.stores import WINDOW
 from tests.train import tiny
 from train.config import PretrainConfig
 from train.data import PairDataset, Pairs, stream
-from train.views import crop_pairs, make_views, merge_views, picture, reads_maps
+from train.views import crop_pairs, draw_views, make_views, merge_views, picture, reads_maps
 
 TINY = tiny.TINY.override(["crop=16"])
 
@@ -30,12 +30,9 @@ def merged(
     pairs: Pairs, *settings: str
 ) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
     config = TINY.override(["batch=8", "merge_group=8", *settings])
-    crops, scores = crop_pairs(pairs, config, epoch=0)
-    return (
-        crops,
-        scores,
-        merge_views(crops, scores, config, pairs.sample_B.tolist(), epoch=0, step=0),
-    )
+    draws = draw_views(pairs, config, epoch=0, step=0)
+    crops, scores = crop_pairs(pairs.clip_B2THWC, pairs.score_B2hw, draws, config)
+    return crops, scores, merge_views(crops, scores, draws, config)
 
 
 @pytest.mark.parametrize("beta", [0.25, 0.5])

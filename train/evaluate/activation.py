@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from fame.activation import activation_energy, foreground_share, unit_range
-from fame.augment import Crop, crop_map
+from fame.augment import Crop, crop_map, sampling_grid
 from fame.clipstore import ClipStore, Window
 from fame.files import whole
 from fame.foreground import motion_score, top_fraction
@@ -134,7 +134,7 @@ def centre_map(
     top, left = (frame[0] - crop) // 2, (frame[1] - crop) // 2
     box_N4 = torch.tensor([[top, left, crop, crop]], dtype=torch.float32).expand(len(map_Nhw), 4)
     centre = Crop(box_B4=box_N4, flip_B=torch.zeros(len(map_Nhw), dtype=torch.bool))
-    return crop_map(map_Nhw, centre, size=crop, frame=frame)
+    return crop_map(map_Nhw, sampling_grid(centre, size=crop, frame=frame))
 
 
 def temporal_kernels(network: Backbone) -> dict[str, Float[np.ndarray, " weights"]]:
