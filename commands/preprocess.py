@@ -74,7 +74,7 @@ def ssv2(
 def jester(
     spec: _Spec, given: _Annotated, split: _TrainVal = ["train", "val"], root: Root = _DATA
 ) -> None:
-    """Jester: VIDEOS/**/ID.* with jester-v1-labels.csv, -train.csv, -validation.csv, -test.csv."""
+    """Jester: VIDEOS/**/ID/*.jpg (--frames-folders) with jester-v1-train.csv and the like."""
     _preprocess("jester", spec, _annotated(given, "jester", root), splits=split, root=root)
 
 

@@ -59,6 +59,9 @@ class PreprocessConfig(Settings):
             metavar="FOLDER",
         ),
     ] = ()
+    frames_folders: Annotated[
+        bool, Setting("Folders of pictures, one a frame, are the videos.", panel="Data")
+    ] = False
     spec: Annotated[StoreSpec, Setting("Recipe of the store.", option="")] = field(
         default_factory=StoreSpec
     )
@@ -120,6 +123,7 @@ class PreprocessConfig(Settings):
             list_file=self.list_file,
             class_file=self.class_file,
             allow_links=self.allow_links,
+            frames_folders=self.frames_folders,
         )
 
     @property

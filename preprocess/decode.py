@@ -16,17 +16,24 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from preprocess.pictures import PictureFolder
 from preprocess.selection import Kept, Sampling, slots_of
 from preprocess.video import DecodeError, Video, open_video
 
 _PR_SET_PDEATHSIG = 1
 _MAX_INT32 = 2**31 - 1
+
+
+AnyVideo = Video | PictureFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +76,17 @@ class _Reading(NamedTuple):
     source: list[tuple[int, int]]
 
 
-def _read(video: Video, sampling: Sampling, kept: Kept, frames_FHW3: np.ndarray) -> _Reading:
+@contextmanager
+def _opened(path: str) -> Generator[AnyVideo]:
+    """A video file, or a folder of pictures."""
+    if Path(path).is_dir():
+        yield PictureFolder(path)
+    else:
+        with open_video(path) as video:
+            yield video
+
+
+def _read(video: AnyVideo, sampling: Sampling, kept: Kept, frames_FHW3: np.ndarray) -> _Reading:
     """Read the video to its end and put what is kept into the slots."""
     source = [(0, 0)] * sampling.slots
     frames = wanted = 0
@@ -85,7 +102,7 @@ def _read(video: Video, sampling: Sampling, kept: Kept, frames_FHW3: np.ndarray)
     return _Reading(frames, wanted, source)
 
 
-def _planned(video: Video, sampling: Sampling) -> Kept:
+def _planned(video: AnyVideo, sampling: Sampling) -> Kept:
     """What to keep by the header."""
     last = video.declared_frames - 1
     return _room(sampling, sampling.wanted(last, last / video.rate) if last >= 0 else 0)
@@ -105,12 +122,12 @@ def decode(path: str, sampling: Sampling, frames_FHW3: np.ndarray) -> Decoded:
     Raises:
         DecodeError: nothing can be opened, no frame comes out, or two passes disagree.
     """
-    with open_video(path) as video:
+    with _opened(path) as video:
         planned = _planned(video, sampling)
         first = found = _read(video, sampling, planned, frames_FHW3)
     frames_read = found.frames
     if planned != (needed := _room(sampling, found.wanted)):
-        with open_video(path) as video:
+        with _opened(path) as video:
             found = _read(video, sampling, needed, frames_FHW3)
         frames_read += found.frames
         if (found.frames, found.wanted) != (first.frames, first.wanted):

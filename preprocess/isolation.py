@@ -24,7 +24,7 @@ import numpy as np
 from fame.beside import command
 from preprocess.decode import Decoded, complaint
 from preprocess.selection import Sampling
-from preprocess.video import DecodeError
+from preprocess.video import MAX_PIXELS, DecodeError
 
 DECODER = command("preprocess.decode")
 _START_LIMIT = (
@@ -43,6 +43,7 @@ _ENVIRONMENT = {
             "trim_threshold": 1 << 28,
         }.items()
     ),
+    "OPENCV_IO_MAX_IMAGE_PIXELS": str(MAX_PIXELS),  # of one picture, of a folder of them
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }

@@ -9,7 +9,10 @@ from fame.clipstore import sized_for
 from fame.store_spec import StoreSpec
 from preprocess.config import PreprocessConfig
 from preprocess.datasets import Listing, read
+from preprocess.datasets.files import FRAME_SUFFIXES
 from preprocess.task import ShardResult, ShardTask
+
+_FRAMES_HINT = "; --frames-folders reads folders of pictures as videos"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,7 @@ def list_videos(config: PreprocessConfig) -> Listing:
         raise ValueError(
             f"{config.videos} holds no video of {config.dataset} {config.split}"
             f"{f'; other files there: {others[:200]}' if others else ''}"
+            f"{_FRAMES_HINT if FRAME_SUFFIXES & dict(listing.passed_over).keys() else ''}"
         )
     return listing
 

@@ -10,15 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from cli import app
-from fame.clipstore import ClipStore, StoreError
+from fame.clipstore import ClipStore, StoreError, Window
 from preprocess.config import PreprocessConfig
 from preprocess.run import preprocess
 from tests.preprocess.conftest import SPEC, Configure
-from tests.preprocess.videos import write_video
+from tests.preprocess.videos import all_frames, write_video
 
 
 def written(config: PreprocessConfig) -> dict[str, Any]:
@@ -153,3 +155,36 @@ def test_links_are_allowed_by_name(tmp_path: Path) -> None:
     assert fame("preprocess", "folder", *places, *allowed).exit_code == 0
     store = ClipStore.open(tmp_path / "out" / "stores" / "folder-train.zarr")
     assert store.names == ("a/0.mkv", "a/1.mkv") and store.valid_V.all()
+
+
+def test_a_folder_of_frames_is_a_video(tmp_path: Path) -> None:
+    """It gives the frames that a video of the same pictures gives; the rest is on record."""
+    video = write_video(tmp_path / "videos" / "a" / "v.mkv", 9)
+    for number, frame_HW3 in enumerate(all_frames(video), 1):
+        folder = tmp_path / "frames" / "a" / "v"
+        folder.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / f"img_{number:05d}.png"), frame_HW3[..., ::-1])
+    (tmp_path / "frames" / "a" / "cut").mkdir()
+    whole = (folder / "img_00001.png").read_bytes()
+    (tmp_path / "frames" / "a" / "cut" / "img_00001.png").write_bytes(whole[:50])
+    spec, stores = replace(SPEC, codec="lz4"), []
+    for root, options in (("videos", {}), ("frames", {"frames_folders": True})):
+        config = PreprocessConfig(
+            dataset="folder",
+            split="train",
+            videos=tmp_path / root,
+            store=tmp_path / f"{root}.zarr",
+            executor="serial",
+            spec=spec,
+            max_failed=1.0,
+            **options,
+        )
+        report = preprocess(config)
+        stores.append(ClipStore.open(config.store))
+    assert report.failures == (("a/cut", "img_00001.png is no whole picture"),)
+    of_video, of_frames = stores
+    assert of_frames.names == ("a/cut", "a/v")
+    window = Window(frames=int(of_video.length_V[0]))
+    np.testing.assert_array_equal(of_frames.clip(1, 0, window), of_video.clip(0, 0, window))
+    with pytest.raises(ValueError, match=r"holds no video .*--frames-folders reads"):
+        preprocess(replace(config, frames_folders=False))
