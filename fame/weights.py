@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fame.models import Backbone, build_backbone, build_encoder
+from fame.models import Backbone, build_backbone, build_encoder, build_foreign, is_foreign
+from fame.models.registry import seeded
 from fame.normalize import encoder_input
 
 CHECKPOINT_FORMAT = "fame-checkpoint/1"
@@ -150,6 +151,8 @@ def load(path: str | Path, *, device: torch.device | str | None = None) -> Encod
     that says what is wrong: no such file, damaged, holding objects that would run code, without an
     encoder, of an unknown network.
     """
+    if is_foreign(str(path)) and not Path(path).exists():
+        return _foreign(str(path), device=device)
     weights = read_weights(Path(path))
     try:
         network = weights.card.build()
@@ -157,6 +160,18 @@ def load(path: str | Path, *, device: torch.device | str | None = None) -> Encod
         raise WeightsError(f"{path}: {error}") from None
     weights.load_into_(network)
     return Encoder(network.to(device or "cpu"), weights.card)
+
+
+def _foreign(name: str, *, device: torch.device | str | None) -> Encoder:
+    """Return a network of another project; see :mod:`fame.models.foreign`."""
+    try:
+        with seeded(0):
+            network = build_foreign(name, trained=True)
+    except ValueError as error:
+        raise WeightsError(str(error)) from None
+    size = {"frames": network.frames, "crop": network.crop}
+    card = Card(name=name, config={key: value for key, value in size.items() if value})
+    return Encoder(network.to(device or "cpu"), card)
 
 
 def read_weights(path: Path) -> Weights:

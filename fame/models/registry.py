@@ -11,6 +11,7 @@ from torch import nn
 
 from fame.models.backbone import Backbone
 from fame.models.c3d import SmallC3D
+from fame.models.foreign import build_foreign, is_foreign
 from fame.models.heads import HEADS
 from fame.models.i3d import I3D
 from fame.models.r2plus1d import R2Plus1D18
@@ -56,6 +57,8 @@ def build_encoder(
 
 
 def _backbone(name: str, options: Mapping[str, Any]) -> Backbone:
+    if is_foreign(name):
+        return build_foreign(name)
     backbone = _construct("backbone", name, BACKBONES, **options)
     return backbone.to(memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
 

@@ -1,0 +1,211 @@
+"""Networks of other projects: each family gives features, at its own normalisation, or says why not."""
+
+import copy
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fame
+from fame.models import build_encoder, build_foreign
+from fame.normalize import encoder_input, normalise
+
+transformers = pytest.importorskip("transformers")
+SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
+FAMILIES = {
+    "videomae": ("VideoMAE", {"image_size": 32, "patch_size": 16, "num_frames": 8, **SMALL}),
+    "timesformer": ("Timesformer", {"image_size": 32, "patch_size": 16, "num_frames": 8, **SMALL}),
+    "vivit": ("Vivit", {"image_size": 32, "tubelet_size": [2, 16, 16], "num_frames": 8, **SMALL}),
+    "vjepa2": (
+        "VJEPA2",
+        {
+            "crop_size": 32, "patch_size": 16, "frames_per_clip": 8, "hidden_size": 16,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "pred_hidden_size": 16,
+            "pred_num_hidden_layers": 1, "pred_num_attention_heads": 2,
+        },
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A small network of each family with random weights, as transformers saves it."""
+    made = {}
+    with torch.random.fork_rng():
+        for family, (name, options) in FAMILIES.items():
+            made[family] = tmp_path_factory.mktemp(family)
+            config = getattr(transformers, f"{name}Config")(**options)
+            getattr(transformers, f"{name}Model")(config).save_pretrained(made[family])
+    return made
+
+
+def clip(batch: int = 2, frames: int = 8, side: int = 32) -> Tensor:
+    return torch.rand(batch, 3, frames, side, side, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_gives_the_tokens_of_transformers(folders: dict[str, Path], family: str):
+    encoder = fame.load(f"hf:{folders[family]}")
+    map_BDthw = encoder.feature_map(clip())
+    t = 8 if family == "timesformer" else 4
+    assert map_BDthw.shape == (2, 16, t, 2, 2)
+    mean, std = (
+        torch.tensor(v).view(3, 1, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
+    model = transformers.AutoModel.from_pretrained(folders[family]).eval()
+    given = {
+        "pixel_values_videos" if family == "vjepa2" else "pixel_values": (
+            (clip() - mean) / std
+        ).transpose(1, 2)
+    }
+    with torch.no_grad():
+        token_BND = model(**given).last_hidden_state
+    token_BND = token_BND[:, 1:] if family in ("timesformer", "vivit") else token_BND
+    assert torch.allclose(encoder.features(clip()), token_BND.mean(1), atol=1e-5)
+
+
+def test_timesformer_counts_frames_fastest(folders: dict[str, Path]):
+    """A clip whose frames change only in one patch changes only that patch's place on the map."""
+    encoder = fame.load(f"hf:{folders['timesformer']}")
+    network = encoder.network.network.embeddings
+    still = clip(1)
+    moved = still.clone()
+    moved[:, :, 5, :16, 16:] = 0  # frame 5, upper right patch
+    maps = []
+    for pixels in (still, moved):
+        token_BND = network(pixels.transpose(1, 2))[:, 1:]
+        maps.append(token_BND.unflatten(1, (2, 2, 8)).permute(0, 4, 3, 1, 2))
+    changed = (maps[0] != maps[1]).any(1)[0].nonzero().tolist()
+    assert changed == [[5, 0, 1]]
+
+
+def test_the_weights_must_be_there_to_measure_but_not_to_train(tmp_path: Path):
+    transformers.VideoMAEConfig(**FAMILIES["videomae"][1]).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"no model.safetensors"):
+        fame.load(f"hf:{tmp_path}")
+    network = build_encoder(f"hf:{tmp_path}", head={"kind": "projection", "dim": 8})
+    assert network(normalise(clip())).shape == (2, 8)
+
+
+def test_a_copy_has_weights_of_its_own(folders: dict[str, Path]):
+    network = build_foreign(f"hf:{folders['videomae']}").eval()
+    other = copy.deepcopy(network)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    before = network.features(encoder_input(clip()))
+    assert torch.equal(network.features(encoder_input(clip())), before)
+    assert not torch.equal(other.features(encoder_input(clip())), before)
+
+
+OWN = """
+import torch
+
+
+class Net(torch.nn.Module):
+    crop, mean, std = 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv3d(3, 6, 3)
+
+    def features(self, clips):
+        assert -1 <= clips.min() and clips.max() <= 1
+        return self.conv(clips).mean((2, 3, 4))
+
+
+def net():
+    return Net()
+
+
+def number():
+    return 7
+
+
+def broken():
+    return torch.nn.Linear(5, 5)
+
+
+def words():
+    network = torch.nn.Identity()
+    network.features = lambda clips: {"x": clips}
+    return network
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    (tmp_path / "mine.py").write_text(OWN)
+    return tmp_path / "mine.py"
+
+
+def test_your_own_function_by_file_and_by_module(own: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(own.parent)
+    for name in (f"{own}:net", "mine:net"):
+        encoder = fame.load(name)
+        assert encoder.feature_dim == 6
+        assert encoder.features(clip(side=32)).shape == (2, 6)
+        assert encoder.feature_map(clip(side=32)).shape == (2, 6, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("{own}:number", "must return a torch.nn.Module, got int"),
+        ("{own}:nothing", "cannot be imported"),
+        ("{own}.py:net", "cannot be imported"),
+        ("nowhere.to:be", "cannot be imported"),
+        ("{own}:broken", "fails on a clip"),
+        ("{own}:words", r"must return \[B, D\] or \[B, D, t, h, w\], got dict"),
+        ("hf:{own}", "no network that can be used here"),
+        ("torchvision:resnet50", "there are r3d_18"),
+        ("torchvision:r3d_18", "has no weights of its own"),
+    ],
+)
+def test_what_is_no_network_is_refused_in_one_line(own: Path, name: str, says: str):
+    with pytest.raises(ValueError, match=says) as caught:
+        fame.load(name.format(own=own))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_family_that_is_no_video_network_is_refused(tmp_path: Path):
+    with torch.random.fork_rng():
+        config = transformers.ViTConfig(image_size=32, **SMALL)
+        transformers.ViTModel(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="type 'vit'"):
+        fame.load(f"hf:{tmp_path}")
+
+
+def test_clips_of_another_size_are_refused(folders: dict[str, Path]):
+    encoder = fame.load(f"hf:{folders['videomae']}")
+    with pytest.raises(ValueError, match=r"8 frames of 32x32 pixels, got 4 of 16x16"):
+        encoder.features(clip(frames=4, side=16))
+
+
+def test_torchvision_networks_lose_their_classifier(monkeypatch: pytest.MonkeyPatch):
+    """Their interface, without the package, whose build here cannot be imported."""
+
+    class Small(nn.Module):
+        def __init__(self, weights: None) -> None:
+            super().__init__()
+            self.stem, self.fc = nn.Conv3d(3, 4, 3), nn.Linear(4, 400)
+
+        def forward(self, clip_BCTHW: Tensor) -> Tensor:
+            return self.fc(self.stem(clip_BCTHW).mean((2, 3, 4)))
+
+    video = types.ModuleType("torchvision.models.video")
+    video.r3d_18 = Small
+    monkeypatch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
+    monkeypatch.setitem(sys.modules, "torchvision.models", types.ModuleType("torchvision.models"))
+    monkeypatch.setitem(sys.modules, "torchvision.models.video", video)
+    with torch.random.fork_rng():
+        network = build_foreign("torchvision:r3d_18")
+    assert network.feature_dim == 4
