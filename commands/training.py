@@ -183,7 +183,7 @@ def _ray_launcher(resume: str) -> Any:
         from train import launch_ray
     except ImportError as error:
         raise ValueError(
-            f"--launcher ray needs Ray Train: pip install 'fame-video[cluster]' ({error})"
+            f"--launcher ray needs Ray Train: pip install 'ray[train]' ({error})"
         ) from error
     return launch_ray
 

@@ -10,20 +10,26 @@ from torch.nn import functional as F
 
 
 def activation_energy(
-    map_BDthw: Float[Tensor, "b d t_map h_map w_map"], *, size: tuple[int, int, int]
+    map_BDthw: Float[Tensor, "b d t_map h_map w_map"],
+    *,
+    size: tuple[int, int, int],
+    signed: bool = False,
 ) -> Float[Tensor, "b t h w"]:
-    """Mean over channels of a last feature map, upsampled trilinearly to ``size`` = (frames,
-    height, width).
+    """Return the activation of each pixel: a last feature map without its channels.
 
-    Feature maps come from a ReLU, so the energy is never negative; a map with negative values is a
-    ``ValueError``.
+    Channels are averaged, since feature maps come from a ReLU. A network that has none, such as a
+    transformer, is ``signed``: the length of each position's vector counts. The result is scaled
+    trilinearly to ``size`` = (frames, height, width). Raise ``ValueError`` for a negative value in
+    a map that is not signed.
     """
-    if map_BDthw.numel() and (low := float(map_BDthw.min())) < 0:
+    if not signed and map_BDthw.numel() and (low := float(map_BDthw.min())) < 0:
         raise ValueError(
             f"an activation map comes from a ReLU and holds no negative value, got {low:.3g}"
         )
-    mean_B1thw = map_BDthw.float().mean(1, keepdim=True).contiguous()
-    return F.interpolate(mean_B1thw, size=size, mode="trilinear", align_corners=False).squeeze(1)
+    map_BDthw = map_BDthw.float()
+    energy = map_BDthw.norm(dim=1, keepdim=True) if signed else map_BDthw.mean(1, keepdim=True)
+    energy_B1thw = energy.contiguous()
+    return F.interpolate(energy_B1thw, size=size, mode="trilinear", align_corners=False).squeeze(1)
 
 
 def unit_range(energy_BTHW: Float[Tensor, "b t h w"]) -> Float[Tensor, "b t h w"]:

@@ -18,9 +18,7 @@ def locate(path: StorePath) -> Storage:
         try:
             from fame.clipstore.objects import Bucket  # here, because only these stores need s3fs
         except ImportError as error:
-            raise StoreError(
-                f"{address}: needs s3fs: pip install 'fame-video[s3]' ({error})"
-            ) from error
+            raise StoreError(f"{address}: needs s3fs: pip install s3fs ({error})") from error
         return Bucket(address)
     if "://" in address or address.startswith("s3:/"):
         raise StoreError(

@@ -23,7 +23,7 @@ from fame.augment import Crop, crop_map, sampling_grid
 from fame.clipstore import ClipStore, Window
 from fame.files import whole
 from fame.foreground import motion_score, top_fraction
-from fame.models import Backbone
+from fame.models import Backbone, is_foreign
 from fame.normalize import to_colours
 from fame.preview import animate, heat, tile
 from fame.weights import Encoder, load
@@ -182,7 +182,9 @@ def _look(
         rows = slice(first, first + batch)
         clip = shown.clip_NTSS3[rows]
         energy = activation_energy(
-            encoder.feature_map(clip), size=(clip.shape[1], clip.shape[2], clip.shape[3])
+            encoder.feature_map(clip),
+            size=(clip.shape[1], clip.shape[2], clip.shape[3]),
+            signed=is_foreign(encoder.card.name),
         ).cpu()
         shares += foreground_share(energy, shown.mask_NSS[rows]).tolist()
         for row in set(pictured) & set(range(first, first + len(clip))):
