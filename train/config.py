@@ -3,6 +3,7 @@
 ``to_dict`` of a config is written beside every run and inside every checkpoint.
 """
 
+import difflib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,6 +12,8 @@ from fame.settings import Setting, Settings
 if TYPE_CHECKING:
     from fame.clipstore import Window
 
+ENCODERS = ("i3d", "r2plus1d_18", "c3d_small")
+_FOREIGN = "Networks of other projects are hf:FOLDER, torchvision:NAME, package.module:function"
 Batch = Annotated[
     int, Setting("Videos per step, over all processes.", low=1, panel="Optimiser", metavar="VIDEOS")
 ]
@@ -48,7 +51,13 @@ class TrainingConfig(Settings):
         int, Setting("Decides initial weights, order and every draw.", low=0, panel="Run")
     ] = 0
     encoder: Annotated[
-        Literal["i3d", "r2plus1d_18", "c3d_small"], Setting("Architecture.", panel="Network")
+        str,
+        Setting(
+            "i3d, r2plus1d_18, c3d_small, or another project's: hf:FOLDER, torchvision:NAME, or "
+            "package.module:function, which runs that code.",
+            panel="Network",
+            metavar="NAME",
+        ),
     ] = "i3d"
     width: Annotated[
         float, Setting("Multiplies the channels of I3D.", above=0, panel="Network")
@@ -178,6 +187,9 @@ class TrainingConfig(Settings):
     def __post_init__(self) -> None:
         """Raise ``ValueError`` for values that no run can have."""
         super().__post_init__()
+        if self.encoder not in ENCODERS and ":" not in self.encoder:
+            near = difflib.get_close_matches(self.encoder, ENCODERS, n=1, cutoff=0.0)[0]
+            raise ValueError(f"no encoder {self.encoder!r}; did you mean {near}? {_FOREIGN}")
         if self.batch % self.accumulate:
             raise ValueError(f"accumulate must divide batch {self.batch}, got {self.accumulate}")
         if self.schedule == "steps" and not self.milestones:

@@ -79,6 +79,23 @@ class ForeignBackbone(Backbone):
         self.register_buffer("_shift", shift.view(3, 1, 1, 1), persistent=False)
         self.feature_dim = self._probe()
 
+    @property
+    def checkpointing(self) -> bool:
+        """Whether activations are recomputed in the backward, by the network's own means."""
+        return self._checkpointing
+
+    @checkpointing.setter
+    def checkpointing(self, enabled: bool) -> None:
+        self._checkpointing = enabled
+        if not enabled:
+            return
+        enable = getattr(self.network, "gradient_checkpointing_enable", None)
+        if enable is None:
+            raise ValueError(
+                f"{self.name} cannot recompute activations: checkpoint_activations=false"
+            )
+        enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
     def feature_map(self, clip_BCTHW: Tensor) -> Tensor:
         """Return the feature map ``[B, D, t, h, w]``, of size 1 where the network has none.
 
