@@ -16,6 +16,7 @@ import typer
 import commands.bias
 import commands.evaluate
 import commands.preprocess
+import commands.report
 import commands.training
 from commands.options import (
     App,
@@ -41,6 +42,7 @@ ORDER = (
     "evaluate",
     "activate",
     "bias",
+    "report",
     "export",
 )
 
@@ -67,6 +69,7 @@ app.add_typer(commands.training.finetune_app, name="finetune")
 app.add_typer(commands.evaluate.evaluate_app, name="evaluate")
 app.command()(commands.evaluate.activate)
 app.command()(commands.bias.bias)
+app.command()(commands.report.report)
 
 
 def _version(wanted: bool) -> None:

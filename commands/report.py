@@ -1,0 +1,53 @@
+"""``fame report``. Heavy imports live inside the command."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from commands.options import Root, existing
+
+
+def report(
+    run: Annotated[
+        Path | None,
+        typer.Argument(help="Run folder (default: ROOT/runs/pretrain).", show_default=False),
+    ] = None,
+    root: Root = Path("data"),
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STORE",
+            help="Store for the examples: nearest neighbours and activation maps.",
+            rich_help_panel="Data",
+        ),
+    ] = None,
+    results: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="JSON or PNG of `fame evaluate` or `fame bias` to show; may be repeated.",
+            rich_help_panel="Data",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Page to write (default: RUN/report.html).", rich_help_panel="Data"
+        ),
+    ] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        typer.Option(help="Where the examples are encoded.", rich_help_panel="Speed and memory"),
+    ] = "auto",
+) -> None:
+    """Write one page that shows a run: curves, merged clips, neighbours, tables, environment."""
+    from train.evaluate.page import write_page
+    from train.run.peers import choose_device
+
+    folder = existing(run or root / "runs" / "pretrain", made_by="`fame pretrain` makes runs")
+    if store is not None:
+        existing(store, made_by="`fame preprocess` makes clip stores")
+    path = out or folder / "report.html"
+    write_page(folder, path, store=store, results=results or (), device=choose_device(device))
+    print(path)

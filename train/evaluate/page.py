@@ -1,0 +1,171 @@
+"""One self-contained page that shows a run: what ran, how it went, what it learned.
+
+Shapes: Q queries, V videos, D feature dim, T frames, S crop size, the last 3 RGB.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from fame.activation import activation_energy, unit_range
+from fame.clipstore import ClipStore, StorePath
+from fame.models import is_foreign
+from fame.page import Markup, chart, document, figure, film, grid, picture, table, tag
+from fame.preview import heat
+from fame.weights import Encoder, load
+from train.evaluate.features import centre_crop, crop_for, window_for
+from train.evaluate.plots import CURVES, chance_levels, moving_average, read_metrics
+
+_MOST_POINTS = 400  # of a curve
+_MOST_VIDEOS = 200  # that are encoded for the examples
+_QUERIES, _NEIGHBOURS, _ACTIVATIONS = 4, 4, 6
+_LARGEST_JSON = 2**24
+
+
+def write_page(
+    run: Path,
+    path: Path,
+    *,
+    store: StorePath | None = None,
+    results: Sequence[Path] = (),
+    device: torch.device,
+) -> None:
+    """Write the page of the run folder ``run`` to ``path``.
+
+    ``store`` gives retrieval examples and activation maps; ``results`` are JSON files of
+    ``fame evaluate`` and ``fame bias``, shown as tables, and PNG pictures. Raise ``ValueError`` for
+    a folder that holds no run.
+    """
+    config = _json(run / "config.json")
+    parts = [_summary(run, config), tag("h2", "Curves"), *_curves(run)]
+    if (run / "merged.png").is_file():
+        parts += [tag("h2", "What the encoder was shown"), _png(run / "merged.png", "merged clips")]
+    parts += [part for result in results for part in _result(result)]
+    if store is not None:
+        encoder = load(run / "checkpoints" / "last.pt", device=device)
+        parts += _examples(encoder, ClipStore.open(store))
+    parts += [tag("h2", "Config"), table(sorted(config.items()))]
+    parts += [tag("h2", "Environment"), table(sorted(_json(run / "environment.json").items()))]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(document(f"Run {run.resolve().name}", *parts), encoding="utf-8")
+    partial.replace(path)
+
+
+def _summary(run: Path, config: dict[str, Any]) -> Markup:
+    last = read_metrics(run / "metrics.jsonl")[-1]
+    rows: list[tuple[str, object]] = [("encoder", config.get("encoder", "unknown"))]
+    if "beta" in config:
+        merged = "nothing" if config["background"] == "none" else f"views: {config['views']}"
+        rows.append(("merged", f"{merged}, mask {config['mask']}, beta {config['beta']}"))
+    rows += [("steps", int(last["step"]) + 1), ("last loss", f"{last['loss']:.4g}")]
+    return table(rows)
+
+
+def _curves(run: Path) -> Iterator[Markup]:
+    """Yield a chart of each metric that the run has."""
+    lines = read_metrics(run / "metrics.jsonl")
+    thin = lines[:: -(-len(lines) // _MOST_POINTS)]
+    steps, levels = [line["step"] for line in thin], chance_levels(run)
+    charts: list[Markup] = []
+    for name, title, unit in CURVES:
+        if name in thin[0]:
+            values = [line[name] for line in thin]
+            width = max(1, len(values) // 20)
+            lines_by_name = {"each step": values, f"mean of {width}": moving_average(values, width)}
+            guess = {"guessing": levels[name]} if name in levels else {}
+            charts.append(chart(lines_by_name, title=f"{title}, {unit}", steps=steps, levels=guess))
+    yield tag("div", *charts, class_="charts")
+
+
+def _result(path: Path) -> Iterator[Markup]:
+    """Yield what a file of results holds: a PNG as it is, a JSON file as a table."""
+    if path.suffix == ".png":
+        yield from (tag("h2", path.stem), _png(path, path.stem))
+        return
+    content = _json(path)
+    rows = content.get("results")
+    if not isinstance(rows, list):
+        raise ValueError(f"{path}: no results; it must be written by fame evaluate or fame bias")
+    yield tag("h2", path.stem)
+    shown = [row for row in rows if isinstance(row, dict) and isinstance(row.get("figures"), dict)]
+    names = list(dict.fromkeys(name for row in shown for name in row["figures"]))
+    body = [
+        [row.get("checkpoint", ""), *(_number(row["figures"].get(name)) for name in names)]
+        for row in shown
+    ]
+    columns = list(zip(("", *names), *body, strict=True)) if len(names) > 8 else None
+    yield table(columns) if columns else table(body, head=("checkpoint", *names))
+
+
+def _examples(encoder: Encoder, store: ClipStore) -> Iterator[Markup]:
+    """Yield queries with their neighbours as looping pictures, and where the encoder looks."""
+    crop, window = crop_for(encoder, store, None), window_for(encoder)
+    videos = np.flatnonzero(store.valid_V)
+    videos = videos[np.linspace(0, len(videos) - 1, min(_MOST_VIDEOS, len(videos))).astype(int)]
+    clips = [
+        centre_crop(store.clip(v, store.spread(v, window, 1)[0], window), crop)
+        for v in videos.tolist()
+    ]
+    batches = [torch.from_numpy(np.stack(clips[i : i + 8])) for i in range(0, len(clips), 8)]
+    feature_VD = F.normalize(torch.cat([encoder.features(batch).cpu() for batch in batches]), dim=1)
+    similarity_VV = (feature_VD @ feature_VD.T).fill_diagonal_(-2)
+    names = store.header.class_names
+
+    def caption(number: int) -> str:
+        label = int(store.labels_V[videos[number]])
+        return names[label] if label >= 0 else store.names[videos[number]]
+
+    yield tag("h2", "Nearest neighbours")
+    yield tag("p", "Each row is a clip of the store and the clips most like it, by cosine.")
+    for query in np.linspace(0, len(videos) - 1, min(_QUERIES, len(videos))).astype(int).tolist():
+        nearest = similarity_VV[query].topk(min(_NEIGHBOURS, len(videos) - 1))
+        found = zip(nearest.indices.tolist(), nearest.values.tolist(), strict=True)
+        shown = [figure(film(clips[query], alt="query"), f"query: {caption(query)}")]
+        shown += [
+            figure(film(clips[n], alt="neighbour"), f"{caption(n)}, cosine {cosine:.2f}")
+            for n, cosine in found
+        ]
+        yield grid(shown)
+    yield tag("h2", "Where the encoder looks")
+    yield grid(_activations(encoder, clips[:_ACTIVATIONS]))
+
+
+def _activations(encoder: Encoder, clips: Sequence[np.ndarray]) -> Iterator[Markup]:
+    for clip_TSS3 in clips:
+        map_BDthw = encoder.feature_map(torch.from_numpy(clip_TSS3)[None])
+        size = (clip_TSS3.shape[0], clip_TSS3.shape[1], clip_TSS3.shape[2])
+        energy = activation_energy(map_BDthw, size=size, signed=is_foreign(encoder.card.name))
+        energy_TSS = unit_range(energy.cpu())[0].numpy()
+        painted = [heat(frame, look) for frame, look in zip(clip_TSS3, energy_TSS, strict=True)]
+        yield figure(film(np.stack(painted), alt="activation"), "bright: strong activation")
+
+
+def _png(path: Path, alt: str) -> Markup:
+    with Image.open(path) as image:
+        return picture(np.asarray(image.convert("RGB")), alt=alt)
+
+
+def _number(value: object) -> str:
+    if isinstance(value, dict):
+        value = value.get("value")
+    return f"{value:.4g}" if isinstance(value, int | float) else "-"
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of bounded size. Raise ``ValueError`` naming the file."""
+    try:
+        if path.stat().st_size > _LARGEST_JSON:
+            raise ValueError(f"larger than {_LARGEST_JSON >> 20} MiB")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); is it the folder of a run?") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds no JSON object")
+    return content
