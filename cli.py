@@ -327,15 +327,8 @@ def demo(
         if done.returncode:
             raise typer.Exit(done.returncode)
     plot_curves(out / "run", out / "report" / "curves.png")
-    print(
-        f"\nThe report is in {out / 'report'}: curves.png (loss), preview.png "
-        "(foreground maps and merged clips),"
-    )
-    print(
-        "retrieval.json, knn.json and linear.json (what was learned, beside the same "
-        "network untrained), and"
-    )
-    print("bias/ (how much of it is the background).")
+    print(f"\nOpen {out / 'report' / 'report.html'}: curves, merged clips, neighbours and tables.")
+    print("Beside it lie curves.png, preview.png and the JSON files of each measure.")
 
 
 def _demo_commands(out: Path, *, epochs: int, seed: int) -> list[list[str]]:
@@ -363,6 +356,11 @@ def _demo_commands(out: Path, *, epochs: int, seed: int) -> list[list[str]]:
         commands.append(["evaluate", what, checkpoint, *common, *result])
     truth = ["--clips", 4, "--store", test_store, "--backgrounds", world / "videos.csv"]
     commands.append(["bias", checkpoint, *common, *truth, "--out", report / "bias"])
+    shown = [report / f"{name}.json" for name in ("retrieval", "knn", "linear")]
+    shown += [report / "bias" / "bias.json", report / "bias" / "bias.png"]
+    results = [word for path in shown for word in ("--results", path)]
+    page = ["--store", test_store, *results, "--out", report / "report.html"]
+    commands.append(["report", run, *page])
     return [[str(word) for word in command] for command in commands]
 
 

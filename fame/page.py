@@ -28,6 +28,7 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
 table { border-collapse: collapse; } .wide { overflow-x: auto; }
 td, th { padding: .25rem .75rem .25rem 0; text-align: left; border-bottom: 1px solid var(--line);
   vertical-align: top; font-variant-numeric: tabular-nums; }
+td:not(:first-child), th:not(:first-child) { overflow-wrap: normal; }
 figure { margin: 0; } figcaption { font-size: .85rem; }
 img { max-width: 100%; height: auto; display: block; border-radius: 3px; image-rendering: auto; }
 .grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); }
@@ -158,7 +159,7 @@ def chart(
         for step, anchor in ((min(steps), "start"), (max(steps), "end"))
     ]
     axis = tag("path", d="M44 20 V150 H344", fill="none", stroke="var(--line)")
-    svg = tag("svg", axis, *drawn, viewBox="0 0 350 172", role="img", aria_label=title)
+    svg = tag("svg", axis, *drawn, viewBox="-16 0 366 172", role="img", aria_label=title)
     names = ", ".join(lines)
     return figure(svg, f"{title} over steps: {names}")
 

@@ -44,9 +44,15 @@ class Card:
     options: dict[str, Any] = field(default_factory=dict[str, Any])
     head: dict[str, Any] | None = None
     config: dict[str, Any] = field(default_factory=dict[str, Any])
+    trusted: bool = False
 
     def build(self) -> Backbone:
         """The network, untrained; ``ValueError`` where the values name no network."""
+        if is_foreign(self.name) and not self.trusted:
+            raise ValueError(
+                f"the checkpoint is of {self.name}, a network of another project, which a "
+                "checkpoint may not choose"
+            )
         if self.head is None:
             return build_backbone(self.name, **self.options)
         return build_encoder(self.name, head=self.head, options=self.options)
@@ -170,7 +176,8 @@ def _foreign(name: str, *, device: torch.device | str | None) -> Encoder:
     except ValueError as error:
         raise WeightsError(str(error)) from None
     size = {"frames": network.frames, "crop": network.crop}
-    card = Card(name=name, config={key: value for key, value in size.items() if value})
+    config = {key: value for key, value in size.items() if value}
+    card = Card(name=name, config=config, trusted=True)
     return Encoder(network.to(device or "cpu"), card)
 
 

@@ -8,7 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from train.evaluate.plots import moving_average, plot_confusion, plot_curves, plot_kernels
+from train.evaluate.plots import (
+    chance_levels,
+    moving_average,
+    plot_confusion,
+    plot_curves,
+    plot_kernels,
+)
 
 
 def test_the_moving_average_looks_back_only() -> None:
@@ -27,9 +33,14 @@ def test_the_curves_of_a_run_are_drawn(tmp_path: Path) -> None:
         for step in range(100)
     ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    config = {"queue": 63, "batch": 16, "accumulate": 2}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "environment.json").write_text(json.dumps({"processes": 2}))
+    levels = {"batch_loss": 1.3863, "loss": 4.1589, "accuracy": 1 / 64}
+    assert chance_levels(tmp_path) == pytest.approx(levels, abs=1e-4)
     plot_curves(tmp_path, tmp_path / "report" / "curves.png")
     with Image.open(tmp_path / "report" / "curves.png") as picture:
-        assert picture.size == (1500, 340)
+        assert picture.size == (1600, 380)
         assert len(picture.convert("RGB").getcolors(2**20)) > 50
 
 

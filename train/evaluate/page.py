@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from fame.activation import activation_energy, unit_range
 from fame.clipstore import ClipStore, StorePath
+from fame.files import whole
 from fame.models import is_foreign
 from fame.page import Markup, chart, document, figure, film, grid, picture, table, tag
 from fame.preview import heat
@@ -26,6 +27,7 @@ _MOST_POINTS = 400  # of a curve
 _MOST_VIDEOS = 200  # that are encoded for the examples
 _QUERIES, _NEIGHBOURS, _ACTIVATIONS = 4, 4, 6
 _LARGEST_JSON = 2**24
+_NARROWEST = 640  # pixels: narrower pictures are enlarged
 
 
 def write_page(
@@ -53,9 +55,11 @@ def write_page(
     parts += [tag("h2", "Config"), table(sorted(config.items()))]
     parts += [tag("h2", "Environment"), table(sorted(_json(run / "environment.json").items()))]
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(document(f"Run {run.resolve().name}", *parts), encoding="utf-8")
-    partial.replace(path)
+    with whole(path) as partial:
+        partial.write_text(
+            document(f"Run {run.resolve().parent.name}/{run.resolve().name}", *parts),
+            encoding="utf-8",
+        )
 
 
 def _summary(run: Path, config: dict[str, Any]) -> Markup:
@@ -148,8 +152,11 @@ def _activations(encoder: Encoder, clips: Sequence[np.ndarray]) -> Iterator[Mark
 
 
 def _png(path: Path, alt: str) -> Markup:
+    """Return a picture of a file; small ones are enlarged by a whole factor."""
     with Image.open(path) as image:
-        return picture(np.asarray(image.convert("RGB")), alt=alt)
+        pixels = np.asarray(image.convert("RGB"))
+    factor = max(1, _NARROWEST // pixels.shape[1])
+    return picture(pixels.repeat(factor, axis=0).repeat(factor, axis=1), alt=alt)
 
 
 def _number(value: object) -> str:

@@ -1,8 +1,10 @@
 """Pictures and films of a run, drawn without a display."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,6 +14,13 @@ from torch import Tensor
 
 from fame.files import whole
 
+# Metric of a pretraining run, title, and what its numbers are.
+CURVES = (
+    ("batch_loss", "Loss among the batch's keys", "nats"),  # not in the metrics of older runs
+    ("loss", "Loss against the queue", "nats"),
+    ("accuracy", "Queries that find their key", "share"),
+    ("spread", "Feature spread (0: collapse)", "standard deviation"),
+)
 _SMOOTH_SHARE = 20  # the bold line averages a twentieth of the run
 _NAMED_CLASSES = 60  # more names than that cannot be read along an axis
 _NUMBERED_CLASSES = 15  # nor more numbers in the cells
@@ -26,28 +35,49 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 
 def plot_curves(run: Path, picture: Path) -> None:
-    """Draw both losses, contrastive accuracy and feature spread over the steps of the run folder
-    ``run`` as a PNG.
+    """Draw the losses, contrastive accuracy and feature spread of a run folder as a PNG.
+
+    Dashed lines say what guessing reaches.
     """
-    lines = read_metrics(run / "metrics.jsonl")
+    lines, levels = read_metrics(run / "metrics.jsonl"), chance_levels(run)
     steps = [line["step"] for line in lines]
-    figure = Figure(figsize=(15, 3.4), layout="constrained")
-    titles = {
-        "batch_loss": "loss among the batch's keys",  # not in the metrics of older runs
-        "loss": "loss against the queue",
-        "accuracy": "queries that find their key",
-        "spread": "feature spread",
-    }
-    shown = [name for name in titles if name in lines[0]]
-    for axes, name in zip(figure.subplots(1, len(shown)), shown, strict=True):
+    width = max(1, len(lines) // _SMOOTH_SHARE)
+    shown = [curve for curve in CURVES if curve[0] in lines[0]]
+    figure = Figure(figsize=(4 * len(shown), 3.8), layout="constrained")
+    panels = zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True)
+    for axes, (name, title, unit) in panels:
         values = [line[name] for line in lines]
-        axes.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=1)
-        axes.plot(
-            steps, moving_average(values, max(1, len(values) // _SMOOTH_SHARE)), color="tab:blue"
-        )
-        axes.set(title=titles[name], xlabel="step")
+        axes.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=1, label="each step")
+        mean = moving_average(values, width)
+        axes.plot(steps, mean, color="tab:blue", label=f"mean of {width} steps")
+        if name in levels:
+            axes.axhline(levels[name], color="0.4", linestyle="--", linewidth=1, label="guessing")
+        axes.set(title=title, xlabel="step", ylabel=unit)
         axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
     _save(figure, picture)
+
+
+def chance_levels(run: Path) -> dict[str, float]:
+    """Return what guessing reaches in a pretraining run, by the name of the metric.
+
+    Among K negatives and the key, it is a loss of ln(K + 1) and an accuracy of 1 / (K + 1): for a
+    queue of 63 keys 4.16 and 1.6 %. Among the keys of B clips it is a loss of ln(B).
+    """
+    config = _read_json(run / "config.json")
+    if "queue" not in config:
+        return {}
+    negatives, processes = config["queue"], _read_json(run / "environment.json").get("processes", 1)
+    at_hand = config["batch"] / config["accumulate"] / processes
+    return {
+        "batch_loss": math.log(at_hand),
+        "loss": math.log(negatives + 1),
+        "accuracy": 1 / (negatives + 1),
+    }
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def moving_average(values: list[float], width: int) -> list[float]:

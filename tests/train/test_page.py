@@ -1,0 +1,80 @@
+"""The page of a run: everything is in it, strangers' words are escaped, and it opens in a browser."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.train.tiny import TINY
+from train.evaluate.page import write_page
+from train.pretrain import pretrain
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("page") / "run"
+    pretrain(TINY.override(["encoder=c3d_small"]), stores=[store], run_dir=folder)
+    return folder
+
+
+def test_everything_of_a_run_is_on_its_page(run: Path, store: Path, tmp_path: Path):
+    results = {"results": [{"checkpoint": "<b>x</b>", "figures": {"top-1": 12.345, "low": None}}]}
+    (tmp_path / "knn.json").write_text(json.dumps(results))
+    Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(tmp_path / "bars.png")
+    path = tmp_path / "report.html"
+    write_page(
+        run, path, store=store, results=[tmp_path / "knn.json", tmp_path / "bars.png"], device=CPU
+    )
+    page = path.read_text()
+    for words in ("Curves", "guessing", "Nearest neighbours", "Where the encoder looks", "Config"):
+        assert words in page
+    assert "&lt;b&gt;x&lt;/b&gt;" in page
+    assert "12.35" in page
+    assert page.count("query: ") == 4
+    assert all(source.startswith("data:") for source in re.findall(r'src="([^"]*)"', page))
+    assert list(tmp_path.glob("*partial*")) == []
+
+
+def test_a_page_without_a_store_needs_no_checkpoint(run: Path, tmp_path: Path):
+    shutil.copytree(run, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    write_page(tmp_path / "run", tmp_path / "page.html", device=CPU)
+    assert "Nearest neighbours" not in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [("[]", "no JSON object"), ("{", "cannot be read"), ("{}", "no results"), (None, "cannot be")],
+)
+def test_results_that_are_none_are_named(run: Path, tmp_path: Path, content: str | None, says: str):
+    path = tmp_path / "some.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ValueError, match=rf"some\.json.*{says}"):
+        write_page(run, tmp_path / "page.html", results=[path], device=CPU)
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"config\.json.*is it the folder of a run"):
+        write_page(tmp_path, tmp_path / "page.html", device=CPU)
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
+def test_a_browser_shows_the_page(run: Path, store: Path, tmp_path: Path):
+    write_page(run, tmp_path / "page.html", store=store, device=CPU)
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    options += ["--disable-sync", "--no-first-run", f"--user-data-dir={tmp_path / 'profile'}"]
+    shown = tmp_path / "shown.png"
+    command = ["chromium", *options, f"--screenshot={shown}", "--window-size=400,900"]
+    subprocess.run([*command, str(tmp_path / "page.html")], capture_output=True, check=True)
+    with Image.open(shown) as image:
+        assert len(image.convert("RGB").getcolors(2**20) or []) > 50
