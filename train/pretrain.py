@@ -251,4 +251,5 @@ def store_identity(store: ClipStore) -> str:
     """
     header, valid = store.header, int(store.valid_V.sum())
     videos = f"{valid} of {store.num_videos} videos, {int(store.length_V.sum())} frames"
-    return f"{header.dataset}/{header.split}: {videos}, recipe {store.spec.digest}"
+    about = f"{header.dataset}/{header.split}: {videos}, recipe {store.spec.digest}"
+    return f"{about}, content {store.digest[:16]}"

@@ -18,7 +18,7 @@ from fame.clipstore.schema import StoreError, canonical_json
 from fame.clipstore.storage import Storage
 
 _LENGTH_BYTES = 4
-_MAX_NAMES_BYTES = 2**36
+MAX_NAME_BYTES = 4096  # as a path may be long
 
 
 def videos_digest(names: Sequence[str], labels: Sequence[int]) -> str:
@@ -30,6 +30,8 @@ def check_name(name: str) -> None:
     """Raise ``ValueError`` for a video name that is not a plain path below the source root, in
     UTF-8.
     """
+    if len(name) > MAX_NAME_BYTES:
+        raise ValueError(f"video name {name[:40]!r}... has {len(name)} letters: rename the file")
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or ".." in parts or "\0" in name or "\\" in name:
         raise ValueError(f"video name {name!r} is not a path below the source root")
@@ -94,7 +96,7 @@ def read_names(storage: Storage, layout: Layout) -> tuple[str, ...]:
     """Names of the videos; raises :class:`StoreError` for a damaged array and for names that leave
     the source root.
     """
-    data = _open(storage, layout, "names", None)
+    data = _open(storage, layout, "names")
     names: list[str] = []
     position = _LENGTH_BYTES
     try:
@@ -113,15 +115,27 @@ def read_names(storage: Storage, layout: Layout) -> tuple[str, ...]:
 
 
 def _read_integers(storage: Storage, layout: Layout, array: str) -> Int32[np.ndarray, " v"]:
-    data = _open(storage, layout, array, layout.num_videos * 4)
+    data = _open(storage, layout, array)
     return np.frombuffer(data, "<i4").astype(np.int32, copy=False)
 
 
-def _open(storage: Storage, layout: Layout, array: str, size: int | None) -> bytes:
+def check_size(storage: Storage, layout: Layout, array: str) -> int:
+    """Bytes of a whole array; raises :class:`StoreError` unless they are what so many videos take:
+    asked before it is read, because anybody may have written it.
+    """
+    key, videos = layout.whole_key(array), layout.num_videos
+    least = most = videos * 4 + CRC_BYTES
+    if array == "names":
+        least += _LENGTH_BYTES
+        most = least + videos * 4 * MAX_NAME_BYTES
+    if not least <= (size := storage.open(key).size) <= most:
+        raise StoreError(f"{storage}/{key}: {size} bytes cannot be of {videos} videos")
+    return size
+
+
+def _open(storage: Storage, layout: Layout, array: str) -> bytes:
     key = layout.whole_key(array)
-    data = storage.read(key, limit=_MAX_NAMES_BYTES if size is None else size + CRC_BYTES)
-    if (size is not None and len(data) != size + CRC_BYTES) or len(data) < CRC_BYTES:
-        raise StoreError(f"{storage}/{key}: {len(data)} bytes where {size} and a checksum belong")
+    data = storage.read(key, limit=check_size(storage, layout, array))
     if crc32c(data[:-CRC_BYTES]) != data[-CRC_BYTES:]:
         raise StoreError(f"{storage}/{key}: the checksum does not match")
     return data[:-CRC_BYTES]

@@ -85,7 +85,7 @@ def test_consistent_lies_about_the_recipe_are_found_without_allocating_them(
 
 def test_a_lie_about_the_number_of_videos_is_found_without_allocating_them(forged: Path):
     write_root(forged, Layout(header=small.header(), num_videos=10**9, videos_sha256=""))
-    with pytest.raises(StoreError, match="4000000000 and a checksum"):
+    with pytest.raises(StoreError, match="cannot be of 1000000000 videos"):
         ClipStore.open(forged)
 
 
@@ -173,4 +173,26 @@ def test_a_pipe_does_not_hang_the_reader(forged: Path):
 def test_a_huge_sparse_file_is_not_read(forged: Path):
     os.truncate(forged / "zarr.json", 2**40)
     with pytest.raises(StoreError, match="at most"):
+        ClipStore.open(forged)
+
+
+def test_names_larger_than_names_can_be_are_not_read(forged: Path) -> None:
+    os.truncate(forged / "names" / "c.0", 40 * 2**30)  # sparse: it takes no disk
+    with pytest.raises(StoreError, match=r"names/c.0: 42949672960 bytes cannot be of"):
+        ClipStore.open(forged).names  # noqa: B018
+    assert not verify(forged).ok
+
+
+def test_shards_that_were_never_there_are_not_gone_through(forged: Path) -> None:
+    old = Layout.from_root_json((forged / "zarr.json").read_bytes())
+    spec = dataclasses.replace(old.header.spec, videos_per_shard=1)
+    header = dataclasses.replace(old.header, spec=spec)
+    lie = Layout(header=header, num_videos=2**31 - 1, videos_sha256="").root_json()
+    (forged / "zarr.json").write_bytes(lie)
+    seal = json.loads((forged / "seal.json").read_bytes())
+    seal["files"]["zarr.json"] = hashlib.sha256(lie).hexdigest()
+    (forged / "seal.json").write_bytes(canonical_json(seal))
+    report = verify(forged)
+    assert "claims 2147483647 shards" in report.files["zarr.json"]
+    with pytest.raises(StoreError, match="cannot be of 2147483647 videos"):
         ClipStore.open(forged)
