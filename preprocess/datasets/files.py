@@ -133,7 +133,11 @@ class _Walk:
         """Read a folder and all below it. Each is kept with its real path and those above it, so
         that a link back up is seen: ``a/loop -> ..`` leads from ``R/a`` to ``R``.
         """
-        todo: list[tuple[str, tuple[str, ...]]] = [(under, (os.path.realpath(self._root / under),))]
+        real = os.path.realpath(self._root / under)
+        if not f"{real}/".startswith(self._inside):
+            self.outside[f"{under}/"] = real
+            return
+        todo: list[tuple[str, tuple[str, ...]]] = [(under, (real,))]
         while todo:
             name, reals = todo.pop()
             with os.scandir(self._root / name) as entries:

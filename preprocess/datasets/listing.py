@@ -172,7 +172,7 @@ def tree(files: Files) -> list[str]:
     """Names of all that a tree holds, for a split without a list: videos, those that no store can
     take, and links that lead out (which :func:`match` refuses).
     """
-    return [*files.videos, *files.unusable, *files.outside]
+    return sorted((*files.videos, *files.unusable, *files.outside))
 
 
 def folder_of(name: str) -> str:

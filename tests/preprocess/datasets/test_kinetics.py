@@ -35,6 +35,19 @@ def test_the_class_tree_of_cvdf_is_made_of_absolute_links(tmp_path: Path) -> Non
     assert labelled(allowed) == {f"train/abseiling/{clip}": "abseiling"}
 
 
+def test_a_split_that_is_a_link_is_a_link_too(
+    root: Path, annotations: Path, tmp_path: Path
+) -> None:
+    touch(tmp_path, ["big/train/ski/AAAAAAAAAAA_000001_000011.mp4"])
+    (root / "train").symlink_to(tmp_path / "big" / "train")
+    write(annotations, {"train.csv": ROW + "ski,AAAAAAAAAAA,1,11,train\n"})
+    for fields in ({}, {"annotations": annotations}):
+        with pytest.raises(ValueError, match=rf"'train/' .*--allow-links {tmp_path}/big"):
+            listed("k400", root, **fields)
+        allowed = listed("k400", root, allow_links=(tmp_path / "big",), **fields)
+        assert labelled(allowed) == {"train/ski/AAAAAAAAAAA_000001_000011.mp4": "ski"}
+
+
 @pytest.mark.parametrize(
     "tree",
     [
