@@ -15,7 +15,7 @@ from preprocess.datasets.listing import (
     match,
     tree,
 )
-from preprocess.datasets.rows import Line, class_index, lines, shown
+from preprocess.datasets.rows import UNSPEAKABLE, Line, class_index, lines, shown
 from preprocess.datasets.splits import called
 
 _SUFFIXES = "|".join(sorted(VIDEO_SUFFIXES))
@@ -60,10 +60,11 @@ def folder(source: Source) -> Listing:
     if source.class_file:
         classes = _classes(source.class_file)
     else:
-        subfolders = sorted({_subfolder(name) for name in names} - {""})
-        classes = {name: label for label, name in enumerate(subfolders)}
+        subfolders = {_subfolder(name) for name in names} - {""}
+        speakable = sorted(name for name in subfolders if not UNSPEAKABLE.search(name))
+        classes = {name: label for label, name in enumerate(speakable)}
     if source.list_file is None:
-        entries = [_found(name, classes) for name in names]
+        entries = [_found(name, classes, files) for name in names]
         return match(entries, files=files, class_names=classes, notes=_too_high(files, classes))
     rows = list(_rows(source.list_file, files))
     labels = _Labels(classes, numbered=source.class_file is not None)
@@ -76,14 +77,14 @@ def folder(source: Source) -> Listing:
     )
 
 
-def _found(name: str, classes: dict[str, int]) -> Entry:
+def _found(name: str, classes: dict[str, int], files: Files) -> Entry:
     subfolder = _subfolder(name)
-    if subfolder and subfolder not in classes:
+    if subfolder and subfolder not in classes and name in files.videos:
         raise ValueError(
             f"{shown(name)} is of class {shown(subfolder)}, which is not among the "
             f"{len(classes)} classes"
         )
-    return Entry(name, classes[subfolder] if subfolder else UNLABELLED)
+    return Entry(name, classes.get(subfolder, UNLABELLED))
 
 
 def _rows(path: Path, files: Files) -> Iterator[_Row]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from preprocess.datasets.files import Files, Source, folders_below
 from preprocess.datasets.listing import UNLABELLED, Entry, Listing, match, tree
-from preprocess.datasets.rows import Line, checked_class, shown, table
+from preprocess.datasets.rows import UNSPEAKABLE, Line, checked_class, shown, table
 from preprocess.datasets.splits import called, find_list, split_folder
 
 _SPLITS = ("train", "val", "test")
@@ -50,6 +50,7 @@ def _from_tree(source: Source) -> Listing:
             if folder
             for entry in (source.root / folder).iterdir()
             if entry.is_dir() and not entry.name.startswith(".")
+            if not UNSPEAKABLE.search(entry.name)
         }
     )
     index = {name: label for label, name in enumerate(class_names)}

@@ -104,6 +104,20 @@ def test_what_cannot_be_read_costs_that_video(root: Path) -> None:
     assert set(listing.missing) == set(dict(listing.reasons)), "they count as missing"
 
 
+@pytest.mark.parametrize("dataset", ["folder", "k400"])
+def test_a_class_folder_whose_name_cannot_be_shown_costs_its_videos(
+    root: Path, dataset: str
+) -> None:
+    below = root / "train" if dataset == "k400" else root
+    touch(below, ["walk/a.mp4", "new\nline/b.mp4"])
+    latin = os.fsencode(below) + b"/caf\xe9"
+    Path(os.fsdecode(latin)).mkdir()
+    Path(os.fsdecode(latin), "c.mp4").touch()
+    listing = listed(dataset, root)
+    assert listing.class_names == ("walk",)
+    assert (len(listing.names), len(listing.missing), len(listing.reasons)) == (1, 2, 2)
+
+
 def test_links_that_multiply_are_refused(root: Path) -> None:
     """Ten folders, each with two links to the next: 1,024 ways to the last one."""
     for level in range(10):
