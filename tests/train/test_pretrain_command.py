@@ -30,7 +30,17 @@ SMALL = [
     "--device",
     "cpu",
 ]
-RECIPE = ["--recipe", "small-cpu", "--set", "bn_group=none", "--set", "merge_group=8", *SMALL]
+RECIPE = [
+    "--recipe",
+    "small-cpu",
+    "--set",
+    "bn_group=none",
+    "--set",
+    "merge_group=8",
+    "--queue",
+    "32",
+    *SMALL,
+]
 
 
 def empty(path: Path) -> Path:
