@@ -13,7 +13,7 @@ import numcodecs  # pyright: ignore[reportMissingTypeStubs]
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from fame.clipstore.jpeg import decode_tall_jpeg, encode_tall_jpeg
+from fame.clipstore.jpeg import decode_jpeg, encode_tall_jpeg
 from fame.clipstore.layout import Layout
 
 CRC_BYTES = 4
@@ -72,8 +72,7 @@ def decode_into(
     """
     data, codec = _checked(chunk), _codec(layout, array)
     if codec == "jpeg":
-        height, width = element.shape[:2]
-        element[:] = decode_tall_jpeg(data, frames=1, height=height, width=width)[0]
+        decode_jpeg(data, element)
         return
     size_in, codec_of = (_blosc_size, _LZ4) if codec == "lz4" else (_zstd_size, _ZSTD)
     if size_in(data) != element.nbytes:

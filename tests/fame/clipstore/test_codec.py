@@ -5,6 +5,7 @@ itself makes of them.
 import dataclasses
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -14,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from fame.clipstore import jpeg
 from fame.clipstore.chunk import crc32c, decode_chunk, encode_chunk
 from fame.clipstore.codec import TallJpeg
-from fame.clipstore.jpeg import decode_tall_jpeg, encode_tall_jpeg
+from fame.clipstore.jpeg import decode_jpeg, decode_tall_jpeg, encode_tall_jpeg
 from fame.clipstore.layout import Layout
 from fame.randomness import numpy_generator
 from tests.fame.clipstore import small
@@ -51,6 +53,43 @@ def test_jpeg_is_what_another_decoder_reads():
     data = encode_tall_jpeg(clip, quality=95)
     pillow = np.asarray(Image.open(BytesIO(data)).convert("RGB")).reshape(4, 16, 24, 3)
     assert np.abs(pillow.astype(int) - decoded(data, 4, 16, 24)).mean() < 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.integers(1, 70),
+    width=st.integers(1, 70),
+    quality=st.integers(1, 100),
+    seed=st.integers(0, 2**32),
+    smooth=st.booleans(),
+)
+def test_both_decoders_give_the_same_pixels(
+    height: int, width: int, quality: int, seed: int, smooth: bool
+):
+    if smooth:
+        clip = smooth_clip(1, height, width)
+    else:
+        noise = numpy_generator(seed, 0, 0, "picture")
+        clip = noise.integers(0, 256, (1, height, width, 3)).astype(np.uint8)
+    data = np.frombuffer(encode_tall_jpeg(clip, quality=quality), np.uint8)
+    fast, slow = np.empty((2, *clip.shape[1:]), np.uint8)
+    decode_jpeg(data, fast)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jpeg, "_fast_decoder_is_equal", lambda: False)
+        decode_jpeg(data, slow)
+    assert np.array_equal(fast, slow)
+    spread = np.zeros((height, 2 * width, 3), np.uint8)[:, ::2]  # memory with holes in it
+    decode_jpeg(data, spread)
+    assert np.array_equal(spread, slow)
+
+
+def test_the_fast_decoder_is_used_here_and_would_not_be_if_it_differed(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    assert jpeg._fast_decoder_is_equal()
+    different = SimpleNamespace(decode_jpeg=lambda data, colours: np.zeros((47, 61, 3), np.uint8))
+    monkeypatch.setattr(jpeg, "_simplejpeg", different)
+    assert not jpeg._fast_decoder_is_equal.__wrapped__()
 
 
 def test_jpeg_bytes_are_the_same_every_time():
