@@ -99,8 +99,8 @@ def _check_size(data: UInt8[np.ndarray, " bytes"], rows: int, columns: int) -> N
 
 def _claimed_size(data: UInt8[np.ndarray, " bytes"]) -> tuple[int, int]:
     """Rows and columns by the frame header of a three-component, 8-bit baseline JPEG."""
-    head = data[:_HEAD_BYTES].tobytes()
-    if head[:2] != bytes((_MARKER, _START)):
+    head = memoryview(data[:_HEAD_BYTES])
+    if bytes(head[:2]) != bytes((_MARKER, _START)):
         raise ValueError("the data is not a JPEG")
     position = 2
     while position + 10 <= len(head) and head[position] == _MARKER:
@@ -118,5 +118,5 @@ def _claimed_size(data: UInt8[np.ndarray, " bytes"]) -> tuple[int, int]:
     raise ValueError("the JPEG has no baseline frame header")
 
 
-def _two_bytes(head: bytes, position: int) -> int:
+def _two_bytes(head: memoryview, position: int) -> int:
     return int.from_bytes(head[position : position + 2], "big")

@@ -141,7 +141,7 @@ class ClipStore:
         """
         length, _ = self._extent(video)
 
-        def read() -> Int32[np.ndarray, "l 2"]:
+        def read() -> np.ndarray:
             shard, place = divmod(video, self.spec.videos_per_shard)
             (chunk,) = self._shard("source", shard).chunks([place])
             return decode_source(self._layout, chunk)[:length]
@@ -186,7 +186,7 @@ class ClipStore:
         first_T = first_U[shown_T].tolist()
         position_U = number_U + place * self._layout.chunks_per_video(array)
 
-        def read() -> UInt8[np.ndarray, "t ..."]:
+        def read() -> np.ndarray:  # a shape here would be made anew with every clip
             chunks = self._shard(array, shard).chunks(position_U.tolist())
             for t, chunk in zip(first_U.tolist(), chunks, strict=True):
                 decode_into(self._layout, array, chunk, out[t])

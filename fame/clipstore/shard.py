@@ -83,28 +83,32 @@ class OpenShard:
         What lies side by side comes in one read, a small gap included. Raises :class:`StoreError`
         for a chunk that is absent.
         """
-        spans = [self._span(position) for position in positions]
+        offsets, ends = self._places(positions)
         first = 0
-        for last, (offset, length) in enumerate(spans):
-            end = offset + length
-            if last + 1 < len(spans) and end <= spans[last + 1][0] <= end + _GAP_BYTES:
+        for last, end in enumerate(ends):
+            if last + 1 < len(ends) and end <= offsets[last + 1] <= end + _GAP_BYTES:
                 continue
-            begin = spans[first][0]
+            begin = offsets[first]
             run = self._read(begin, end - begin)
-            for offset, length in spans[first : last + 1]:
-                yield run[offset - begin : offset - begin + length]
+            for place in range(first, last + 1):
+                yield run[offsets[place] - begin : ends[place] - begin]
             first = last + 1
 
-    def _absent(self, position: int) -> bool:
-        return bool((self._index[position] == _ABSENT).all())
-
-    def _span(self, position: int) -> tuple[int, int]:
-        offset, length = self._index[position].tolist()
-        if self._absent(position):
-            raise StoreError(f"{self._where}: chunk {position} is missing")
-        if offset + length > self._end or length > self._max_chunk_bytes:
+    def _places(self, positions: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Where chunks begin and end, which cannot be elsewhere than before the index."""
+        index_N2 = self._index[list(positions)]
+        possible_N = (index_N2 <= (self._end, self._max_chunk_bytes)).all(1)
+        possible_N &= index_N2[:, 0] + index_N2[:, 1] <= self._end
+        if not possible_N.all():
+            position = positions[int(possible_N.argmin())]
+            if self._absent(position):
+                raise StoreError(f"{self._where}: chunk {position} is missing")
+            offset, length = self._index[position].tolist()
             raise StoreError(f"{self._where}: chunk {position} cannot be at {offset}+{length}")
-        return offset, length
+        return index_N2[:, 0].tolist(), index_N2.sum(1).tolist()
+
+    def _absent(self, position: int) -> bool:
+        return self._index[position].tolist() == [_ABSENT, _ABSENT]
 
     def _read(self, offset: int, length: int) -> UInt8[np.ndarray, " bytes"]:
         view = _buffer.of(length)
