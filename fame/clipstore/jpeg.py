@@ -99,7 +99,7 @@ def _check_size(data: UInt8[np.ndarray, " bytes"], rows: int, columns: int) -> N
 
 def _claimed_size(data: UInt8[np.ndarray, " bytes"]) -> tuple[int, int]:
     """Rows and columns by the frame header of a three-component, 8-bit baseline JPEG."""
-    head = memoryview(data[:_HEAD_BYTES])
+    head = data[:_HEAD_BYTES].data
     if bytes(head[:2]) != bytes((_MARKER, _START)):
         raise ValueError("the data is not a JPEG")
     position = 2
