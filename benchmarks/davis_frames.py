@@ -21,7 +21,7 @@ import torch
 from davis import MAP, RESULTS, Window, windows, with_object
 from torch import Tensor
 
-from fame.flow import map_clip
+from fame.flow import map_clip, map_frames
 from fame.foreground import foreground_mask, median_score, paper_score
 
 FIGURES = ("kept", "of the mask", "IoU", "share")
@@ -37,10 +37,22 @@ def _flow(frames_THWC: np.ndarray) -> Tensor:
     return torch.from_numpy(cv2.resize(map_hw, frames_THWC.shape[2:0:-1]))[None]
 
 
+def _flow_frames(frames_THWC: np.ndarray) -> Tensor:
+    """The map of every second frame, as a store keeps them, for it and the next."""
+    maps = map_frames("flow", frames_THWC, every=2, height=MAP, width=MAP).astype(np.float32)
+    size = frames_THWC.shape[2:0:-1]
+    large = np.stack([cv2.resize(map_hw, size) for map_hw in maps])
+    return torch.from_numpy(large.repeat(2, axis=0)[: len(frames_THWC)])[None]
+
+
 METHODS: dict[str, Callable[[np.ndarray], Tensor]] = {
     "paper's map, beta 0.5": lambda frames: foreground_mask(paper_score(_clip(frames)), 0.5),
     "flow map, beta 0.5": lambda frames: foreground_mask(_flow(frames), 0.5),
     "flow map, adaptive": lambda frames: foreground_mask(_flow(frames), 0.5, cut="adaptive"),
+    "flow, a map per frame, beta 0.5": lambda frames: foreground_mask(_flow_frames(frames), 0.5),
+    "flow, a map per frame, adaptive": lambda frames: foreground_mask(
+        _flow_frames(frames), 0.5, cut="adaptive"
+    ),
     "median, a map per frame, beta 0.5": lambda frames: foreground_mask(
         median_score(_clip(frames)), 0.5
     ),

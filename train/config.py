@@ -237,10 +237,11 @@ class PretrainConfig(TrainingConfig):
         ),
     ] = "inter"
     mask: Annotated[
-        Literal["stored", "online", "median", "gauss", "grid", "seed"],
+        Literal["stored", "frames", "online", "median", "gauss", "grid", "seed"],
         Setting(
-            "Foreground: the store's map, the paper's score of the crop, a map for every frame "
-            "(median), or a variant of the paper's ablation.",
+            "Foreground: the store's map of the clip or of each of its frames, the paper's score "
+            "of the crop, a map for every frame of the crop (median), or a variant of the paper's "
+            "ablation.",
             panel="Merging",
         ),
     ] = "stored"

@@ -31,7 +31,8 @@ PART = 8  # most pairs that one worker decodes at a time: it bounds what prefetc
 
 
 class Pairs(NamedTuple):
-    """Two clips of each of B videos, as stored; ``score`` is empty where no maps are read.
+    """Two clips of each of B videos, as stored; ``score`` is empty where no maps are read, and has
+    an axis T before h where they are those of every frame.
 
     ``sample`` addresses the draws of augmentation. ``skipped`` counts videos that could not be read
     and whose place the next video of the order took; ``error`` says what stopped a worker.
@@ -48,8 +49,9 @@ class PairDataset(Dataset[Pairs]):
     """The videos of one or several stores that can be shown, as pairs of clips by address.
 
     A video's two clips start anywhere, drawn independently and anew each epoch, as in the
-    reference. ``window`` says what a clip is. Raises ``ValueError`` for stores that do not fit each
-    other or the window, or have nothing to train on.
+    reference. ``window`` says what a clip is, ``frame_maps`` whether ``maps`` are read for every
+    frame of it. Raises ``ValueError`` for stores that do not fit each other or the window, or have
+    nothing to train on.
     """
 
     views = 2  # clips of each video
@@ -61,11 +63,12 @@ class PairDataset(Dataset[Pairs]):
         seed: int,
         window: Window,
         maps: bool,
+        frame_maps: bool = False,
         on_corrupt: str = "stop",
     ) -> None:
         _check_stores(stores, window, maps=maps)
         self.stores, self.seed, self.window = list(stores), seed, window
-        self.maps, self.on_corrupt = maps, on_corrupt
+        self.maps, self.frame_maps, self.on_corrupt = maps, frame_maps, on_corrupt
         videos = [
             (number, int(video))
             for number, store in enumerate(self.stores)
@@ -89,6 +92,8 @@ class PairDataset(Dataset[Pairs]):
             (count, self.views, self.window.frames, spec.height, spec.width, 3), dtype=torch.uint8
         )
         map_shape = (spec.foreground_height, spec.foreground_width) if self.maps else (0, 0)
+        if self.frame_maps:
+            map_shape = (self.window.frames, *map_shape)
         maps = torch.empty((count, self.views, *map_shape), dtype=torch.uint8)
         samples = torch.empty(count, dtype=torch.int64)
         skipped = 0
@@ -140,7 +145,8 @@ class PairDataset(Dataset[Pairs]):
         for view, start in enumerate(self.starts_of(epoch, sample)):
             store.clip(video, start, self.window, out=clips[view])
             if self.maps:
-                maps[view] = store.foreground(video, start, self.window)
+                read = store.maps if self.frame_maps else store.foreground
+                maps[view] = read(video, start, self.window)
 
 
 class StepSampler(Sampler[list[Address]]):

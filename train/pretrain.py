@@ -72,6 +72,7 @@ class PretrainTask:
             seed=config.seed,
             window=config.window,
             maps=reads_maps(config),
+            frame_maps=config.mask == "frames",
             on_corrupt=config.on_corrupt,
         )
         self.steps_per_epoch = steps_per_epoch(samples=len(self.dataset), batch=config.batch)

@@ -54,15 +54,16 @@ def r2plus1d() -> PretrainConfig:
 def fame_k400() -> PretrainConfig:
     """The default: I3D on Kinetics-400 with flow maps, in bf16.
 
-    Command: ``fame pretrain STORE``. Maps are read from the store. Both views are merged, each with
-    a background of its own; bf16, channels last, compiled. The batch, its groups and the schedule
-    are the reference's, so that results compare. Cost: 2.1e19 FLOP. Published figure: none yet for
-    this variant; compare with reference-k400.
+    Command: ``fame pretrain STORE``. Maps of clips are read from the store; one view is merged, as
+    docs/evidence.md decides: with good maps both views cost 8 points of the probe, and neither maps
+    per frame nor adaptive masks have won three seeds. A table at scale that says otherwise would
+    change it. bf16, channels last, compiled. The batch, its groups and the schedule are the
+    reference's, so that results compare. Cost: 2.1e19 FLOP. Published figure: none yet for this
+    variant; compare with reference-k400.
     """
     return PretrainConfig(
         bn_group=8,
         merge_group=8,
-        views="both",
         precision="bf16",
         channels_last=True,
         compile=True,

@@ -64,7 +64,7 @@ class Draws(NamedTuple):
 
 def reads_maps(config: PretrainConfig) -> bool:
     """Return whether the step needs the store's foreground maps."""
-    return config.merges and config.mask == "stored"
+    return config.merges and config.mask in ("stored", "frames")
 
 
 def make_views(
@@ -184,7 +184,7 @@ def _masks(
     """Return the foreground of each view, ``None`` for a view that is not merged."""
 
     def mask(view: int) -> Tensor:
-        stored = config.mask == "stored"
+        stored = config.mask in ("stored", "frames")
         score = scores[view] if stored else _score(clips[view], config, draws[view])
         return foreground_mask(score, config.beta, cut=config.cut)
 

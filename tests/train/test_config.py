@@ -16,7 +16,7 @@ from train.run.schedule import key_momentum, learning_rate
         ("beta=1.5", ["beta", "1.5", "at most 1"]),
         ("beta=0", ["beta", "above 0"]),
         ("batch=0", ["batch", "0", "at least 1"]),
-        ("mask=flow", ["mask", "flow", "stored, online"]),
+        ("mask=flow", ["mask", "flow", "stored, frames, online"]),
         ("lr=nan", ["lr", "nan"]),
         ("lr=inf", ["lr", "inf"]),
         ("epochs=2.5", ["epochs", "whole number", "2.5"]),

@@ -83,6 +83,16 @@ def test_pairs_hold_the_stored_clips_and_maps(store: Path):
             assert np.array_equal(pairs.score_B2hw[row, view], opened.foreground(*clip))
 
 
+def test_pairs_hold_the_map_of_each_frame(store: Path):
+    opened = ClipStore.open(store)
+    data = PairDataset([opened], seed=0, window=WINDOW, maps=True, frame_maps=True)
+    [pairs] = read(data, start=0, stop=1)
+    for row, sample in enumerate(pairs.sample_B.tolist()):
+        video = int(data.video_S2[sample, 1])
+        for view, start in enumerate(data.starts_of(0, sample)):
+            assert np.array_equal(pairs.score_B2hw[row, view], opened.maps(video, start, WINDOW))
+
+
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_workers_do_not_change_what_is_read(store: Path):
     plain = read(dataset(store), start=2, stop=7)

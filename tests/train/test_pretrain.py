@@ -218,6 +218,7 @@ def test_settings_of_cost_change_nothing_but_cost(store: Path, tmp_path: Path, s
         ("mask=gauss", "views=single"),
         ("mask=grid",),
         ("mask=median", "cut=adaptive"),
+        ("mask=frames", "cut=clip"),
         ("mask=seed", "sources=permutation", "enqueue=between"),
         ("head=linear", "bn_group=none"),
         ("negatives=all",),

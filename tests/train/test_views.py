@@ -109,6 +109,18 @@ def test_masks_of_every_frame_move_with_the_mover(pairs: Pairs):
     assert not torch.equal(mask[:, 0], mask[:, 4])
 
 
+def test_the_stores_maps_of_frames_cut_each_frame(store: Path):
+    data = PairDataset([ClipStore.open(store)], seed=0, window=WINDOW, maps=True, frame_maps=True)
+    config = TINY.override(["batch=8", "merge_group=8", "mask=frames", "beta=0.25"])
+    read = next(iter(stream(data, config, start=0, stop=1, device=torch.device("cpu"))))
+    crops, scores, result = merged(read, "mask=frames", "beta=0.25")
+    assert scores[0].shape == (8, 8, 16, 16)
+    mask = foreground_mask(scores[0], 0.25)
+    assert not torch.equal(mask[:, 0], mask[:, 4])
+    inside = mask[:, None].expand_as(crops[0])
+    assert torch.equal(result[0][inside], crops[0][inside])
+
+
 def test_a_clip_whose_map_is_flat_is_not_merged(pairs: Pairs):
     flat = pairs._replace(score_B2hw=torch.zeros_like(pairs.score_B2hw))
     crops, _, result = merged(flat)
