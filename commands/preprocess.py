@@ -144,7 +144,7 @@ def _preprocess(
     """Make one store per split; exit with 1 if one of them is not as asked for."""
     from rich.console import Console
 
-    from preprocess.isolation import DecoderStartError
+    from preprocess.isolation import DecoderStartError, SourceError
     from preprocess.plan import list_videos
     from preprocess.report import show_progress
     from preprocess.run import preprocess
@@ -171,6 +171,11 @@ def _preprocess(
                 report = preprocess(config, listing=listing, progress=progress)
         except DecoderStartError as error:
             raise ValueError(str(error)) from error
+        except SourceError as error:
+            raise ValueError(
+                f"{error}; nothing is recorded about it: see to the files and give the same "
+                "command again"
+            ) from error
         print(report)
         problems |= bool(report.problems)
     if problems:

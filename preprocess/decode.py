@@ -9,6 +9,7 @@ stored frames, h w of the source.
 """
 
 import ctypes
+import errno
 import json
 import logging
 import mmap
@@ -27,8 +28,9 @@ import numpy as np
 
 from preprocess.pictures import PictureFolder
 from preprocess.selection import Kept, Sampling, slots_of
-from preprocess.video import DecodeError, Video, open_video
+from preprocess.video import DecodeError, ReadClock, Video, open_video
 
+CLOCK_BYTES = 16  # of the shared memory, before the frames
 _PR_SET_PDEATHSIG = 1
 _MAX_INT32 = 2**31 - 1
 
@@ -39,8 +41,8 @@ AnyVideo = Video | PictureFolder
 @dataclass(frozen=True, kw_only=True)
 class Decoded:
     """What was read: (number, milliseconds) of each kept frame, in how many stretches they come and
-    whether the video is longer; its true frame count, and how many frames were decoded to get
-    there.
+    whether the video is longer; its true frame count, how many frames were decoded to get there,
+    and how many are lost to damage.
     """
 
     source: tuple[tuple[int, int], ...]
@@ -48,6 +50,7 @@ class Decoded:
     cut: bool
     frame_count: int
     frames_read: int
+    lost: int = 0
 
 
 def fit(frame_hw3: np.ndarray, sampling: Sampling) -> np.ndarray:
@@ -67,22 +70,25 @@ def fit(frame_hw3: np.ndarray, sampling: Sampling) -> np.ndarray:
 
 
 class _Reading(NamedTuple):
-    """One pass over a video: its frames, how many of them are wanted, and (number, milliseconds) of
-    what went into the slots.
+    """One pass over a video: its frames, how many of them are wanted, how many are lost to damage,
+    and (number, milliseconds) of what went into the slots.
     """
 
     frames: int
     wanted: int
+    lost: int
     source: list[tuple[int, int]]
 
 
 @contextmanager
-def _opened(path: str) -> Generator[AnyVideo]:
+def _opened(path: str, clock: ReadClock) -> Generator[AnyVideo]:
     """A video file, or a folder of pictures."""
-    if Path(path).is_dir():
-        yield PictureFolder(path)
+    with clock.running():
+        is_folder = Path(path).is_dir()
+    if is_folder:
+        yield PictureFolder(path, clock)
     else:
-        with open_video(path) as video:
+        with open_video(path, clock) as video:
             yield video
 
 
@@ -99,7 +105,7 @@ def _read(video: AnyVideo, sampling: Sampling, kept: Kept, frames_FHW3: np.ndarr
                 if slot != slots[0]:
                     frames_FHW3[slot] = frames_FHW3[slots[0]]
                 source[slot] = (frame.index, min(round(frame.seconds * 1000), _MAX_INT32))
-    return _Reading(frames, wanted, source)
+    return _Reading(frames, wanted, video.lost, source)
 
 
 def _planned(video: AnyVideo, sampling: Sampling) -> Kept:
@@ -115,19 +121,23 @@ def _room(sampling: Sampling, wanted: int) -> Kept:
     return sampling.kept(wanted) if wanted > sampling.slots else (range(sampling.slots),)
 
 
-def decode(path: str, sampling: Sampling, frames_FHW3: np.ndarray) -> Decoded:
+def decode(
+    path: str, sampling: Sampling, frames_FHW3: np.ndarray, clock: ReadClock | None = None
+) -> Decoded:
     """Read a video into the first of ``frames_FHW3`` (u8, RGB, written in place). One pass; two
     where the header's count is wrong and that changes which frames are kept.
 
     Raises:
         DecodeError: nothing can be opened, no frame comes out, or two passes disagree.
+        OSError: the file cannot be read, which says nothing about the video.
     """
-    with _opened(path) as video:
+    clock = clock or ReadClock(np.zeros(2))
+    with _opened(path, clock) as video:
         planned = _planned(video, sampling)
         first = found = _read(video, sampling, planned, frames_FHW3)
     frames_read = found.frames
     if planned != (needed := _room(sampling, found.wanted)):
-        with _opened(path) as video:
+        with _opened(path, clock) as video:
             found = _read(video, sampling, needed, frames_FHW3)
         frames_read += found.frames
         if (found.frames, found.wanted) != (first.frames, first.wanted):
@@ -141,6 +151,7 @@ def decode(path: str, sampling: Sampling, frames_FHW3: np.ndarray) -> Decoded:
         cut=found.wanted > sampling.slots,
         frame_count=found.frames,
         frames_read=frames_read,
+        lost=found.lost,
     )
 
 
@@ -150,9 +161,20 @@ def complaint(log: str) -> str:
     return next((line[:200] for line in lines if line), "")
 
 
-def _answer(path: str, sampling: Sampling, frames_FHW3: np.ndarray) -> dict[str, object]:
+def shared_memory(memory: mmap.mmap, sampling: Sampling) -> tuple[ReadClock, np.ndarray]:
+    """The clock of reads and the frames [F, H, W, 3] that two processes share."""
+    clock = ReadClock(np.frombuffer(memory, np.float64, CLOCK_BYTES // 8))
+    frames = np.frombuffer(memory, np.uint8, offset=CLOCK_BYTES)
+    return clock, frames.reshape(sampling.shape)
+
+
+def _answer(
+    path: str, sampling: Sampling, frames_FHW3: np.ndarray, clock: ReadClock
+) -> dict[str, object]:
     try:
-        return asdict(decode(path, sampling, frames_FHW3))
+        return asdict(decode(path, sampling, frames_FHW3, clock))
+    except OSError as error:
+        return {"fault": f"{error.strerror} ({errno.errorcode.get(error.errno or 0, error.errno)})"}
     except (DecodeError, cv2.error, MemoryError) as error:
         return {"error": " ".join(str(error).split()) or type(error).__name__}
 
@@ -172,15 +194,14 @@ def serve(frames_fd: int, memory_limit: int, sampling: Sampling) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (memory_limit, memory_limit))
     cv2.setNumThreads(1)
     logging.basicConfig(format="%(name)s: %(message)s")  # FFmpeg's complaints go to stderr
-    frames_FHW3 = np.frombuffer(mmap.mmap(frames_fd, sampling.num_bytes), np.uint8).reshape(
-        sampling.shape
-    )
+    memory = mmap.mmap(frames_fd, CLOCK_BYTES + sampling.num_bytes)
+    clock, frames_FHW3 = shared_memory(memory, sampling)
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)  # whatever a library prints must not end up among the answers
         print("ready", file=answers, flush=True)
         for line in sys.stdin:
             print(
-                json.dumps(_answer(json.loads(line), sampling, frames_FHW3)),
+                json.dumps(_answer(json.loads(line), sampling, frames_FHW3, clock)),
                 file=answers,
                 flush=True,
             )

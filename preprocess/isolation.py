@@ -5,6 +5,7 @@ Frames come back through memory shared by the two processes; only paths and smal
 over the pipes.
 """
 
+import errno
 import json
 import mmap
 import os
@@ -22,7 +23,7 @@ from typing import IO, NamedTuple, Self
 import numpy as np
 
 from fame.beside import command
-from preprocess.decode import Decoded, complaint
+from preprocess.decode import CLOCK_BYTES, Decoded, complaint, shared_memory
 from preprocess.selection import Sampling
 from preprocess.video import MAX_PIXELS, DecodeError
 
@@ -51,6 +52,10 @@ _ENVIRONMENT = {
 
 class DecoderDiedError(DecodeError):
     """The decoder process ended while it read a video."""
+
+
+class SourceError(RuntimeError):
+    """The file system, not the video, is at fault: nothing may be recorded about the video."""
 
 
 class DecoderStartError(RuntimeError):
@@ -90,9 +95,10 @@ class Decoder:
         self._frames_fd = (
             os.memfd_create("frames") if hasattr(os, "memfd_create") else _unlinked_file()
         )
-        os.ftruncate(self._frames_fd, sampling.num_bytes)
-        shared = mmap.mmap(self._frames_fd, sampling.num_bytes)
-        self._frames_FHW3 = np.frombuffer(shared, np.uint8).reshape(sampling.shape)
+        num_bytes = CLOCK_BYTES + sampling.num_bytes
+        os.ftruncate(self._frames_fd, num_bytes)
+        memory = mmap.mmap(self._frames_fd, num_bytes)
+        self._clock, self._frames_FHW3 = shared_memory(memory, sampling)
         self._frames_FHW3.flags.writeable = False
 
     def decode(self, path: str) -> tuple[Decoded, np.ndarray]:
@@ -103,6 +109,7 @@ class Decoder:
 
         Raises:
             DecodeError: the video cannot be decoded; the message says why.
+            SourceError: the file cannot be read, or reading it took most of the time limit.
             DecoderStartError: the decoder process does not start.
         """
         try:
@@ -132,18 +139,27 @@ class Decoder:
         process = self._process or self._start_process()
         self._log.seek(0)  # the child shares the offset
         self._log.truncate()
+        self._clock.reset()
         try:
             process.questions.write(json.dumps(path).encode() + b"\n")
             process.questions.flush()
             answer = json.loads(self._line(process, self._time_limit))
         except TimeoutError:
+            reading = self._clock.seconds
             self._end_process()
+            if reading > self._time_limit / 2:
+                raise SourceError(
+                    f"{path}: reading took {reading:.0f} of {self._time_limit:g} s "
+                    f"({os.strerror(errno.ETIMEDOUT)}, ETIMEDOUT)"
+                ) from None
             raise DecodeError(f"decoding took longer than {self._time_limit:g} s") from None
         except (EOFError, BrokenPipeError):
             raise DecoderDiedError(f"the decoder died: {self._end_process()}") from None
         except BaseException:  # interrupted between question and answer: the pipe is out of step
             self._end_process()
             raise
+        if "fault" in answer:
+            raise SourceError(f"{path}: {answer['fault']}")
         if "error" in answer:
             raise DecodeError(": ".join(filter(None, (answer["error"], self._complaint()))))
         return Decoded(**answer | {"source": tuple(tuple(pair) for pair in answer["source"])})

@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from preprocess.video import DecodeError
+from preprocess.video import DecodeError, ReadClock
 
 MAX_BYTES = 1 << 28  # of one picture
 _NUMBERED = re.compile(r"(.*?)([0-9]{1,12})\.(?:jpe?g|png|webp|bmp)", re.IGNORECASE | re.ASCII)
@@ -23,29 +23,34 @@ _NUMBERED = re.compile(r"(.*?)([0-9]{1,12})\.(?:jpe?g|png|webp|bmp)", re.IGNOREC
 class Picture:
     """A frame: its number in the folder's order, and ``seconds`` since the first one."""
 
-    def __init__(self, path: Path, *, index: int, seconds: float) -> None:
+    def __init__(self, path: Path, *, index: int, seconds: float, clock: ReadClock) -> None:
         self.index = index
         self.seconds = seconds
         self._path = path
+        self._clock = clock
 
     def rgb(self) -> np.ndarray:
         """Return the upright picture, [h, w, 3] u8.
 
         Raises:
             DecodeError: it is cut short, or OpenCV cannot read it.
+            OSError: the file cannot be read, which says nothing about the video.
         """
-        try:
-            if self._path.stat().st_size > MAX_BYTES:
-                raise DecodeError(f"{self._path.name} is larger than {MAX_BYTES >> 20} MiB")
-            data = self._path.read_bytes()
-        except OSError as error:
-            raise DecodeError(f"{self._path.name} cannot be read: {error.strerror}") from None
+        with self._clock.running():
+            data = self._read()
         if not is_whole(data):
             raise DecodeError(f"{self._path.name} is no whole picture")
         frame_hw3 = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         if frame_hw3 is None:
             raise DecodeError(f"{self._path.name} cannot be read as a picture")
         return cv2.cvtColor(frame_hw3, cv2.COLOR_BGR2RGB)
+
+    def _read(self) -> bytes:
+        if self._path.is_symlink() and not self._path.exists():
+            raise DecodeError(f"{self._path.name} is a link that leads nowhere")
+        if self._path.stat().st_size > MAX_BYTES:
+            raise DecodeError(f"{self._path.name} is larger than {MAX_BYTES >> 20} MiB")
+        return self._path.read_bytes()
 
 
 class PictureFolder:
@@ -59,12 +64,15 @@ class PictureFolder:
     Raises:
         DecodeError: it holds no series of numbered pictures, or several of which none starts with
             ``img_``.
+        OSError: the folder cannot be read.
     """
 
     rate = 25.0
 
-    def __init__(self, path: str) -> None:
-        self._paths = _series(Path(path))
+    def __init__(self, path: str, clock: ReadClock | None = None) -> None:
+        self._clock = clock or ReadClock(np.zeros(2))
+        with self._clock.running():
+            self._paths = _series(Path(path))
         numbers = list(self._paths)
         self._step = math.gcd(*(b - a for a, b in pairwise(numbers))) or 1
         self.declared_frames = len(numbers)
@@ -75,7 +83,7 @@ class PictureFolder:
         first = next(iter(self._paths))
         for index, (number, path) in enumerate(self._paths.items()):
             seconds = (number - first) // self._step / self.rate
-            yield Picture(path, index=index, seconds=seconds)
+            yield Picture(path, index=index, seconds=seconds, clock=self._clock)
 
 
 def is_whole(data: bytes) -> bool:
@@ -92,10 +100,7 @@ def is_whole(data: bytes) -> bool:
 def _series(folder: Path) -> dict[int, Path]:
     """Pictures by number, in order."""
     found: defaultdict[str, dict[int, Path]] = defaultdict(dict)
-    try:
-        names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise DecodeError(f"the folder cannot be read: {error.strerror}") from None
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     for name in names:
         if match := _NUMBERED.fullmatch(name):
             prefix, number = match[1], int(match[2])

@@ -79,8 +79,8 @@ class Report:
     """How a run ended. ``problems`` is empty exactly when it reached what was asked for.
 
     ``ok``, ``cut`` and ``failed`` count the videos of the whole store, earlier runs included;
-    ``frames_read`` and ``seconds`` are of this run. ``failures`` holds (video name, reason).
-    ``empty_classes`` have no usable video.
+    ``frames_read`` and ``seconds`` are of this run. ``failures`` holds (video name, reason),
+    ``damaged`` (video name, frames lost). ``empty_classes`` have no usable video.
     """
 
     dataset: str
@@ -98,6 +98,7 @@ class Report:
     already_finished: bool = False
     empty_classes: tuple[str, ...] = ()
     failures: tuple[tuple[str, str], ...] = ()
+    damaged: tuple[tuple[str, int], ...] = ()
     problems: tuple[str, ...] = ()
     estimate: Estimate | None = None
 
@@ -143,6 +144,11 @@ class Report:
                 f"{len(self.listing.choices)} videos have several files; for {len(replaced)} of "
                 "them another is taken than the first, which cannot be opened"
             )
+        if self.damaged:
+            yield (
+                f"{len(self.damaged)} videos are damaged and lost "
+                f"{sum(lost for _, lost in self.damaged)} frames"
+            )
         if self.empty_classes:
             shown = ", ".join(self.empty_classes[:10])
             more = f" and {len(self.empty_classes) - 10} more" * (len(self.empty_classes) > 10)
@@ -166,7 +172,7 @@ def write_report(report: Report) -> None:
 def _as_json(report: Report) -> dict[str, Any]:
     listing, kept = report.listing, {}
     for field in dataclasses.fields(report):
-        if field.name not in ("listing", "estimate", "failures"):
+        if field.name not in ("listing", "estimate", "failures", "damaged"):
             kept[field.name] = getattr(report, field.name)
     return {
         **kept,
@@ -179,6 +185,7 @@ def _as_json(report: Report) -> dict[str, Any]:
             "doubled": listing.doubled,
             "failed": [name for name, _ in report.failures],
         },
+        "frames_lost": dict(report.damaged),
         "reasons": dict(listing.reasons),
         "choices": [{"taken": taken, "left": dict(left)} for taken, left in listing.choices],
         "passed_over": dict(listing.passed_over),

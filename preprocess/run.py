@@ -202,6 +202,7 @@ def _tallied(report: Report) -> Report:
         **info.statuses,
         stored_bytes=sum(info.array_bytes.values()),
         failures=info.failures,
+        damaged=info.damaged,
         empty_classes=tuple(name for name, videos in info.classes.items() if not videos),
     )
 

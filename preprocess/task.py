@@ -19,7 +19,7 @@ from fame.clipstore import (
     write_shard,
 )
 from fame.flow import map_frames
-from preprocess.isolation import DECODER, Decoder, DecoderStartError
+from preprocess.isolation import DECODER, Decoder, DecoderStartError, SourceError
 from preprocess.selection import Sampling
 from preprocess.video import DecodeError
 
@@ -95,6 +95,7 @@ def make_shard(work: Work, task: ShardTask, decoder: Decoder) -> ShardResult:
         StoreError, UnreachableError: the store cannot be written: other shards would meet the same
             disk or server.
         DecoderStartError: no video can be decoded at all.
+        SourceError: a video cannot be read, through no fault of its own.
     """
     started, frames_read = time.monotonic(), [0]
     cv2.setNumThreads(1)
@@ -102,7 +103,7 @@ def make_shard(work: Work, task: ShardTask, decoder: Decoder) -> ShardResult:
         record = write_shard(
             work.store, task.shard, _videos(work, task.names, decoder, frames_read)
         )
-    except (StoreError, UnreachableError, DecoderStartError):
+    except (StoreError, UnreachableError, DecoderStartError, SourceError):
         raise
     except Exception:
         return ShardResult(
@@ -134,6 +135,7 @@ def _videos(
             source=np.array(decoded.source, np.int32),
             stretches=decoded.stretches,
             cut=decoded.cut,
+            lost=decoded.lost,
         )
 
 

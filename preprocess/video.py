@@ -7,10 +7,13 @@ into pixels only where it is asked for, and one that cannot be converted is an e
 
 import errno
 import math
+import stat
+import time
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from io import FileIO
+from pathlib import Path
 
 import av
 import av.logging
@@ -40,6 +43,7 @@ _READ_BYTES = 1 << 16  # of the file at a time
 _NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.dependent
 _PICTURE_CODECS = {"mjpeg", "png", "bmp", "webp", "tiff", "jpeg2000", "jpegls", "gif"}
 _BAD_READS = 16  # after which the rest of a damaged file is given up
+_FAULTS_OF_A_NAME = (errno.ELOOP, errno.ENAMETOOLONG)
 _USUAL_RATE = Fraction(25)  # frames per second, of a stream that tells neither times nor rate
 
 
@@ -47,7 +51,55 @@ class DecodeError(ValueError):
     """A video that gives no clips; the message is the reason put on record."""
 
 
+class ReadClock:
+    """Seconds spent on reading files, in two numbers that another process may look at: when the
+    read under way began (0: none is), and the sum of those that ended.
+    """
+
+    def __init__(self, numbers_2: np.ndarray) -> None:
+        self._numbers_2 = numbers_2
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self._numbers_2[:] = 0
+
+    @property
+    def seconds(self) -> float:
+        """The sum, with the read under way."""
+        began, ended = self._numbers_2.tolist()
+        return ended + (time.monotonic() - began if began else 0)
+
+    @contextmanager
+    def running(self) -> Generator[None]:
+        """Count what is done inside."""
+        began = self._numbers_2[0] = time.monotonic()
+        try:
+            yield
+        finally:
+            self._numbers_2[0] = 0
+            self._numbers_2[1] += time.monotonic() - began
+
+
 class _File(FileIO):
+    """A file that keeps the error that stopped a read: demultiplexers take it for the end."""
+
+    def __init__(self, path: str, clock: ReadClock) -> None:
+        self.fault: OSError | None = None
+        self._clock = clock
+        with clock.running():
+            if not stat.S_ISREG(Path(path).stat().st_mode):
+                raise DecodeError("no regular file")
+            super().__init__(path)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read as much as there is, at most ``size`` bytes."""
+        try:
+            with self._clock.running():
+                return super().read(size)
+        except OSError as error:
+            self.fault = error
+            raise
+
     def seek(self, offset: int, whence: int = 0, /) -> int:
         """Go to a place, or return -1 where FFmpeg, led by a damaged index, asks for none."""
         try:
@@ -155,23 +207,35 @@ class Video:
 
 
 @contextmanager
-def open_video(path: str) -> Generator[Video]:
-    """Open the video that a player shows of this file.
+def open_video(path: str, clock: ReadClock | None = None) -> Generator[Video]:
+    """Open the video that a player shows of this file; ``clock`` counts the time that reads take.
 
     Raises:
         DecodeError: there is none, or it is too large.
+        OSError: the file cannot be read, which says nothing about the video.
     """
     av.logging.set_level(av.logging.ERROR)  # else FFmpeg's complaints are not counted
-    with ExitStack() as opened:
+    with _opened(path, clock or ReadClock(np.zeros(2))) as file:
         try:
-            file = opened.enter_context(_File(path))
-        except OSError as error:
-            raise DecodeError(f"the file cannot be opened: {error.strerror}") from None
-        container = opened.enter_context(_container(file))
-        try:
-            yield Video(container, _prepared(container))
+            with _container(file) as container:
+                yield Video(container, _prepared(container))
         except FFmpegError as error:
-            raise DecodeError(f"FFmpeg: {error.strerror}") from None
+            raise file.fault or DecodeError(f"FFmpeg: {error.strerror}") from None
+        except DecodeError:
+            if file.fault:
+                raise file.fault from None
+            raise
+        if file.fault:
+            raise file.fault
+
+
+def _opened(path: str, clock: ReadClock) -> _File:
+    try:
+        return _File(path, clock)
+    except OSError as error:
+        if error.errno in _FAULTS_OF_A_NAME:
+            raise DecodeError(f"the file cannot be opened: {error.strerror}") from None
+        raise
 
 
 def _container(file: FileIO) -> InputContainer:

@@ -18,7 +18,8 @@ UNLABELLED = "(no label)"
 @dataclass(frozen=True, kw_only=True)
 class StoreInfo:
     """Counts over the shards that are done, ``num_frames`` of the frames that are kept.
-    ``failures`` is (name, reason) of each failed video in order.
+    ``failures`` is (name, reason) of each failed video in order, ``damaged`` (name, frames lost) of
+    each video of which damage spoilt or took frames.
 
     ``classes`` counts the usable videos by class, every class of the header included;
     ``array_bytes`` the bytes of the shards of each array.
@@ -33,6 +34,7 @@ class StoreInfo:
     shards_done: int
     statuses: dict[str, int]
     failures: tuple[tuple[str, str], ...]
+    damaged: tuple[tuple[str, int], ...]
     classes: dict[str, int]
     array_bytes: dict[str, int]
 
@@ -44,6 +46,7 @@ class StoreInfo:
             "path": str(self.path),
             "header": self.header.to_json(),
             "failures": failures,
+            "damaged": [{"video": name, "frames_lost": lost} for name, lost in self.damaged],
         }
 
 
@@ -55,7 +58,7 @@ def store_info(path: StorePath) -> StoreInfo:
     layout = layout_of(storage)
     names, labels_V = read_names(storage, layout), read_labels(storage, layout)
     statuses, usable, array_bytes = Counter[str](), Counter[int](), Counter[str]()
-    failures: list[tuple[str, str]] = []
+    failures, damaged = list[tuple[str, str]](), list[tuple[str, int]]()
     done = frames = 0
     for record in find_records(storage, layout):
         if record is None:
@@ -65,6 +68,8 @@ def store_info(path: StorePath) -> StoreInfo:
         for outcome in record.videos:
             statuses[outcome.status] += 1
             frames += outcome.length
+            if outcome.frames_lost:
+                damaged.append((names[outcome.video], outcome.frames_lost))
             if outcome.status == "failed":
                 failures.append((names[outcome.video], outcome.reason))
             else:
@@ -80,6 +85,7 @@ def store_info(path: StorePath) -> StoreInfo:
         shards_done=done,
         statuses={status: statuses[status] for status in get_args(Status)},
         failures=tuple(failures),
+        damaged=tuple(damaged),
         classes=classes | ({UNLABELLED: usable[-1]} if usable[-1] else {}),
         array_bytes={array: array_bytes[array] for array in layout.sharded_arrays},
     )

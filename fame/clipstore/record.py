@@ -17,8 +17,9 @@ _KEYS = {"shard", "store", "objects", "videos", "sha256"}
 
 @dataclass(frozen=True, kw_only=True)
 class VideoOutcome:
-    """What became of one video: how many frames are kept, in how many stretches. A failed one has
-    a ``reason`` and 0 of both; ``reason`` is empty otherwise.
+    """What became of one video: how many frames are kept, in how many stretches, and how many
+    frames of the source are lost to damage. A failed one has a ``reason`` and 0 of all; ``reason``
+    is empty otherwise.
     """
 
     video: int
@@ -26,6 +27,7 @@ class VideoOutcome:
     reason: str
     length: int
     stretches: int
+    frames_lost: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,16 +97,18 @@ def _sha256(body: dict[str, Any]) -> str:
 def _check_outcome(outcome: VideoOutcome, slots: int, where: str) -> None:
     if outcome.status not in get_args(Status) or type(outcome.reason) is not str:
         raise StoreError(f"{where}: video {outcome.video} has no known status")
-    length, stretches = outcome.length, outcome.stretches
-    whole = type(length) is int and type(stretches) is int
+    length, stretches, lost = outcome.length, outcome.stretches, outcome.frames_lost
+    whole = type(length) is int and type(stretches) is int and type(lost) is int
     if outcome.status == "failed":
-        possible = whole and length == stretches == 0
+        possible = whole and length == stretches == lost == 0
     else:
-        possible = whole and 1 <= stretches <= length <= slots and length % stretches == 0
+        possible = (
+            whole and lost >= 0 and 1 <= stretches <= length <= slots and length % stretches == 0
+        )
     if not possible:
         raise StoreError(
             f"{where}: video {outcome.video} ({outcome.status}) has {length!r:.40} frames in "
-            f"{stretches!r:.40} stretches"
+            f"{stretches!r:.40} stretches, {lost!r:.40} lost"
         )
 
 

@@ -141,7 +141,8 @@ class VideoFrames:
     none), and number and time of each frame in the source.
 
     ``source`` holds frame numbers and milliseconds. A video that was ``cut`` consists of
-    ``stretches`` runs of equal length, and no clip goes from one into the next.
+    ``stretches`` runs of equal length, and no clip goes from one into the next. ``lost`` counts
+    frames of the source that damage spoilt or took.
     """
 
     frames: UInt8[np.ndarray, "l h w 3"]
@@ -149,6 +150,7 @@ class VideoFrames:
     source: Int32[np.ndarray, "l 2"]
     stretches: int = 1
     cut: bool = False
+    lost: int = 0
 
 
 @dataclass(frozen=True)

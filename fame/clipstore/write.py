@@ -239,7 +239,12 @@ def _append(
     if isinstance(given, VideoFailure):
         given_arrays: dict[str, Iterable[np.ndarray]] = {}
         outcome = VideoOutcome(
-            video=video, status="failed", reason=_plain(given.reason), length=0, stretches=0
+            video=video,
+            status="failed",
+            reason=_plain(given.reason),
+            length=0,
+            stretches=0,
+            frames_lost=0,
         )
     else:
         _check_video(layout, given)
@@ -254,6 +259,7 @@ def _append(
             reason="",
             length=length,
             stretches=stretches,
+            frames_lost=given.lost,
         )
     for array, draft in drafts.items():
         chunks = (encode_chunk(layout, array, e) for e in given_arrays.get(array, ()))
