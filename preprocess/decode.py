@@ -28,7 +28,7 @@ import numpy as np
 
 from preprocess.pictures import PictureFolder
 from preprocess.selection import Kept, Sampling, slots_of
-from preprocess.video import DecodeError, ReadClock, Video, open_video
+from preprocess.video import READING, DecodeError, Video, open_video
 
 CLOCK_BYTES = 16  # of the shared memory, before the frames
 _PR_SET_PDEATHSIG = 1
@@ -81,14 +81,14 @@ class _Reading(NamedTuple):
 
 
 @contextmanager
-def _opened(path: str, clock: ReadClock) -> Generator[AnyVideo]:
+def _opened(path: str) -> Generator[AnyVideo]:
     """A video file, or a folder of pictures."""
-    with clock.running():
+    with READING.running():
         is_folder = Path(path).is_dir()
     if is_folder:
-        yield PictureFolder(path, clock)
+        yield PictureFolder(path)
     else:
-        with open_video(path, clock) as video:
+        with open_video(path) as video:
             yield video
 
 
@@ -121,9 +121,7 @@ def _room(sampling: Sampling, wanted: int) -> Kept:
     return sampling.kept(wanted) if wanted > sampling.slots else (range(sampling.slots),)
 
 
-def decode(
-    path: str, sampling: Sampling, frames_FHW3: np.ndarray, clock: ReadClock | None = None
-) -> Decoded:
+def decode(path: str, sampling: Sampling, frames_FHW3: np.ndarray) -> Decoded:
     """Read a video into the first of ``frames_FHW3`` (u8, RGB, written in place). One pass; two
     where the header's count is wrong and that changes which frames are kept.
 
@@ -131,13 +129,12 @@ def decode(
         DecodeError: nothing can be opened, no frame comes out, or two passes disagree.
         OSError: the file cannot be read, which says nothing about the video.
     """
-    clock = clock or ReadClock(np.zeros(2))
-    with _opened(path, clock) as video:
+    with _opened(path) as video:
         planned = _planned(video, sampling)
         first = found = _read(video, sampling, planned, frames_FHW3)
     frames_read = found.frames
     if planned != (needed := _room(sampling, found.wanted)):
-        with _opened(path, clock) as video:
+        with _opened(path) as video:
             found = _read(video, sampling, needed, frames_FHW3)
         frames_read += found.frames
         if (found.frames, found.wanted) != (first.frames, first.wanted):
@@ -161,18 +158,15 @@ def complaint(log: str) -> str:
     return next((line[:200] for line in lines if line), "")
 
 
-def shared_memory(memory: mmap.mmap, sampling: Sampling) -> tuple[ReadClock, np.ndarray]:
-    """The clock of reads and the frames [F, H, W, 3] that two processes share."""
-    clock = ReadClock(np.frombuffer(memory, np.float64, CLOCK_BYTES // 8))
+def shared_memory(memory: mmap.mmap, sampling: Sampling) -> tuple[np.ndarray, np.ndarray]:
+    """What two processes share: the numbers of a `ReadClock`, and the frames, [F, H, W, 3]."""
     frames = np.frombuffer(memory, np.uint8, offset=CLOCK_BYTES)
-    return clock, frames.reshape(sampling.shape)
+    return np.frombuffer(memory, np.float64, CLOCK_BYTES // 8), frames.reshape(sampling.shape)
 
 
-def _answer(
-    path: str, sampling: Sampling, frames_FHW3: np.ndarray, clock: ReadClock
-) -> dict[str, object]:
+def _answer(path: str, sampling: Sampling, frames_FHW3: np.ndarray) -> dict[str, object]:
     try:
-        return asdict(decode(path, sampling, frames_FHW3, clock))
+        return asdict(decode(path, sampling, frames_FHW3))
     except OSError as error:
         return {"fault": f"{error.strerror} ({errno.errorcode.get(error.errno or 0, error.errno)})"}
     except (DecodeError, cv2.error, MemoryError) as error:
@@ -195,13 +189,14 @@ def serve(frames_fd: int, memory_limit: int, sampling: Sampling) -> None:
     cv2.setNumThreads(1)
     logging.basicConfig(format="%(name)s: %(message)s")  # FFmpeg's complaints go to stderr
     memory = mmap.mmap(frames_fd, CLOCK_BYTES + sampling.num_bytes)
-    clock, frames_FHW3 = shared_memory(memory, sampling)
+    numbers_2, frames_FHW3 = shared_memory(memory, sampling)
+    READING.share(numbers_2)
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)  # whatever a library prints must not end up among the answers
         print("ready", file=answers, flush=True)
         for line in sys.stdin:
             print(
-                json.dumps(_answer(json.loads(line), sampling, frames_FHW3, clock)),
+                json.dumps(_answer(json.loads(line), sampling, frames_FHW3)),
                 file=answers,
                 flush=True,
             )

@@ -25,7 +25,7 @@ import numpy as np
 from fame.beside import command
 from preprocess.decode import CLOCK_BYTES, Decoded, complaint, shared_memory
 from preprocess.selection import Sampling
-from preprocess.video import MAX_PIXELS, DecodeError
+from preprocess.video import MAX_PIXELS, DecodeError, ReadClock
 
 DECODER = command("preprocess.decode")
 _START_LIMIT = (
@@ -98,7 +98,8 @@ class Decoder:
         num_bytes = CLOCK_BYTES + sampling.num_bytes
         os.ftruncate(self._frames_fd, num_bytes)
         memory = mmap.mmap(self._frames_fd, num_bytes)
-        self._clock, self._frames_FHW3 = shared_memory(memory, sampling)
+        numbers_2, self._frames_FHW3 = shared_memory(memory, sampling)
+        self._reading = ReadClock(numbers_2)
         self._frames_FHW3.flags.writeable = False
 
     def decode(self, path: str) -> tuple[Decoded, np.ndarray]:
@@ -139,13 +140,13 @@ class Decoder:
         process = self._process or self._start_process()
         self._log.seek(0)  # the child shares the offset
         self._log.truncate()
-        self._clock.reset()
+        self._reading.reset()
         try:
             process.questions.write(json.dumps(path).encode() + b"\n")
             process.questions.flush()
             answer = json.loads(self._line(process, self._time_limit))
         except TimeoutError:
-            reading = self._clock.seconds
+            reading = self._reading.seconds
             self._end_process()
             if reading > self._time_limit / 2:
                 raise SourceError(

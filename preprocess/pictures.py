@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from preprocess.video import DecodeError, ReadClock
+from preprocess.video import READING, DecodeError
 
 MAX_BYTES = 1 << 28  # of one picture
 _NUMBERED = re.compile(r"(.*?)([0-9]{1,12})\.(?:jpe?g|png|webp|bmp)", re.IGNORECASE | re.ASCII)
@@ -23,11 +23,10 @@ _NUMBERED = re.compile(r"(.*?)([0-9]{1,12})\.(?:jpe?g|png|webp|bmp)", re.IGNOREC
 class Picture:
     """A frame: its number in the folder's order, and ``seconds`` since the first one."""
 
-    def __init__(self, path: Path, *, index: int, seconds: float, clock: ReadClock) -> None:
+    def __init__(self, path: Path, *, index: int, seconds: float) -> None:
         self.index = index
         self.seconds = seconds
         self._path = path
-        self._clock = clock
 
     def rgb(self) -> np.ndarray:
         """Return the upright picture, [h, w, 3] u8.
@@ -36,7 +35,7 @@ class Picture:
             DecodeError: it is cut short, or OpenCV cannot read it.
             OSError: the file cannot be read, which says nothing about the video.
         """
-        with self._clock.running():
+        with READING.running():
             data = self._read()
         if not is_whole(data):
             raise DecodeError(f"{self._path.name} is no whole picture")
@@ -69,9 +68,8 @@ class PictureFolder:
 
     rate = 25.0
 
-    def __init__(self, path: str, clock: ReadClock | None = None) -> None:
-        self._clock = clock or ReadClock(np.zeros(2))
-        with self._clock.running():
+    def __init__(self, path: str) -> None:
+        with READING.running():
             self._paths = _series(Path(path))
         numbers = list(self._paths)
         self._step = math.gcd(*(b - a for a, b in pairwise(numbers))) or 1
@@ -83,7 +81,7 @@ class PictureFolder:
         first = next(iter(self._paths))
         for index, (number, path) in enumerate(self._paths.items()):
             seconds = (number - first) // self._step / self.rate
-            yield Picture(path, index=index, seconds=seconds, clock=self._clock)
+            yield Picture(path, index=index, seconds=seconds)
 
 
 def is_whole(data: bytes) -> bool:

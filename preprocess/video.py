@@ -59,6 +59,10 @@ class ReadClock:
     def __init__(self, numbers_2: np.ndarray) -> None:
         self._numbers_2 = numbers_2
 
+    def share(self, numbers_2: np.ndarray) -> None:
+        """Count in these numbers from now on."""
+        self._numbers_2 = numbers_2
+
     def reset(self) -> None:
         """Begin anew."""
         self._numbers_2[:] = 0
@@ -80,13 +84,15 @@ class ReadClock:
             self._numbers_2[1] += time.monotonic() - began
 
 
+READING = ReadClock(np.zeros(2))  # of this process
+
+
 class _File(FileIO):
     """A file that keeps the error that stopped a read: demultiplexers take it for the end."""
 
-    def __init__(self, path: str, clock: ReadClock) -> None:
+    def __init__(self, path: str) -> None:
         self.fault: OSError | None = None
-        self._clock = clock
-        with clock.running():
+        with READING.running():
             if not stat.S_ISREG(Path(path).stat().st_mode):
                 raise DecodeError("no regular file")
             super().__init__(path)
@@ -94,7 +100,7 @@ class _File(FileIO):
     def read(self, size: int | None = -1, /) -> bytes:
         """Read as much as there is, at most ``size`` bytes."""
         try:
-            with self._clock.running():
+            with READING.running():
                 return super().read(size)
         except OSError as error:
             self.fault = error
@@ -207,15 +213,15 @@ class Video:
 
 
 @contextmanager
-def open_video(path: str, clock: ReadClock | None = None) -> Generator[Video]:
-    """Open the video that a player shows of this file; ``clock`` counts the time that reads take.
+def open_video(path: str) -> Generator[Video]:
+    """Open the video that a player shows of this file.
 
     Raises:
         DecodeError: there is none, or it is too large.
         OSError: the file cannot be read, which says nothing about the video.
     """
     av.logging.set_level(av.logging.ERROR)  # else FFmpeg's complaints are not counted
-    with _opened(path, clock or ReadClock(np.zeros(2))) as file:
+    with _opened(path) as file:
         try:
             with _container(file) as container:
                 yield Video(container, _prepared(container))
@@ -229,9 +235,9 @@ def open_video(path: str, clock: ReadClock | None = None) -> Generator[Video]:
             raise file.fault
 
 
-def _opened(path: str, clock: ReadClock) -> _File:
+def _opened(path: str) -> _File:
     try:
-        return _File(path, clock)
+        return _File(path)
     except OSError as error:
         if error.errno in _FAULTS_OF_A_NAME:
             raise DecodeError(f"the file cannot be opened: {error.strerror}") from None

@@ -2,6 +2,7 @@
 `preprocess.decode`.
 """
 
+import errno
 import json
 import os
 import signal
@@ -13,8 +14,24 @@ import numpy as np
 
 from preprocess import decode
 from preprocess.selection import Sampling
+from preprocess.video import READING, _File
 
-honest = decode.decode
+honest, plain_read = decode.decode, _File.read
+
+
+def broken(file: _File, size: int = -1) -> bytes:
+    """The disk fails in the middle of the file; FFmpeg takes the end of the data for its own."""
+    if file.tell():
+        file.fault = OSError(errno.EIO, os.strerror(errno.EIO))
+        return b""
+    return plain_read(file, 512)
+
+
+def stalled(file: _File, size: int = -1) -> bytes:
+    """The disk answers no more."""
+    with READING.running():
+        time.sleep(60)
+    return b""
 
 
 def rogue(path: str, sampling: Sampling, frames_FHW3: np.ndarray) -> decode.Decoded:
@@ -27,6 +44,8 @@ def rogue(path: str, sampling: Sampling, frames_FHW3: np.ndarray) -> decode.Deco
             time.sleep(60)
     if "greedy" in name:
         np.ones(1 << 32, np.uint8)
+    if "stalled" in name or "broken" in name:
+        _File.read = stalled if "stalled" in name else broken
     if "noisy" in name:
         print("a line that is no answer", flush=True)
         os.write(2, b"[mov @ 0x7f00] noise\n" * 10_000)

@@ -2,6 +2,7 @@
 does harms us.
 """
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import psutil
 import pytest
 
 from preprocess.decode import decode
-from preprocess.isolation import Decoder, DecoderStartError
+from preprocess.isolation import Decoder, DecoderStartError, SourceError
 from preprocess.selection import Sampling
 from preprocess.video import DecodeError
 from tests.preprocess.conftest import wait_until
@@ -69,6 +70,35 @@ def test_a_bad_video_costs_itself_only(tmp_path: Path, name: str, reason: str) -
         np.testing.assert_array_equal(process.decode(str(good))[1], decoded_here(good))
         last = process_of(process)
     assert not last.is_running()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("gone", r"gone.mkv: No such file or directory \(ENOENT\)$"),
+        ("broken", r"broken.mkv: Input/output error \(EIO\)$"),
+        ("stalled", r"stalled.mkv: reading took 0 of 0.4 s \(Connection timed out, ETIMEDOUT\)$"),
+    ],
+)
+def test_a_fault_of_the_disk_is_no_fault_of_the_video(
+    tmp_path: Path, name: str, reason: str
+) -> None:
+    path = write_video(tmp_path / f"{name}.mkv", 9)
+    if name == "gone":
+        path.unlink()
+    with Decoder(SAMPLING, time_limit=20, command=ROGUE) as process:
+        process.decode(str(write_video(tmp_path / "good.mkv", 9)))
+        process._time_limit = 0.4 if name == "stalled" else 20
+        with pytest.raises(SourceError, match=reason):
+            process.decode(str(path))
+
+
+def test_what_is_no_file_is_a_fault_of_the_video(decoder: Decoder, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mkv")
+    (tmp_path / "loop.mkv").symlink_to(tmp_path / "loop.mkv")
+    for name, reason in {"pipe": "no regular file", "loop": "Too many levels"}.items():
+        with pytest.raises(DecodeError, match=reason):
+            decoder.decode(str(tmp_path / f"{name}.mkv"))
 
 
 @pytest.mark.parametrize("name", ["once", "noisy"])

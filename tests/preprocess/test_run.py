@@ -4,6 +4,7 @@ refusals.
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fame.clipstore import ClipStore, StoreError, Window, lock
+from fame.clipstore import ClipStore, StoreError, Window, is_finished, lock
 from fame.flow import map_clip, map_frames
 from preprocess.config import PreprocessConfig
-from preprocess.isolation import DecoderStartError
+from preprocess.isolation import DecoderStartError, SourceError
 from preprocess.plan import list_videos
 from preprocess.report import Snapshot, show_progress
 from preprocess.run import preprocess
@@ -189,6 +190,26 @@ def test_a_full_disk_stops_the_run_and_space_lets_it_go_on(
     filler.unlink()
     os.system(f"mount -o remount,size=4m {small_disk}")
     preprocess(config)
+    assert tree(config.store) == reference
+
+
+def test_videos_that_go_away_are_not_recorded_as_failed(
+    configure: Configure,
+    executor: dict[str, Any],
+    reference: dict[str, bytes],
+    corpus: Path,
+    tmp_path: Path,
+) -> None:
+    videos, away = tmp_path / "videos", tmp_path / "away"
+    shutil.copytree(corpus, videos)
+    config = configure(videos=videos, **executor)
+    listing = list_videos(config)
+    videos.rename(away)
+    with pytest.raises(SourceError, match=r"ENOENT"):
+        preprocess(config, listing=listing)
+    assert not is_finished(config.store)
+    away.rename(videos)
+    assert preprocess(config).problems == ()
     assert tree(config.store) == reference
 
 
