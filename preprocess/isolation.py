@@ -189,6 +189,9 @@ class Decoder:
             raise DecoderStartError(
                 f"the decoder process did not start ({self._end_process()}): {said}"
             ) from None
+        except BaseException:  # interrupted: what it says next would be taken for an answer
+            self._end_process()
+            raise
         return process
 
     def _line(self, process: _Process, seconds: float) -> bytes:

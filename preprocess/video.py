@@ -221,6 +221,7 @@ def open_video(path: str) -> Generator[Video]:
         OSError: the file cannot be read, which says nothing about the video.
     """
     av.logging.set_level(av.logging.ERROR)  # else FFmpeg's complaints are not counted
+    av.logging.set_skip_repeated(False)  # what one video gets must not hang on the one before
     with _opened(path) as file:
         try:
             with _container(file) as container:
