@@ -130,9 +130,8 @@ def measure_steps(options: argparse.Namespace) -> dict[str, object]:
         device="cpu",
     )
     height, width = options.crop * 8 // 7, options.crop * 3 // 2
-    spec = StoreSpec(
-        frames=16, height=height, width=width, foreground_height=height, foreground_width=width
-    )
+    maps = {"foreground_height": height, "foreground_width": width}
+    spec = StoreSpec(height=height, width=width, **maps)
     with torch.random.fork_rng():
         seconds = measure_step(config, spec, rounds=options.rounds)
     return {

@@ -196,10 +196,11 @@ def _jitter_frames(clip_BCTHW: Tensor, colour: Colour, order_4: Tensor, kind: Ji
     frames = clip_BCTHW.shape[2]
     clip_N31HW = clip_BCTHW.transpose(1, 2).flatten(0, 1)[:, :, None].float()
     each = Colour(*(value.repeat_interleave(frames, 0) for value in colour))
-    planes = _greyed(clip_N31HW, each)
-    jittered = _jitter_by_data(planes, each.factor_B4, order_4, kind)
-    chosen = _chosen(each.jitter_B, jittered, planes)
-    kept = [plane.to(clip_BCTHW.dtype).unflatten(0, (-1, frames))[:, :, 0] for plane in chosen]
+    # Who is not jittered takes factors that change nothing: a choice at the end would read twice.
+    nothing_4 = (torch.arange(4, device=each.factor_B4.device) != HUE).float()
+    factor_B4 = torch.where(each.jitter_B[:, None], each.factor_B4, nothing_4)
+    jittered = _jitter_by_data(_greyed(clip_N31HW, each), factor_B4, order_4, kind)
+    kept = [plane.to(clip_BCTHW.dtype).unflatten(0, (-1, frames))[:, :, 0] for plane in jittered]
     return torch.stack(kept, 1)
 
 

@@ -5,6 +5,7 @@ feature dim, K queue length.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -75,9 +76,10 @@ class MoCo(nn.Module):
     """A query encoder, its moving average, and the queue; all of it in the state dict under the
     reference's names.
 
-    ``encoder`` maps clips to [B, D]; it becomes the query encoder. The queue begins as random unit
-    vectors drawn by ``seed``. ``queue_sample`` says whose keys the queue holds: the number of the
-    video, or NOBODY.
+    ``build`` makes an encoder from clips to [B, D]; the queue begins as random unit vectors drawn
+    by ``seed``. With ``bf16`` the encoders run in autocast; unit vectors, products with the queue,
+    the loss and the backward never do. ``queue_sample`` says whose keys the queue holds: the number
+    of the video, or NOBODY.
     """
 
     queue: Tensor
@@ -92,9 +94,10 @@ class MoCo(nn.Module):
         queue: int,
         temperature: float,
         seed: int = 0,
+        bf16: bool = False,
     ) -> None:
         super().__init__()
-        self.temperature = temperature
+        self.temperature, self.bf16 = temperature, bf16
         self.encoder_q, self.encoder_k = build(), build()
         self.encoder_k.load_state_dict(self.encoder_q.state_dict())
         self.encoder_k.requires_grad_(False)
@@ -124,9 +127,7 @@ class MoCo(nn.Module):
         answer away.
         """
         shuffled = collectives.exchange(clip_BCTHW, shuffle_G)
-        key_GD = collectives.gather(
-            F.normalize(self.encoder_k(shuffled).to(self.queue.dtype), dim=1)
-        )
+        key_GD = collectives.gather(F.normalize(self._encoded(self.encoder_k, shuffled), dim=1))
         return key_GD[torch.argsort(shuffle_G).to(key_GD.device)]
 
     @torch.no_grad()
@@ -197,13 +198,17 @@ class MoCo(nn.Module):
         self.enqueue_(key_1_GD, sample_G)
         return StepResult(*(torch.stack(values).mean() for values in zip(*results, strict=True)))
 
+    def _encoded(self, encoder: nn.Module, clip_BCTHW: Tensor) -> Tensor:
+        with torch.autocast(clip_BCTHW.device.type, torch.bfloat16) if self.bf16 else nullcontext():
+            return encoder(clip_BCTHW).to(self.queue.dtype)
+
     def _contrast(
         self, sample_B: Tensor | None, *directions: tuple[Tensor, Tensor, Tensor, Tensor]
     ) -> StepResult:
         """Mean over directions, each a (clips, their keys, queue, whose keys those are)."""
         values: list[StepResult] = []
         for clip_BCTHW, key_BD, queue_DK, owner_K in directions:
-            output_BD = self.encoder_q(clip_BCTHW).to(self.queue.dtype)
+            output_BD = self._encoded(self.encoder_q, clip_BCTHW)
             query_BD = F.normalize(output_BD, dim=1)
             own_BK = None if sample_B is None else sample_B[:, None] == owner_K
             contrast = info_nce(

@@ -207,10 +207,17 @@ class FinetuneTask:
             loss, right = self._loss(view[rows], keep_BD[rows], label_B[rows])
             (loss / config.accumulate).backward()
             figures.append(torch.stack([loss.detach(), right]))
-        self.peers.average_(gradients(self.network))
+        slopes = gradients(self.network)
+        self.peers.average_(slopes)
         self.optimizer.step()
         loss, right = torch.stack(figures).mean(0)
-        return {"loss": loss, "accuracy": right, "lr": lr, "skipped": float(batch.skipped)}
+        return {
+            "loss": loss,
+            "accuracy": right,
+            "grad_norm": torch.nn.utils.get_total_norm(slopes),
+            "lr": lr,
+            "skipped": float(batch.skipped),
+        }
 
     def end_epoch(self, epoch: int) -> EpochEnd:
         """Where weights are selected: judge them every k epochs and after the last, and keep the

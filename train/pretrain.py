@@ -130,21 +130,22 @@ class PretrainTask:
             shuffle(config.batch, seed=config.seed, epoch=epoch, step=step, view=view)
             for view in (1, 2)
         ]
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            result = moco.step(
-                view_1,
-                view_2,
-                shuffles=(shuffles[0], shuffles[1]),
-                sample_B=batch.sample_B if config.negatives == "others" else None,
-                enqueue=config.enqueue,
-                accumulate=config.accumulate,
-                collectives=self.peers,
-            )
-        self.peers.average_(gradients(moco.encoder_q))
+        result = moco.step(
+            view_1,
+            view_2,
+            shuffles=(shuffles[0], shuffles[1]),
+            sample_B=batch.sample_B if config.negatives == "others" else None,
+            enqueue=config.enqueue,
+            accumulate=config.accumulate,
+            collectives=self.peers,
+        )
+        slopes = gradients(moco.encoder_q)
+        self.peers.average_(slopes)
         self.optimizer.step()
         self._last = (batch, step)
         return {
             **result._asdict(),
+            "grad_norm": torch.nn.utils.get_total_norm(slopes),
             "queue_norm": moco.queue.norm(dim=0).mean(),
             "lr": lr,
             "momentum": momentum,
@@ -206,7 +207,12 @@ def build_moco(config: PretrainConfig) -> MoCo:
         seed=config.seed,
     )
     moco = MoCo(
-        build, dim=config.dim, queue=config.queue, temperature=config.temperature, seed=config.seed
+        build,
+        dim=config.dim,
+        queue=config.queue,
+        temperature=config.temperature,
+        seed=config.seed,
+        bf16=config.precision == "bf16",
     )
     set_norm_group(moco, config.bn_group)
     set_activation_checkpointing(moco.encoder_q, config.checkpoint_activations)

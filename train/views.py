@@ -43,7 +43,11 @@ from train.data import Pairs
 # Inductor writes a value to memory once its formula reads much, here the four corners of a bilinear
 # sample and the taps of the blur. Computed where they are used, they move less. The jitter's
 # formulas would grow without bound.
-FUSE = {"realize_reads_threshold": 128, "realize_acc_reads_threshold": 128}
+FUSE = {
+    "realize_reads_threshold": 128,
+    "realize_acc_reads_threshold": 128,
+    "realize_opcount_threshold": 1024,
+}
 
 _CELLS = 4  # rows and columns of random cells of mask=grid
 

@@ -6,6 +6,8 @@ ceil(size / stride), the odd element after the data. Shapes: B batch, C channels
 height/width, D feature dim.
 """
 
+from typing import cast
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -80,7 +82,11 @@ class Unit(nn.Module):
             sides = zip(input.shape[2:], self.conv3d.kernel_size, self.conv3d.stride, strict=True)
             pads = [same_padding(*side) for side in sides]
             input = F.pad(input, [count for pad in reversed(pads) for count in pad])  # noqa: A001
-        return F.relu_(self.batch3d(self.conv3d(input)))
+        return self.finish(self.conv3d(input))
+
+    def finish(self, convolved: Float[Tensor, "b d t h w"]) -> Float[Tensor, "b d t h w"]:
+        """Normalise and rectify what was convolved."""
+        return F.relu_(self.batch3d(convolved))
 
 
 class MaxPool(nn.Module):
@@ -96,10 +102,24 @@ class MaxPool(nn.Module):
         self.kernel, self.stride = kernel, stride
 
     def forward(self, input: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t_out h_out w_out"]:  # noqa: A002
-        """Pool."""
+        """Pool over space, then over time.
+
+        The maximum of maxima is the same number, and two 2D poolings are the better kernels: 9 and
+        3 comparisons for 27, small indices kept for the backward, and no atomic sums in it. Frames
+        are rows of the batch for the first, all pixels of a frame one row for the second.
+        """
         sides = zip(input.shape[2:], self.kernel, self.stride, strict=True)
-        padding = [same_padding(*side)[0] for side in sides]
-        return F.max_pool3d(input, self.kernel, self.stride, padding, ceil_mode=True)
+        before_t, *before = [same_padding(*side)[0] for side in sides]
+        batch = input.shape[0]
+        kernel, stride = self.kernel[1:], self.stride[1:]
+        frames = input.movedim(2, 1).flatten(0, 1)
+        pooled = F.max_pool2d(frames, kernel, stride, before, ceil_mode=True)
+        pooled = pooled.unflatten(0, (batch, -1)).movedim(1, 2)
+        if (self.kernel[0], self.stride[0]) == (1, 1):
+            return pooled
+        kernel, stride, padding = (self.kernel[0], 1), (self.stride[0], 1), (before_t, 0)
+        over_time = F.max_pool2d(pooled.flatten(3), kernel, stride, padding, ceil_mode=True)
+        return over_time.unflatten(3, pooled.shape[3:])
 
 
 class Mixed(nn.Module):
@@ -115,15 +135,19 @@ class Mixed(nn.Module):
         self.out_channels = one + out_1 + out_2 + pooled
 
     def forward(self, input: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d t h w"]:  # noqa: A002
-        """Run the branches and concatenate their channels."""
+        """Run the branches and concatenate their channels.
+
+        Three branches begin with a 1x1 convolution of the same input: one product makes all three.
+        """
+        units = [cast(Unit, unit) for unit in (self.branch_0, self.branch_1[0], self.branch_2[0])]
+        weight = torch.cat([unit.conv3d.weight.flatten(1) for unit in units])
+        product = F.linear(input.movedim(1, -1), weight).movedim(-1, 1)
+        widths = [unit.conv3d.out_channels for unit in units]
+        first, second, third = (
+            unit.finish(part) for unit, part in zip(units, product.split(widths, 1), strict=True)
+        )
         return torch.cat(
-            [
-                self.branch_0(input),
-                self.branch_1(input),
-                self.branch_2(input),
-                self.branch_3(input),
-            ],
-            1,
+            [first, self.branch_1[1](second), self.branch_2[1](third), self.branch_3(input)], 1
         )
 
 

@@ -219,3 +219,24 @@ def test_parts_give_the_gradients_of_one(enqueue: str):
         gradients.append(torch.cat([p.grad.flatten() for p in moco.encoder_q.parameters()]))
     assert torch.allclose(gradients[0], gradients[1], atol=1e-12)
     assert torch.allclose(gradients[0], gradients[2], atol=1e-12)
+
+
+def test_only_the_encoders_run_in_bf16():
+    """A query is contrasted, and slopes are computed, in float32: autocast would round logits."""
+    moco = toy_moco()
+    moco.bf16 = True
+    seen = []
+
+    def look(module: nn.Module, clip: object, output: Tensor) -> None:
+        seen.append((output.dtype, torch.is_autocast_enabled("cpu")))
+
+    moco.encoder_q.register_forward_hook(look)
+    moco.encoder_q.head.register_full_backward_pre_hook(
+        lambda module, slope: seen.append((None, torch.is_autocast_enabled("cpu")))
+    )
+    orders = torch.arange(4), torch.arange(4)
+    result = moco.step(clips(4, "a"), clips(4, "b"), shuffles=orders)
+    assert seen == [(torch.bfloat16, True)] * 2 + [(None, False)] * 2
+    assert result.loss.dtype == torch.float32
+    exact = toy_moco().step(clips(4, "a"), clips(4, "b"), shuffles=orders)
+    assert float(result.loss) == pytest.approx(float(exact.loss), abs=0.05)

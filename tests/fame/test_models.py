@@ -22,7 +22,7 @@ from fame.models import (
     set_norm_group,
 )
 from fame.models.convolution import FlatConv3d
-from fame.models.i3d import MaxPool, same_padding, scaled
+from fame.models.i3d import MaxPool, Mixed, same_padding, scaled
 from fame.models.registry import seeded
 from fame.normalize import MEAN, STD, encoder_input
 
@@ -160,6 +160,40 @@ def test_pooling_equals_pooling_of_zero_padded_activations(
     pads = [same_padding(*side) for side in zip(size, kernel, stride, strict=True)]
     padded = F.pad(activation, [count for pad in reversed(pads) for count in pad])
     assert torch.equal(MaxPool(kernel, stride)(activation), F.max_pool3d(padded, kernel, stride))
+
+
+def test_pooling_in_two_passes_keeps_layout_and_gradients() -> None:
+    for kernel, stride in (((3, 3, 3), (1, 1, 1)), ((3, 3, 3), (2, 2, 2)), ((2, 2, 2), (2, 2, 2))):
+        ours = noise(2, 4, 5, 7, 6).contiguous(memory_format=torch.channels_last_3d)
+        plain = ours.clone().requires_grad_()
+        ours.requires_grad_()
+        pads = [same_padding(*side)[0] for side in zip((5, 7, 6), kernel, stride, strict=True)]
+        expected = F.max_pool3d(plain, kernel, stride, pads, ceil_mode=True)
+        pooled = MaxPool(kernel, stride)(ours)
+        assert torch.equal(pooled, expected)
+        assert pooled.is_contiguous(memory_format=torch.channels_last_3d)
+        slope = torch.linspace(-1, 1, pooled.numel()).view(pooled.shape)
+        pooled.backward(slope)
+        expected.backward(slope)
+        torch.testing.assert_close(ours.grad, plain.grad, atol=1e-5, rtol=0)
+
+
+def test_three_convolutions_as_one_product_are_the_branches() -> None:
+    with seeded(0):
+        ours, apart = Mixed(16, [8, 8, 16, 8, 8, 8]), Mixed(16, [8, 8, 16, 8, 8, 8])
+    apart.load_state_dict(ours.state_dict())
+    set_norm_group(ours, 2)
+    set_norm_group(apart, 2)
+    clip = noise(4, 16, 3, 5, 5).contiguous(memory_format=torch.channels_last_3d)
+    expected = torch.cat([branch(clip) for branch in apart.children()], 1)
+    output = ours(clip)
+    torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-5)
+    output.square().mean().backward()
+    expected.square().mean().backward()
+    for mine, theirs in zip(ours.parameters(), apart.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-5, rtol=1e-4)
+    for mine, theirs in zip(ours.buffers(), apart.buffers(), strict=True):
+        torch.testing.assert_close(mine, theirs)
 
 
 @pytest.mark.parametrize("size", [(8, 64, 64), (8, 32, 32), (4, 17, 23), (1, 1, 1)])

@@ -129,6 +129,20 @@ def test_divergence_stops_with_the_last_good_checkpoint(store: Path, tmp_path: P
     assert len(figures(tmp_path)) == 5
 
 
+def test_gradients_that_are_not_finite_stop_before_their_weights_are_saved(
+    store: Path, tmp_path: Path
+):
+    class Exploding(PretrainTask):
+        def step(self, step: int, batch: object) -> object:
+            return super().step(step, batch) | ({"grad_norm": float("inf")} if step == 7 else {})
+
+    task = Exploding(TINY, stores=[ClipStore.open(store)], device=torch.device("cpu"))
+    with pytest.raises(DivergedError, match="the norm of the gradients is inf at step 7: stopped"):
+        train(task, tmp_path, peers=Alone())
+    assert len(figures(tmp_path)) == 7
+    assert all(value > 0 for value in figures(tmp_path, "grad_norm"))
+
+
 @pytest.mark.parametrize(
     ("name", "config", "within"), [("c3d_small", SMOOTH, 1e-5), ("i3d", TINY, 1e-3)]
 )

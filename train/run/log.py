@@ -48,6 +48,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "git": _revision(),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "cudnn": torch.backends.cudnn.version() if device.type == "cuda" else None,
         "device": torch.cuda.get_device_name(device)
         if device.type == "cuda"
         else platform.machine(),
@@ -160,8 +161,11 @@ class RunLog:
             speed["gpu_memory_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
         self._pending, self._since, self._waited = [], time.monotonic(), 0.0
         for line in lines:
-            if not math.isfinite(line["loss"]):
-                raise DivergedError(f"the loss is {line['loss']} at step {int(line['step'])}")
+            # Gradients that are not finite make the next weights so, while this loss still is.
+            for name in ("loss", "grad_norm"):
+                if not math.isfinite(line.get(name, 0.0)):
+                    what = "the loss" if name == "loss" else "the norm of the gradients"
+                    raise DivergedError(f"{what} is {line[name]} at step {int(line['step'])}")
             if self._writes:
                 self._write(line | speed)
         if self._writes:
