@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from fame.checkpoint import save
 from fame.clipstore import ClipStore
 from fame.weights import read_weights
 from train.config import FinetuneConfig
@@ -32,7 +33,6 @@ from train.evaluate.frozen import evaluate, knn, linear
 from train.finetune import finetune
 from train.pretrain import build_moco, pretrain
 from train.recipes import recipe
-from train.run import checkpoint
 
 FOOTAGE = Path(__file__).resolve().parents[2] / "shared/data/overhead-actions"
 RESULTS = Path(__file__).parent / "results"
@@ -99,9 +99,7 @@ def start_of(arm: str, seed: int, stores: dict[str, Path], folder: Path) -> Path
     path = folder / "untrained.pt"
     model = {"name": config.encoder, "options": config.encoder_options, "head": config.head_options}
     state = {"encoder_q": build_moco(config).encoder_q.state_dict()}
-    checkpoint.save(
-        path, {"model": model, "config": config.to_dict(), "state": state, "progress": {}}
-    )
+    save(path, {"model": model, "config": config.to_dict(), "state": state, "progress": {}})
     return path
 
 

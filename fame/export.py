@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fame.files import whole
 from fame.models import Backbone
 from fame.normalize import MEAN, STD, normalise, to_colours
-from fame.weights import CARD_KEY, Encoder, load
+from fame.weights import CARD_KEY, CHECKSUM_KEY, Encoder, export_checksum, load
 
 EXPORT_FORMAT = "fame-encoder/1"
 
@@ -42,7 +42,7 @@ def export_encoder(
 
     The weights (head included) load with :func:`fame.load`; the program takes uint8 ``[b, frames,
     crop, crop, 3]`` for any b, gives float32 ``[b, d]`` and needs only ``torch.export.load``. Each
-    file replaces an older one atomically. Raises :class:`~fame.weights.WeightsError` where the
+    file replaces an older one atomically. Raises :class:`~fame.weights.CheckpointError` where the
     checkpoint cannot be used.
     """
     encoder = load(checkpoint)
@@ -50,7 +50,7 @@ def export_encoder(
         folder / f"encoder.{suffix}" for suffix in ("safetensors", "json", "pt2")
     )
     with whole(weights) as path:
-        _save_weights(encoder, path)
+        save_weights(encoder, path)
     with whole(card) as path:
         path.write_text(_card(encoder, frames=frames, crop=crop))
     with whole(program) as path:
@@ -68,9 +68,14 @@ def trace(encoder: Encoder, *, frames: int, crop: int) -> torch.export.ExportedP
     return torch.export.export(FeatureProgram(encoder.network), (example,), dynamic_shapes=shapes)
 
 
-def _save_weights(encoder: Encoder, path: Path) -> None:
+def save_weights(encoder: Encoder, path: Path) -> None:
+    """Write the weights as safetensors, with their card and their checksum."""
     state = {name: value.contiguous() for name, value in encoder.network.state_dict().items()}
-    path.write_bytes(safetensors.torch.save(state, {CARD_KEY: encoder.card.to_json()}))
+    metadata = {
+        CARD_KEY: encoder.card.to_json(),
+        CHECKSUM_KEY: export_checksum(encoder.card, state),
+    }
+    path.write_bytes(safetensors.torch.save(state, metadata))
 
 
 def _save_program(encoder: Encoder, path: Path, *, frames: int, crop: int) -> None:

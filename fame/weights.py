@@ -1,49 +1,52 @@
 """Encoder weights from any checkpoint: this project's, its safetensors export, the reference's
-released files.
+released files, and those of other projects that have the same networks.
 
-Nothing here unpickles objects: a checkpoint from a stranger is tensors and plain values, or it is
-refused. Shapes: B batch, C channels, T frames, H W height/width, D feature dim, K outputs of the
-head.
+Nothing here runs what a file holds, and nothing reaches a network unchecked: names, shapes and
+dtypes are held against the network on no memory at all, values against what can be. Shapes: B
+batch, C channels, T frames, H W height/width, D feature dim, K outputs of the head.
 """
 
 import json
-import pickle
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import safetensors
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fame.archive import Archive, CheckpointError, one_line, open_archive
+from fame.checkpoint import FORMATS, Checkpoint, checksum, compare, expected, plain, shown, take
 from fame.models import Backbone, build_backbone, build_encoder, build_foreign, is_foreign
 from fame.models.registry import seeded
 from fame.normalize import encoder_input
+from fame.recognise import Recognised, recognise
 
-CHECKPOINT_FORMAT = "fame-checkpoint/1"
-CARD_KEY = "fame_card"
+CARD_KEY, CHECKSUM_KEY = "fame_card", "fame_checksum"
 HEAD_PREFIXES = ("id_head.", "fc.")
+_PARTS = ("classifier", "encoder_q")  # of a run's state: what is the encoder in it
+_LARGEST_CROP = 8192
 
 State = dict[str, Tensor]
 
 
-class WeightsError(ValueError):
-    """A checkpoint that cannot be used; the message names the file and says why in one line."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What must be known to rebuild a network (plain values), and the configuration of the run that
-    trained it.
+    """What must be known to rebuild a network (plain values), the configuration of the run that
+    trained it, and the names of the classes that its classifier tells apart, where they are known.
+
+    A ``stranger`` comes from another project, which numbers classes in an order of its own. Only
+    where the person at the keyboard named a network of another project is the card ``trusted`` to
+    build it, which may run code.
     """
 
     name: str
     options: dict[str, Any] = field(default_factory=dict[str, Any])
     head: dict[str, Any] | None = None
     config: dict[str, Any] = field(default_factory=dict[str, Any])
+    class_names: tuple[str, ...] = ()
+    stranger: bool = False
     trusted: bool = False
 
     def build(self) -> Backbone:
@@ -57,36 +60,59 @@ class Card:
             return build_backbone(self.name, **self.options)
         return build_encoder(self.name, head=self.head, options=self.options)
 
+    def outline(self) -> Backbone:
+        """The network without memory, for its names and shapes. Raises :class:`CheckpointError`
+        where the values name no network.
+        """
+        try:
+            with torch.device("meta"):
+                return self.build()
+        except (ValueError, TypeError, RuntimeError, OverflowError) as error:
+            raise CheckpointError(one_line(error)) from None
+
     def to_json(self) -> str:
         """The card as a JSON object."""
         return json.dumps(asdict(self), indent=2, sort_keys=True)
 
     @staticmethod
     def of(values: object) -> "Card":
-        """Read a card from the values of a file; ``ValueError`` where something is missing or of
-        another type.
+        """Read a card from the values of a file. Raises :class:`CheckpointError` where something
+        is missing or of another type.
         """
-        if not isinstance(values, Mapping) or not isinstance(values.get("name"), str):
-            raise ValueError("the description of the model has no name")
-        parts = {key: values.get(key) or {} for key in ("options", "head", "config")}
+        model = plain(values)
+        if not isinstance(model, dict) or not isinstance(model.get("name"), str):
+            raise CheckpointError("the description of the model has no name")
+        parts: dict[str, Any] = {key: model.get(key) or {} for key in ("options", "head", "config")}
         if wrong := [key for key, part in parts.items() if not isinstance(part, dict)]:
-            raise ValueError(f"{wrong[0]} in the description of the model is not a mapping")
-        head = parts["head"] or None
+            raise CheckpointError(f"{wrong[0]} in the description of the model is not a mapping")
+        crop = parts["config"].get("crop")
+        if crop is not None and not (type(crop) is int and 1 <= crop <= _LARGEST_CROP):
+            raise CheckpointError(f"crop in the config is {shown(crop)}, not a number of pixels")
         return Card(
-            name=values["name"], options=parts["options"], head=head, config=parts["config"]
+            name=model["name"],
+            options=parts["options"],
+            head=parts["head"] or None,
+            config=parts["config"],
+            class_names=_class_names(model.get("class_names") or [], parts["head"]),
+            stranger=bool(model.get("stranger")),
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """An encoder's weights and the card that says which network they belong to."""
+    """An encoder's weights, the card that says which network they belong to, and the SHA-256 over
+    them.
+    """
 
     path: Path
     card: Card
     state: State
+    digest: str
 
     def load_into_(self, network: Backbone) -> None:
-        """Copy every weight, the head's included; ``WeightsError`` names the first differences."""
+        """Copy every weight, the head's included. Raises :class:`CheckpointError` that names the
+        first differences.
+        """
         self._load(network, self.state, network.state_dict())
 
     def load_backbone_into_(self, network: Backbone) -> None:
@@ -96,10 +122,10 @@ class Weights:
         self._load(network, _without_head(self.state), _without_head(network.state_dict()))
 
     def _load(self, network: Backbone, state: State, wanted: State) -> None:
-        if difference := _difference(state, wanted):
-            raise WeightsError(
-                f"{self.path}: the weights do not fit the network {self.card.name!r}: {difference}"
-            )
+        try:
+            compare(state, expected(wanted), "the encoder")
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.path}: {error}") from None
         network.load_state_dict(state, strict=False)
 
 
@@ -150,22 +176,19 @@ class Encoder:
 
 
 def load(path: str | Path, *, device: torch.device | str | None = None) -> Encoder:
-    """Load an encoder from a checkpoint of this project, its safetensors export, or a release of
-    the reference.
+    """Load an encoder from a checkpoint of this project, its safetensors export, or a file of
+    another project that has the same networks; a run folder is taken as its last checkpoint.
 
-    ``device`` defaults to the CPU. Raises :class:`WeightsError`, a ``ValueError``, with one line
+    ``device`` defaults to the CPU. Raises :class:`CheckpointError`, a ``ValueError``, with one line
     that says what is wrong: no such file, damaged, holding objects that would run code, without an
-    encoder, of an unknown network.
+    encoder, of an unknown network, with weights that are not finite.
     """
     if is_foreign(str(path)) and not Path(path).exists():
         return _foreign(str(path), device=device)
     weights = read_weights(Path(path))
-    try:
-        network = weights.card.build()
-    except ValueError as error:
-        raise WeightsError(f"{path}: {error}") from None
+    network = weights.card.outline().to_empty(device=device or "cpu")
     weights.load_into_(network)
-    return Encoder(network.to(device or "cpu"), weights.card)
+    return Encoder(network, weights.card)
 
 
 def _foreign(name: str, *, device: torch.device | str | None) -> Encoder:
@@ -174,7 +197,7 @@ def _foreign(name: str, *, device: torch.device | str | None) -> Encoder:
         with seeded(0):
             network = build_foreign(name, trained=True)
     except ValueError as error:
-        raise WeightsError(str(error)) from None
+        raise CheckpointError(str(error)) from None
     size = {"frames": network.frames, "crop": network.crop}
     config = {key: value for key, value in size.items() if value}
     card = Card(name=name, config=config, trusted=True)
@@ -182,162 +205,80 @@ def _foreign(name: str, *, device: torch.device | str | None) -> Encoder:
 
 
 def read_weights(path: Path) -> Weights:
-    """Read the encoder in ``path`` (the query encoder of a pretraining run, the classifier of a
-    fine-tuned one).
+    """Read and check the encoder in ``path`` (the query encoder of a pretraining run, the
+    classifier of a fine-tuned one). Raises :class:`CheckpointError`.
     """
-    if not path.is_file():
-        raise WeightsError(
-            f"{path}: {'is a folder, not a checkpoint' if path.is_dir() else 'no such file'}"
-        )
+    with open_archive(path) as archive:
+        values = archive.values
+        if CARD_KEY in archive.metadata or CHECKSUM_KEY in archive.metadata:
+            card, state = _exported(archive)
+        elif isinstance(values, dict) and values.get("format") in FORMATS:
+            card, state = _of_run(Checkpoint(archive))
+        else:
+            card, state = _of_stranger(archive, recognise(values))
+    return Weights(path=path, card=card, state=state, digest=checksum(state))
+
+
+def _of_run(saved: Checkpoint) -> tuple[Card, State]:
+    part = next((part for part in _PARTS if part in saved.parts), None)
+    if part is None:
+        held = ", ".join(map(shown, saved.parts)) or "nothing"
+        raise CheckpointError(f"has no encoder (its state holds: {held})")
+    card = Card.of({**saved.model, "config": saved.config})
+    return card, saved.read({part: expected(card.outline().state_dict())})[part]
+
+
+def _exported(archive: Archive) -> tuple[Card, State]:
+    """Weights that ``fame export`` wrote, held against the checksum that it wrote beside them."""
+    text, sum_ = (archive.metadata.get(key) for key in (CARD_KEY, CHECKSUM_KEY))
     try:
-        card, state = (
-            _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-        )
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from None
-    return Weights(path=path, card=card, state=state)
+        card = Card.of(json.loads(text or ""))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"its card is damaged ({one_line(error)})") from None
+    schema = expected(card.outline().state_dict())
+    compare(archive.values, schema, "the encoder")
+    state = take(archive, archive.values, schema, "the encoder")
+    if sum_ is not None and sum_ != export_checksum(card, state):
+        raise CheckpointError("damaged: the weights are not what was saved (the checksum differs)")
+    return card, state
 
 
-def _read_safetensors(path: Path) -> tuple[Card, State]:
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            text = (file.metadata() or {}).get(CARD_KEY)
-        card = None if text is None else Card.of(json.loads(text))
-    except (OSError, safetensors.SafetensorError) as error:
-        raise WeightsError(f"not a readable safetensors file ({_line(error)})") from None
-    except ValueError as error:
-        raise WeightsError(f"its card is damaged ({_line(error)})") from None
-    return card or _recognise(state, contrastive=True), state
+def export_checksum(card: Card, state: Mapping[str, Tensor]) -> str:
+    """The checksum of an export: of the weights and of what is said of them."""
+    return checksum({"card": json.loads(card.to_json()), "state": dict(state)})
 
 
-def _read_torch(path: Path) -> tuple[Card, State]:
-    """Tensors and plain values of a ``torch.save`` file: ours, or one with the reference's
-    ``state_dict``.
+def _of_stranger(archive: Archive, found: Recognised) -> tuple[Card, State]:
+    """Weights of another project: of any precision, and without the counters that old files lack.
+
+    These counters (``num_batches_tracked``) came with torch 0.4.1; no result depends on them.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # about the pickle protocol, for which there is an error if it matters
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(_refusal(str(error))) from None
-    except OSError as error:
-        raise WeightsError(f"cannot be read ({_line(error)})") from None
-    except (EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError):
-        raise WeightsError("truncated, damaged or not a checkpoint") from None
-    if isinstance(content, dict) and content.get("format") == CHECKPOINT_FORMAT:
-        return _ours(content)
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        return _reference(content["state_dict"])
-    found = (
-        ", ".join(map(str, list(content)[:5]))
-        if isinstance(content, dict)
-        else type(content).__name__
-    )
-    raise WeightsError(
-        f"neither {CHECKPOINT_FORMAT} nor a checkpoint with a state_dict (found: {found})"
-    )
+    card = Card(name=found.name, head=found.head, config=found.config, stranger=True)
+    wanted = card.outline().state_dict()
+    counters = {
+        name: torch.zeros(like.shape, dtype=like.dtype)
+        for name, like in wanted.items()
+        if name.endswith("num_batches_tracked") and name not in found.state
+    }
+    needed = {name: like for name, like in wanted.items() if name not in counters}
+    schema = expected(needed, any_precision=True)
+    compare(found.state, schema, f"the encoder ({found.name} by its names)")
+    return card, take(archive, found.state, schema, "the encoder") | counters
 
 
-def _refusal(message: str) -> str:
-    """Why torch's restricted unpickler gave up: an object that would run code, or bytes that it
-    does not know.
-    """
-    _, found, rest = message.partition("GLOBAL ")
-    if found:
-        return (
-            f"refused: it holds {rest.split()[0]}, an object that could run code; "
-            "save tensors and plain values only"
+def _class_names(names: Any, head: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of a classifier's classes, none where they are not known."""
+    if not names or head.get("kind") != "classifier":
+        return ()
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in cast(Any, names)):
+        raise CheckpointError("the names of its classes are no list of words")
+    if len(cast(list[str], names)) != head.get("classes"):
+        raise CheckpointError(
+            f"names {len(cast(list[str], names))} classes, its classifier has "
+            f"{shown(head.get('classes'))}"
         )
-    return (
-        "refused: damaged, or a pickle of more than tensors and plain values, which could run code"
-    )
-
-
-def _ours(content: Mapping[str, Any]) -> tuple[Card, State]:
-    states = content.get("state")
-    states = states if isinstance(states, dict) else {}
-    state = states.get("classifier") or states.get("encoder_q")
-    if not isinstance(state, dict):
-        raise WeightsError(
-            f"has no encoder (its state holds: {', '.join(map(str, states)) or 'nothing'})"
-        )
-    try:
-        card = Card.of({**content["model"], "config": content.get("config")})
-    except (KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"does not describe its model ({_line(error)})") from None
-    return card, _tensors(state)
-
-
-def _reference(states: Mapping[Any, Any]) -> tuple[Card, State]:
-    """The reference wrapped everything in ``module.``, and the query encoder of MoCo in
-    ``module.encoder_q.``.
-    """
-    names = [name for name in states if isinstance(name, str)]
-    contrastive = any(name.startswith("module.encoder_q.") for name in names)
-    prefix = "module.encoder_q." if contrastive else "module."
-    state = {name.removeprefix(prefix): states[name] for name in names if name.startswith(prefix)}
-    if not state:
-        raise WeightsError(
-            f"has no encoder: no name begins with {prefix} (found: {', '.join(names[:3])})"
-        )
-    return _recognise(_tensors(state), contrastive=contrastive), state
-
-
-def _recognise(state: State, *, contrastive: bool) -> Card:
-    """Which network a state dict without a card belongs to, from the names of its stem and head."""
-    if "conv3d_1a_7x7.conv3d.weight" in state:
-        name = "i3d"
-    elif "stem.0.weight" in state:
-        name = "r2plus1d_18"
-    else:
-        raise WeightsError(
-            f"has no encoder known here (its weights begin: {', '.join(list(state)[:3])})"
-        )
-    if "id_head.4.bias" in state:
-        return Card(name=name, head={"kind": "projection", "dim": state["id_head.4.bias"].numel()})
-    if "fc.bias" not in state:
-        return Card(name=name)
-    outputs = state["fc.bias"].numel()
-    return Card(
-        name=name,
-        head={"kind": "linear", "dim": outputs}
-        if contrastive
-        else {"kind": "classifier", "classes": outputs},
-    )
-
-
-def _tensors(state: Mapping[Any, Any]) -> State:
-    if wrong := [
-        name
-        for name, value in state.items()
-        if not (isinstance(name, str) and isinstance(value, Tensor))
-    ]:
-        raise WeightsError(f"{wrong[0]} among the weights is not a named tensor")
-    return cast(State, dict(state))
+    return tuple(cast(list[str], names))
 
 
 def _without_head(state: State) -> State:
     return {name: value for name, value in state.items() if not name.startswith(HEAD_PREFIXES)}
-
-
-def _difference(state: State, wanted: State) -> str:
-    """The first few differences between two state dicts in names or shapes, or nothing."""
-    parts = [
-        f"{name} is {list(state[name].shape)}, the network's is {list(value.shape)}"
-        for name, value in wanted.items()
-        if name in state and state[name].shape != value.shape
-    ][:2]
-    for verb, names in (
-        ("lacks", wanted.keys() - state.keys()),
-        ("has the unknown", state.keys() - wanted.keys()),
-    ):
-        if names:
-            parts.append(f"it {verb} {', '.join(sorted(names)[:2])} ({len(names)} in all)")
-    return "; ".join(parts)
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:160] or type(error).__name__

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fame.augment import uniforms
+from fame.checkpoint import Maybe, Number, Schema, expected, save
 from fame.clipstore import ClipStore, StorePath
 from fame.metrics import topk_accuracy
 from fame.models import Backbone, build_encoder, set_activation_checkpointing, set_norm_group
@@ -24,12 +25,12 @@ from fame.weights import Weights
 from train.config import FinetuneConfig
 from train.data import Pairs, steps_per_epoch, stream
 from train.evaluate.classifiers import Figures, Scores, classify, report
-from train.evaluate.features import Watch, file_digest, unwatched
+from train.evaluate.features import Watch, unwatched
 from train.evaluate.frozen import check_comparable
 from train.evaluate.plots import plot_confusion
 from train.finetune_data import LabelledClips, held_out_videos, make_view, unseen_classes
 from train.pretrain import make_optimizer, set_precision, store_identity
-from train.run import checkpoint
+from train.run.checkpoint import load_optimizer_, optimizer_schema, optimizer_state
 from train.run.log import one_writer, write_json
 from train.run.loop import EpochEnd, RunResult, train
 from train.run.peers import Alone, choose_device, gradients, process_group, share_of
@@ -157,7 +158,7 @@ class FinetuneTask:
         self.clips_per_step = config.batch
         groups = {"bn_group": config.bn_group}
         share_of(config.batch, world=self.peers.world, groups=groups, accumulate=config.accumulate)
-        origin = f"weights {file_digest(weights.path)}" if weights else "untrained"
+        origin = f"weights {weights.digest}" if weights else "untrained"
         self.data = [store_identity(train_store), store_identity(test_store), origin]
         names = train_store.header.class_names
         head = {"kind": "classifier", "classes": len(names), "dropout": config.dropout}
@@ -276,14 +277,28 @@ class FinetuneTask:
         """
         return {
             "classifier": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer_state(self.optimizer),
             "best": self.best,
+        }
+
+    def schema(self) -> Mapping[str, Schema]:
+        """What a state of this run looks like."""
+        weights = expected(self.network.state_dict())
+        best = {
+            "epoch": Number(low=1, high=self.config.epochs),
+            "accuracy": Number(low=0, high=1, real=True),
+            "classifier": weights,
+        }
+        return {
+            "classifier": weights,
+            "optimizer": optimizer_schema(self.optimizer),
+            "best": None if self.config.select == "last" else Maybe(best),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up what :meth:`state` gave."""
         self.network.load_state_dict(state["classifier"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer_(self.optimizer, state["optimizer"])
         self.best = state["best"]
 
     def _kept(self, samples: list[int], epoch: int) -> Tensor:
@@ -383,7 +398,7 @@ def _report(
             "state": {"classifier": task.best["classifier"]},
             "progress": {"epoch": task.best["epoch"], "data": task.data},
         }
-        checkpoint.save(folder / "checkpoints" / SELECTED, contents)
+        save(folder / "checkpoints" / SELECTED, contents)
     about |= {
         "unseen_classes": list(task.unseen_classes),
         "selection": selection,

@@ -17,13 +17,14 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from fame.archive import RUN_CHECKPOINT
+from fame.checkpoint import open_checkpoint
 from fame.clipstore import StorePath, absolute
 from fame.sessions import secured
 from fame.weights import read_weights
 from train.config import FinetuneConfig, LaunchConfig, PretrainConfig, TrainingConfig
 from train.finetune import FinetuneResult, finetune
 from train.pretrain import pretrain
-from train.run import checkpoint
 from train.run.loop import RunResult
 from train.run.peers import choose_device
 
@@ -153,8 +154,9 @@ def _outcome(config: TrainingConfig, run_dir: Path) -> RunResult:
     """How far the run came, from its last checkpoint; workers stop early only when the cluster
     takes them away.
     """
-    last = run_dir / "checkpoints" / checkpoint.LAST
-    progress = checkpoint.load(last)["progress"]
+    last = run_dir / RUN_CHECKPOINT
+    with open_checkpoint(last) as saved:
+        progress = saved.progress
     step, total = progress["step"], progress["steps_per_epoch"] * config.epochs
     if step == total:
         return RunResult(status="finished", step=step, total=total, checkpoint=last)

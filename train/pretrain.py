@@ -12,19 +12,23 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
+from fame.checkpoint import Expected, Maybe, Schema, expected
 from fame.clipstore import ClipStore, StorePath
-from fame.moco import MoCo, shuffle
+from fame.moco import NOBODY, MoCo, shuffle
 from fame.models import Backbone, build_encoder, set_activation_checkpointing, set_norm_group
 from fame.transfer import send
 from train.config import PretrainConfig
 from train.data import PairDataset, Pairs, steps_per_epoch, stream
 from train.evaluate.monitor import knn_accuracy, labelled_videos
+from train.run.checkpoint import load_optimizer_, optimizer_schema, optimizer_state
 from train.run.log import one_writer
 from train.run.loop import EpochEnd, RunResult, train
 from train.run.optimizer import make_optimizer, set_precision
 from train.run.peers import Alone, choose_device, gradients, process_group, share_of
 from train.run.schedule import key_momentum, learning_rate
 from train.views import draw_views, picture, reads_maps, render
+
+_ABOUT_ONE = 1.01  # a coordinate of a unit vector, rounded
 
 
 def pretrain(
@@ -183,7 +187,22 @@ class PretrainTask:
             "queue": state["queue"],
             "queue_ptr": state["queue_ptr"],
             "queue_sample": state["queue_sample"],
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer_state(self.optimizer),
+        }
+
+    def schema(self) -> Mapping[str, Schema]:
+        """What a state of this run looks like. The queue holds unit vectors."""
+        state = self.moco.state_dict()
+        samples, keys = len(self.dataset), self.moco.queue.shape[1]
+        return {
+            **{name: expected(_part(state, name)) for name in ("encoder_q", "encoder_k")},
+            "queue": Expected(like=state["queue"], low=-_ABOUT_ONE, high=_ABOUT_ONE),
+            "queue_ptr": Expected(like=state["queue_ptr"], low=0, high=keys - 1),
+            # Older checkpoints did not say whose keys they hold.
+            "queue_sample": Maybe(
+                Expected(like=state["queue_sample"], low=NOBODY, high=samples - 1)
+            ),
+            "optimizer": optimizer_schema(self.optimizer),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -192,9 +211,9 @@ class PretrainTask:
             getattr(self.moco, name).load_state_dict(state[name])
         self.moco.queue.copy_(state["queue"])
         self.moco.queue_ptr.copy_(state["queue_ptr"])
-        if "queue_sample" in state:  # older checkpoints did not say whose keys they hold
+        if state["queue_sample"] is not None:
             self.moco.queue_sample.copy_(state["queue_sample"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer_(self.optimizer, state["optimizer"])
 
 
 def build_moco(config: PretrainConfig) -> MoCo:

@@ -29,12 +29,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 import worlds
 
+from fame.checkpoint import save
 from train.bias.report import encoder_report
 from train.config import PretrainConfig
 from train.evaluate.config import BiasConfig
 from train.pretrain import build_moco, pretrain
 from train.recipes import recipe
-from train.run import checkpoint
 
 RESULTS = Path(__file__).parents[1] / "results"
 PICTURES = Path(__file__).parents[2] / "docs" / "images"
@@ -187,9 +187,7 @@ def untrained(config: PretrainConfig, path: Path) -> Path:
     """A checkpoint of the network as its seed made it."""
     model = {"name": config.encoder, "options": config.encoder_options, "head": config.head_options}
     state = {"encoder_q": build_moco(config).encoder_q.state_dict()}
-    checkpoint.save(
-        path, {"model": model, "config": config.to_dict(), "state": state, "progress": {}}
-    )
+    save(path, {"model": model, "config": config.to_dict(), "state": state, "progress": {}})
     return path
 
 

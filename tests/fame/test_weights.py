@@ -18,7 +18,7 @@ from torch import Tensor
 
 import fame
 from fame.models import Backbone, build_backbone, build_encoder
-from fame.weights import Card, WeightsError, load, read_weights
+from fame.weights import Card, CheckpointError, load, read_weights
 
 OPTIONS = {"width": 0.125}
 PROJECTION = {"kind": "projection", "dim": 16}
@@ -124,7 +124,7 @@ def test_the_backbone_moves_into_a_network_with_another_head(tmp_path: Path) -> 
     assert torch.equal(
         fresh.mixed_5c.branch_0.conv3d.weight, network().mixed_5c.branch_0.conv3d.weight
     )
-    with pytest.raises(WeightsError, match=r"lacks fc\.bias"):
+    with pytest.raises(CheckpointError, match=r"lacks fc\.bias"):
         weights.load_into_(fresh)
 
 
@@ -142,7 +142,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, plain: bool) -> None
     content = {"state_dict": RunsCode(proof)}
     path.write_bytes(pickle.dumps(content)) if plain else torch.save(content, path)
     with pytest.raises(
-        WeightsError, match=r"^\S+evil.pth.tar: refused: .*could run code"
+        CheckpointError, match=r"^\S+evil.pth.tar: refused: .*could run code"
     ) as caught:
         load(path)
     assert "\n" not in str(caught.value)
@@ -160,23 +160,25 @@ STEM = "conv3d_1a_7x7.conv3d.weight"
         (contents(model={**MODEL, "head": {"kind": "mlp"}}), "unknown head 'mlp'"),
         (contents(model={**MODEL, "options": {"width": "wide"}}), "cannot be built with"),
         (contents(model={**MODEL, "options": [1]}), "options .* is not a mapping"),
-        (contents(model=None), "does not describe its model"),
+        (contents(model=None), "has no name"),
+        (contents(model=3), "its model is 3, not a dictionary"),
         (contents(model={"options": {}}), "has no name"),
         (
             contents(model={**MODEL, "options": {"width": 0.25}}),
-            rf"do not fit the network 'i3d': {STEM} is \[8, 3, 7, 7, 7\], the network's is \[16, 3, 7, 7, 7\]",
+            rf"encoder_q.{STEM} is \[8, 3, 7, 7, 7\], not \[16, 3, 7, 7, 7\] as here",
         ),
         (
             contents(model={"name": "r2plus1d_18", "options": {}, "head": PROJECTION}),
             r"it lacks layer1.* in all\); it has the unknown conv3d_1a_7x7",
         ),
         (contents(state={"optimiser": {}}), "has no encoder .*holds: optimiser"),
+        (contents(state={"encoder_q": trained() | {STEM: 3}}), f"{STEM} is 3, not a tensor"),
         (contents(state=None), "has no encoder .*holds: nothing"),
         (
             contents(state={"encoder_q": {STEM: 3}}),
-            f"{STEM} among the weights is not a named tensor",
+            "encoder_q is of another network: it lacks",
         ),
-        ({"state_dict": {"conv.weight": torch.ones(1)}}, "no name begins with module"),
+        ({"state_dict": {"conv.weight": torch.ones(1)}}, "no encoder known here .*conv.weight"),
         (
             {"state_dict": {"module.conv.weight": torch.ones(1)}},
             "no encoder known here .*conv.weight",
@@ -185,7 +187,7 @@ STEM = "conv3d_1a_7x7.conv3d.weight"
             {"state_dict": {f"module.{STEM}": torch.ones(1), "module.fc.bias": 2}},
             "fc.bias .* not a named tensor",
         ),
-        ({"weights": 1}, r"neither fame-checkpoint/1 nor .*found: weights"),
+        ({"weights": 1}, r"neither fame-checkpoint/2 nor .*found: weights"),
         ([1], "found: list"),
     ],
 )
@@ -193,7 +195,7 @@ def test_what_is_no_encoder_is_said_in_one_line(
     tmp_path: Path, content: object, message: str
 ) -> None:
     path = save(tmp_path / "odd.pt", content)
-    with pytest.raises(WeightsError, match=message) as caught:
+    with pytest.raises(CheckpointError, match=message) as caught:
         load(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
@@ -208,9 +210,7 @@ def test_a_truncated_file_is_said_in_one_line(tmp_path: Path, suffix: str, kept:
         state, path
     )
     path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
-    with pytest.raises(
-        WeightsError, match=r"truncated|refused: damaged|not a readable safetensors"
-    ) as caught:
+    with pytest.raises(CheckpointError, match=r"truncated|not a readable safetensors") as caught:
         load(path)
     assert "\n" not in str(caught.value)
 
@@ -222,7 +222,7 @@ def test_a_truncated_file_is_said_in_one_line(tmp_path: Path, suffix: str, kept:
 def test_garbage_is_said_in_one_line(tmp_path: Path, garbage: bytes, suffix: str) -> None:
     path = tmp_path / f"garbage.{suffix}"
     path.write_bytes(garbage)
-    with pytest.raises(WeightsError) as caught:
+    with pytest.raises(CheckpointError) as caught:
         load(path)
     assert "\n" not in str(caught.value)
 
@@ -230,14 +230,14 @@ def test_garbage_is_said_in_one_line(tmp_path: Path, garbage: bytes, suffix: str
 def test_a_card_that_is_no_json_is_said(tmp_path: Path) -> None:
     path = tmp_path / "odd.safetensors"
     safetensors.torch.save_file({"a": torch.ones(1)}, path, metadata={"fame_card": "{"})
-    with pytest.raises(WeightsError, match="its card is damaged"):
+    with pytest.raises(CheckpointError, match="its card is damaged"):
         load(path)
 
 
 def test_no_file_and_a_folder_are_said(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"nowhere\.pt: no such file"):
+    with pytest.raises(CheckpointError, match=r"nowhere\.pt: no such file"):
         load(tmp_path / "nowhere.pt")
-    with pytest.raises(WeightsError, match="is a folder, not a checkpoint"):
+    with pytest.raises(CheckpointError, match="is a folder, neither a checkpoint nor a run"):
         load(tmp_path)
 
 

@@ -92,15 +92,15 @@ def test_bad_input_is_one_clear_line(store: Path, finished: Path, tmp_path: Path
         (
             store,
             ["--encoder", "i3d", "--resume", str(finished)],
-            "of another architecture: name is 'c3d_small'",
+            "of another architecture: name is c3d_small",
         ),
-        (store, ["--resume", str(tmp_path / "cut.pt")], "cut.pt: truncated or damaged"),
+        (store, ["--resume", str(tmp_path / "cut.pt")], "cut.pt: truncated, damaged"),
         (
             store,
             ["--resume", str(tmp_path / "foreign.pt")],
             "foreign.pt: not a checkpoint of format",
         ),
-        (store, ["--resume", str(tmp_path / "gone.pt")], "gone.pt: no such checkpoint"),
+        (store, ["--resume", str(tmp_path / "gone.pt")], "gone.pt: no such file"),
         (store, ["--set", "betta=0.3"], "betta"),
         (tmp_path / "gone", [], "gone is not there; `fame preprocess` makes clip stores"),
     ):

@@ -34,7 +34,7 @@ from train.bias.measures import (
     merged_parts,
     neighbour_parts,
 )
-from train.evaluate.classifiers import check_classifier, is_classifier
+from train.evaluate.classifiers import classifier_for, is_classifier
 from train.evaluate.config import BiasConfig
 from train.evaluate.features import Watch, crop_for, mean_over_clips, unwatched, window_for
 from train.evaluate.frozen import check_comparable, named_encoders, store_features
@@ -106,11 +106,13 @@ def bias(
     without an encoder.
     """
     scene, device = open_scene(config), choose_device(config.device)
-    for path in checkpoints:
-        if is_classifier(encoder := load(path)):
-            check_classifier(encoder, path, scene.test)
-    encoders = named_encoders(checkpoints, device=device, random_init=config.random_init)
-    return [report_on(encoder, name, scene, config, watch=watch) for name, encoder in encoders]
+    encoders = [(path, _fitted(load(path), path, scene.test)) for path in checkpoints]
+    named = named_encoders(encoders, device=device, random_init=config.random_init)
+    return [report_on(encoder, name, scene, config, watch=watch) for name, encoder in named]
+
+
+def _fitted(encoder: Encoder, path: Path, store: ClipStore) -> Encoder:
+    return classifier_for(store, encoder, path) if is_classifier(encoder) else encoder
 
 
 def open_scene(config: BiasConfig) -> Scene:

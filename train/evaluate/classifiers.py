@@ -6,6 +6,7 @@ Shapes: V videos, N views (crops of clips), B batch, P crops of a clip, T frames
 classes.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,11 +33,11 @@ from train.evaluate.features import (
     window_for,
 )
 from train.evaluate.plots import plot_confusion
-from train.run import checkpoint
 from train.run.log import write_json
 from train.run.peers import Alone, choose_device
 
 Figures = dict[str, float]
+_EXCHANGED = {"HammerThrow", "Hammering", "JumpRope", "JumpingJack"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,17 +188,16 @@ def evaluate_classifiers(
 
 
 def read_classifier(path: Path, store: ClipStore, *, device: torch.device) -> Encoder:
-    """A fine-tuned checkpoint that can be tested on ``store``.
+    """Load a fine-tuned checkpoint that can be tested on ``store``.
 
-    ``ValueError`` for a checkpoint without a classifier, of another number of classes or, where it
-    names them, of other classes, and for a store with unlabelled videos.
+    ``ValueError`` for a checkpoint without a classifier, for one that :func:`classifier_for`
+    refuses, and for a store with unlabelled videos.
     """
     encoder = load(path, device=device)
     if not is_classifier(encoder):
         raise ValueError(f"{path}: has no classifier, only an encoder; `fame finetune` trains one")
-    check_classifier(encoder, path, store)
     check_labelled(store)
-    return encoder
+    return classifier_for(store, encoder, path)
 
 
 def is_classifier(encoder: Encoder) -> bool:
@@ -205,24 +205,34 @@ def is_classifier(encoder: Encoder) -> bool:
     return (encoder.card.head or {}).get("kind") == "classifier"
 
 
-def check_classifier(classifier: Encoder, path: Path, store: ClipStore) -> None:
-    """``ValueError`` where the classifier loaded from ``path`` knows other classes than ``store``
-    has.
+def classifier_for(store: ClipStore, classifier: Encoder, path: Path) -> Encoder:
+    """Return the classifier loaded from ``path`` with its outputs in the order of the classes of
+    ``store``.
+
+    The reference numbers the classes of UCF101 by the sorted names of their folders, where
+    HammerThrow comes before Hammering and JumpRope before JumpingJack; ``classInd.txt``, and so a
+    store, has each of them the other way round. Raises ``ValueError`` for a classifier of other
+    classes, or of another project and of classes in an unknown order.
     """
-    names, known = store.header.class_names, (classifier.card.head or {})["classes"]
+    card, names = classifier.card, store.header.class_names
+    known = (card.head or {})["classes"]
     if known != len(names):
         raise ValueError(f"{path} tells {known} classes apart, but {store.path} has {len(names)}")
-    check_same_classes(str(path), _class_names(path) or names, str(store.path), names)
-
-
-def _class_names(path: Path) -> tuple[str, ...] | None:
-    """The classes that a checkpoint of this project was trained on; None in files of other
-    origin.
-    """
-    try:
-        return tuple(checkpoint.load(path)["model"].get("class_names", ())) or None
-    except checkpoint.CheckpointError:
-        return None
+    if card.class_names or not card.stranger:
+        check_same_classes(str(path), card.class_names or names, str(store.path), names)
+        return classifier
+    if not set(names) >= _EXCHANGED:
+        raise ValueError(
+            f"{path} does not say in which order its {known} classes are; known is the order of "
+            "the reference's classifiers of UCF101 only, so fine-tune the encoder on this store"
+        )
+    theirs = sorted(names)
+    order_K = torch.tensor([theirs.index(name) for name in names])
+    head = classifier.network.get_submodule("fc")
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.copy_(parameter[order_K])
+    return Encoder(classifier.network, dataclasses.replace(card, class_names=names))
 
 
 def report(scores: Scores) -> dict[str, Any]:

@@ -265,12 +265,6 @@ def cached_features(
     return features
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _key(encoder: Encoder, clips: SquareClips) -> str:
     digest = hashlib.sha256(json.dumps([encoder.card.name, clips.identity]).encode())
     for name, tensor in sorted(encoder.network.state_dict().items()):

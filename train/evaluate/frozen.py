@@ -9,7 +9,7 @@ Shapes: V videos, D feature dim.
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,28 +75,29 @@ def evaluate(
     check_comparable(train, test)
     device = choose_device(config.device)
     rows: list[Evaluation] = []
-    for name, encoder in named_encoders(checkpoints, device=device, random_init=config.random_init):
+    encoders = ((path, load(path)) for path in checkpoints)
+    for name, encoder in named_encoders(encoders, device=device, random_init=config.random_init):
         features = [store_features(encoder, name, store, config, watch) for store in (train, test)]
         rows.append(Evaluation(checkpoint=name, figures=measure(*features)))
     return rows
 
 
 def named_encoders(
-    checkpoints: Sequence[Path], *, device: torch.device, random_init: bool
+    encoders: Iterable[tuple[Path, Encoder]], *, device: torch.device, random_init: bool
 ) -> Iterator[tuple[str, Encoder]]:
-    """The encoder of each checkpoint under its path; with ``random_init`` each new network before
+    """The encoders, on ``device``, under their paths; with ``random_init`` each new network before
     any training first.
 
-    The untrained network has no head. Raises ``ValueError`` for a checkpoint without an encoder.
+    The untrained network has no head.
     """
     floors: set[str] = set()
-    for path in checkpoints:
-        encoder = load(path, device=device)
-        card = dataclasses.replace(encoder.card, head=None)
+    for path, encoder in encoders:
+        card = dataclasses.replace(encoder.card, head=None, class_names=())
         floor = f"untrained {card.name} {card.options or ''}".rstrip()
         if random_init and floor not in floors:
             floors.add(floor)
             yield floor, Encoder(card.build().to(device), card)
+        encoder.network.to(device)
         yield str(path), encoder
 
 

@@ -1,61 +1,114 @@
-"""Checkpoints: written whole or not at all, read as data and never as code."""
+"""What a run needs of a checkpoint to go on from there, and how that is told.
 
-import pickle
-from pathlib import Path
+The format is :mod:`fame.checkpoint`'s. Here stands what belongs to training alone: the schema of an
+optimiser, and which settings may differ from those that the run was begun with.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
-from zipfile import BadZipFile
 
 import torch
+from torch import nn
 
-from fame.files import whole
+from fame.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    Expected,
+    Number,
+    Schema,
+    compare,
+    expected,
+    shown,
+)
+from train.config import TrainingConfig
 
-FORMAT = "fame-checkpoint/1"
-LAST = "last.pt"
-_KEYS = ("model", "config", "state", "progress")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be used; the message names the file and what to do."""
-
-
-def save(path: Path, contents: dict[str, Any]) -> None:
-    """Write ``contents`` (tensors, plain values) so that ``path`` holds the old or the new file,
-    whatever happens.
-    """
-    with whole(path) as partial, partial.open("wb") as file:
-        torch.save({"format": FORMAT, **contents}, file)
-
-
-def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of this project onto the CPU. Raises :class:`CheckpointError`."""
-    try:
-        contents = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such checkpoint") from None
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: refused, it holds more than tensors and plain values"
-        ) from error
-    except (RuntimeError, EOFError, BadZipFile, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{path}: truncated or damaged, it cannot be read as a checkpoint"
-        ) from error
-    if not isinstance(contents, dict) or contents.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path}: not a checkpoint of format {FORMAT!r}; runs resume only from their own"
-        )
-    missing = [key for key in _KEYS if key not in contents]
-    if missing:
-        raise CheckpointError(f"{path}: the checkpoint lacks {', '.join(missing)}")
-    return contents
+# A run may go on with other values of these: they change its speed or its bookkeeping, not what it
+# computes.
+_FREE = {
+    "device", "compile", "checkpoint_activations", "workers", "prefetch", "on_corrupt", "log_every",
+    "checkpoint_every", "save_seconds", "knn_every", "knn_k",
+}  # fmt: skip
+# What torch keeps for each parameter, shaped like it.
+_KEPT: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
+    torch.optim.SGD: ("momentum_buffer",),
+    torch.optim.AdamW: ("exp_avg", "exp_avg_sq"),
+}
+_MOST_STEPS = 1 << 24  # AdamW counts in float32
 
 
-def check_model(path: Path, contents: dict[str, Any], model: dict[str, Any]) -> None:
-    """Raise :class:`CheckpointError` unless the checkpoint is of this network."""
-    theirs = contents["model"]
-    for key in ("name", "options", "head"):
-        if theirs.get(key) != model[key]:
+def optimizer_schema(optimizer: torch.optim.Optimizer) -> Schema:
+    """What the state of this optimiser looks like once it has stepped, parameter by parameter."""
+    group = optimizer.param_groups[0]
+    if isinstance(optimizer, torch.optim.SGD) and not group["momentum"]:
+        return {"state": {}}
+    kept: dict[str, Expected] = {}
+    if isinstance(optimizer, torch.optim.AdamW):
+        kept["step"] = Expected(like=torch.zeros(()), low=1, high=_MOST_STEPS)
+    names = _KEPT[type(optimizer)]
+    parameters: list[nn.Parameter] = group["params"]
+    state = [kept | expected(dict.fromkeys(names, like)) for like in parameters]
+    return {"state": dict(enumerate(state))}
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """What of an optimiser is saved: nothing that the config says."""
+    return {"state": optimizer.state_dict()["state"]}
+
+
+def load_optimizer_(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Take up what :func:`optimizer_state` gave; the hyper-parameters stay those of the config."""
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """The run that wants to go on: what a checkpoint has to agree with."""
+
+    config: TrainingConfig
+    model: Mapping[str, Any]
+    data: list[str]
+    steps_per_epoch: int
+    schema: Mapping[str, Schema]
+
+    def read(self, saved: Checkpoint) -> tuple[int, dict[str, Any]]:
+        """Return the next step and the state. Raises :class:`CheckpointError` where the checkpoint
+        is of another run.
+        """
+        self._check_model(saved.model)
+        self._check_config(saved.config)
+        progress = dict(saved.progress)
+        if progress.pop("data", None) != self.data:
             raise CheckpointError(
-                f"{path}: the checkpoint is of another architecture: {key} is {theirs.get(key)!r}, "
-                f"the run's is {model[key]!r}; give the run its config or start in another folder"
+                "the run was begun on other stores or weights; start in another folder"
             )
+        per_epoch = self.steps_per_epoch
+        total = per_epoch * self.config.epochs
+        steps = {
+            "step": Number(low=0, high=total),
+            "steps_per_epoch": Number(low=per_epoch, high=per_epoch),
+        }
+        compare(progress, steps, "progress")
+        return progress["step"], saved.read(self.schema)
+
+    def _check_model(self, theirs: Mapping[str, Any]) -> None:
+        for key in ("name", "options", "head"):
+            if theirs.get(key) != self.model[key]:
+                raise CheckpointError(
+                    f"the checkpoint is of another architecture: {key} is "
+                    f"{shown(theirs.get(key))}, the run's is {self.model[key]!r}; give the run its "
+                    "config or start in another folder"
+                )
+
+    def _check_config(self, theirs: Mapping[str, Any]) -> None:
+        """A field that an older checkpoint does not have had its default."""
+        ours = self.config.to_dict()
+        before = {entry.name: entry.default for entry in fields(self.config)} | dict(theirs)
+        for key, value in before.items():
+            value = list(value) if isinstance(value, tuple) else value
+            if key not in _FREE and ours.get(key) != value:
+                raise CheckpointError(
+                    f"the run was begun with {shown(key)}={shown(value)}, not {ours.get(key)!r}; "
+                    "start in another folder"
+                )

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fame.archive import RUN_CHECKPOINT
+from fame.checkpoint import Schema, open_checkpoint, save
 from fame.files import write_errors
 from train.config import TrainingConfig
 from train.run import checkpoint
@@ -26,13 +28,6 @@ from train.run.loading import LoaderError
 from train.run.log import DivergedError, RunLog, environment, write_json
 from train.run.optimizer import sound_kernels
 from train.run.peers import Alone
-
-# A run may go on with other values of these: they change its speed or its bookkeeping, not what it
-# computes.
-_FREE = {
-    "device", "compile", "checkpoint_activations", "workers", "prefetch", "on_corrupt", "log_every",
-    "checkpoint_every", "save_seconds", "knn_every", "knn_k",
-}  # fmt: skip
 
 
 class Task(Protocol):
@@ -71,8 +66,12 @@ class Task(Protocol):
         """Everything that the next step depends on, as tensors and plain values."""
         ...
 
+    def schema(self) -> Mapping[str, Schema]:
+        """What a state must be for this task to take it up."""
+        ...
+
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take up a state."""
+        """Take up a state that :meth:`schema` let pass."""
         ...
 
 
@@ -115,7 +114,7 @@ def train(
     last good checkpoint in place. Where no batches come any more,
     :class:`~train.run.loading.LoaderError` is raised after saving.
     """
-    last = folder / "checkpoints" / checkpoint.LAST
+    last = folder / RUN_CHECKPOINT
     step = _begin(task, folder, resume, peers)
     total = task.config.epochs * task.steps_per_epoch
     with (
@@ -200,13 +199,13 @@ def caught_signals() -> Generator[list[int]]:
 
 def _begin(task: Task, folder: Path, resume: Literal["auto", "never"] | Path, peers: Alone) -> int:
     """Load what there is to resume, write the run's papers, and return the first step."""
-    last = folder / "checkpoints" / checkpoint.LAST
+    last = folder / RUN_CHECKPOINT
     if resume == "never" and last.exists():
         raise ValueError(
             f"{folder}: there is a run in this folder; resume it, or choose another folder"
         )
     source = last if resume in ("auto", "never") else Path(resume)
-    step = _load(task, source) if source.exists() or source != last else 0
+    step = resume_from(task, source) if source.exists() or source != last else 0
     if peers.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "config.json", task.config.to_dict())
@@ -218,22 +217,21 @@ def _begin(task: Task, folder: Path, resume: Literal["auto", "never"] | Path, pe
     return step
 
 
-def _load(task: Task, path: Path) -> int:
-    contents = checkpoint.load(path)
-    checkpoint.check_model(path, contents, task.model)
-    ours = task.config.to_dict()
-    for key, theirs in contents["config"].items():
-        if key not in _FREE and ours.get(key) != theirs:
-            raise checkpoint.CheckpointError(
-                f"{path}: the run was begun with {key}={theirs!r}, not "
-                f"{ours.get(key)!r}; start in another folder"
-            )
-    if contents["progress"]["data"] != task.data:
-        raise checkpoint.CheckpointError(
-            f"{path}: the run was begun on other stores or weights; start in another folder"
-        )
-    task.load_state(contents["state"])
-    return int(contents["progress"]["step"])
+def resume_from(task: Task, path: Path) -> int:
+    """Load a checkpoint into ``task`` and return its step. Where it is not of this run, raise
+    ``ValueError`` and leave the task as it was.
+    """
+    run = checkpoint.Run(
+        config=task.config,
+        model=task.model,
+        data=task.data,
+        steps_per_epoch=task.steps_per_epoch,
+        schema=task.schema(),
+    )
+    with open_checkpoint(path) as saved:
+        step, state = run.read(saved)
+    task.load_state(state)
+    return step
 
 
 def _save(task: Task, folder: Path, step: int, peers: Alone) -> None:
@@ -245,10 +243,10 @@ def _save(task: Task, folder: Path, step: int, peers: Alone) -> None:
             "state": task.state(),
             "progress": {"step": step, "steps_per_epoch": task.steps_per_epoch, "data": task.data},
         }
-        checkpoint.save(folder / "checkpoints" / checkpoint.LAST, contents)
+        save(folder / RUN_CHECKPOINT, contents)
         epoch, within = divmod(step, task.steps_per_epoch)
         if within == 0 and epoch % task.config.checkpoint_every == 0:
-            checkpoint.save(folder / "checkpoints" / f"epoch-{epoch:04d}.pt", contents)
+            save(folder / "checkpoints" / f"epoch-{epoch:04d}.pt", contents)
     peers.barrier()
 
 

@@ -1,0 +1,80 @@
+"""A run goes on from its own checkpoints, and from nothing crafted."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fame.archive import CheckpointError
+from fame.checkpoint import checksum
+from fame.clipstore import ClipStore
+from tests import crafted
+from tests.train.tiny import TINY
+from train.pretrain import PretrainTask, pretrain
+from train.run.loop import resume_from
+
+SMALL = ("encoder=c3d_small", "epochs=2", "checkpoint_every=1")
+
+
+@pytest.fixture(scope="module", params=["sgd", "adamw"])
+def begun(
+    request: pytest.FixtureRequest, store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[PretrainTask, Path]:
+    """A run of two epochs, and its checkpoint after the first."""
+    folder = tmp_path_factory.mktemp(request.param)
+    config = TINY.override([*SMALL, f"optimizer={request.param}"])
+    pretrain(config, stores=[store], run_dir=folder)
+    task = PretrainTask(config, stores=[ClipStore.open(store)], device=torch.device("cpu"))
+    return task, folder / "checkpoints" / "epoch-0001.pt"
+
+
+def saved(path: Path) -> dict[str, Any]:
+    return torch.load(path, weights_only=True)
+
+
+def test_a_run_takes_up_its_own(begun: tuple[PretrainTask, Path]) -> None:
+    task, path = begun
+    assert resume_from(task, path) == 4
+    assert checksum(task.state()) == checksum(saved(path)["state"])
+    assert "param_groups" not in saved(path)["state"]["optimizer"]
+
+
+def test_a_checkpoint_of_format_1_is_taken_up(
+    begun: tuple[PretrainTask, Path], tmp_path: Path
+) -> None:
+    """It has no checksums, and its hyper-parameters are not those that count."""
+    task, path = begun
+    groups = [{**task.optimizer.state_dict()["param_groups"][0], "lr": 1e9, "momentum": 7.0}]
+    change = crafted.put(("state", "optimizer", "param_groups"), groups)
+    old = tmp_path / "old.pt"
+    old.write_bytes(crafted.changed(saved(path), change, checksums=False))
+    assert resume_from(task, old) == 4
+    assert task.optimizer.param_groups[0]["lr"] == task.config.lr
+    assert checksum(task.state()) == checksum(saved(path)["state"])
+
+
+def test_crafted_checkpoints_are_refused(begun: tuple[PretrainTask, Path], tmp_path: Path) -> None:
+    task, path = begun
+    content = saved(path)
+    good = checksum(content["state"])
+    changes = list(crafted.changes_of_runs(content))
+    if task.config.optimizer == "sgd":
+        changes += crafted.changes_of_weights(content, "encoder_q")
+    else:
+        changes = [(name, change) for name, change in changes if name.startswith("optimiser, ")]
+    changes = changes[:: 3 if len(changes) > 100 else 1]  # all of them: benchmarks/hostile.py
+    assert len(changes) > 50
+    crafted_path, wrong = tmp_path / "crafted.pt", dict[str, str]()
+    for name, change in changes:
+        crafted_path.write_bytes(crafted.changed(content, change, checksums=False))
+        try:
+            step = resume_from(task, crafted_path)
+        except CheckpointError as error:
+            text = str(error)
+            if not (text.startswith(f"{crafted_path}: ") and text.isprintable()):
+                wrong[name] = text
+            continue
+        if step != 4 or checksum(task.state()) != good:
+            wrong[name] = f"taken up at step {step}"
+    assert not wrong
