@@ -80,7 +80,13 @@ def test_those_of_the_other_network_too(tmp_path: Path) -> None:
 
 def test_the_card_says_what_the_weights_are(exported: Path) -> None:
     card = json.loads((exported / "encoder.json").read_text())
-    assert card["model"] == {**I3D, "config": {"beta": 0.3}, "class_names": [], "stranger": False, "trusted": False}
+    assert card["model"] == {
+        **I3D,
+        "config": {"beta": 0.3},
+        "class_names": [],
+        "stranger": False,
+        "trusted": False,
+    }
     assert card["feature_dim"] == 128
     assert card["program_input"]["shape"] == ["batch", 8, 64, 64, 3]
     assert fame.load(exported / "encoder.safetensors").card.config == {"beta": 0.3}

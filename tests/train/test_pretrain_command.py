@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from cli import app
 from fame.clipstore import StoreHeader, create
 from fame.clipstore.layout import ROOT_KEY, SEAL_KEY
+from tests import crafted
 from tests.stores import CLASSES, SPEC, make_store
 
 SMALL = [
@@ -79,6 +80,10 @@ def test_bad_input_is_one_clear_line(store: Path, finished: Path, tmp_path: Path
     dead = make_store(tmp_path / "dead", videos=4, failed=range(4))
     (tmp_path / "cut.pt").write_bytes(finished.read_bytes()[:5000])
     torch.save({"state_dict": {}}, tmp_path / "foreign.pt")
+    # One number where an optimiser's buffer belongs: a fused kernel would read past its end.
+    optimiser = ("state", "optimizer", "state", 0, "exp_avg")
+    change, content = crafted.put(optimiser, torch.ones(1)), torch.load(finished, weights_only=True)
+    (tmp_path / "evil.pt").write_bytes(crafted.changed(content, change, checksums=False))
     for given, options, words in (
         (empty(tmp_path / "empty"), [], "empty: "),
         (unfinished(tmp_path / "half"), [], "half: "),
@@ -101,6 +106,11 @@ def test_bad_input_is_one_clear_line(store: Path, finished: Path, tmp_path: Path
             "foreign.pt: not a checkpoint of format",
         ),
         (store, ["--resume", str(tmp_path / "gone.pt")], "gone.pt: no such file"),
+        (
+            store,
+            ["--resume", str(tmp_path / "evil.pt")],
+            "optimizer.state.0.exp_avg is [1], not ",
+        ),
         (store, ["--set", "betta=0.3"], "betta"),
         (tmp_path / "gone", [], "gone is not there; `fame preprocess` makes clip stores"),
     ):
@@ -112,4 +122,4 @@ def test_bad_input_is_one_clear_line(store: Path, finished: Path, tmp_path: Path
         (line,) = done.stderr.splitlines()
         assert line.startswith("fame: ")
         assert words in line
-        assert not run.exists(), words
+        assert not list(run.rglob("*")), words
