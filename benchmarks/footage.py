@@ -40,7 +40,7 @@ RECIPE = ["--keep", "4", "--height", "48", "--width", "64"]
 SHARED: dict[str, Any] = {"device": "cpu", "crop": 40, "batch": 32}
 # A queue shorter than an epoch's 576 keys: else every video's own older keys are among its
 # negatives.
-PRETRAIN = replace(recipe("small-cpu"), epochs=40, queue=256, **SHARED)
+PRETRAIN = replace(recipe("small-cpu"), mask="stored", cut="frame", epochs=40, queue=256, **SHARED)
 SMALL = {
     name: getattr(PRETRAIN, name)
     for name in ("encoder", "min_area", "gray", "jitter", "blur", "workers")

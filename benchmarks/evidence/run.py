@@ -41,7 +41,14 @@ PICTURES = Path(__file__).parents[2] / "docs" / "images"
 SEEDS = (1, 2, 3)
 # What every arm has in common.
 BASE = dataclasses.replace(
-    recipe("small-cpu"), background="none", epochs=25, batch=64, queue=1024, device="cpu"
+    recipe("small-cpu"),
+    background="none",
+    mask="stored",
+    cut="frame",
+    epochs=25,
+    batch=64,
+    queue=1024,
+    device="cpu",
 )
 
 
