@@ -95,6 +95,10 @@ class PreprocessConfig(Settings):
             "Seconds after which a video counts as failed.", above=0, panel="Run", metavar="SECONDS"
         ),
     ] = 300.0
+    retry_failed: Annotated[
+        bool,
+        Setting("Make the videos that failed anew, in a finished store too.", panel="Run"),
+    ] = False
     max_missing: Annotated[
         float, Setting("Share of listed videos that may be missing.", low=0, high=1, panel="Run")
     ] = 0.2

@@ -19,6 +19,7 @@ from fame.clipstore import (
     StoreSpec,
     absolute,
     create,
+    drop_failed,
     finalise,
     is_finished,
     locate,
@@ -95,6 +96,8 @@ def _made(
     create(
         work.store, _header(config, listing, work.spec), names=listing.names, labels=listing.labels
     )
+    if config.retry_failed:
+        drop_failed(work.store)
     if is_finished(work.store):
         report = replace(report, already_finished=True)
     else:

@@ -23,7 +23,14 @@ from fame.clipstore.sizing import estimate_video_bytes, sized_for
 from fame.clipstore.storage import StorePath
 from fame.clipstore.verify import ShardReport, StoreReport, repair, verify, verify_shard
 from fame.clipstore.window import Window
-from fame.clipstore.write import create, finalise, missing_shards, read_record, write_shard
+from fame.clipstore.write import (
+    create,
+    drop_failed,
+    finalise,
+    missing_shards,
+    read_record,
+    write_shard,
+)
 
 __all__ = [
     "ClipStore",
@@ -44,6 +51,7 @@ __all__ = [
     "Window",
     "absolute",
     "create",
+    "drop_failed",
     "estimate_video_bytes",
     "finalise",
     "is_finished",

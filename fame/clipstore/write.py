@@ -121,6 +121,24 @@ def missing_shards(path: StorePath) -> list[int]:
     ]
 
 
+def drop_failed(path: StorePath) -> int:
+    """Make the shards that hold failed videos missing again, of a finished store too; returns how
+    many. Call it holding the lock.
+    """
+    storage = locate(path)
+    records = find_records(storage, layout_of(storage))
+    failed = [
+        record.shard
+        for record in records
+        if record and any(outcome.status == "failed" for outcome in record.videos)
+    ]
+    if failed:
+        storage.remove(SEAL_KEY)  # first: killed from here on, the store is one to be continued
+    for shard in failed:
+        storage.remove(record_key(shard))
+    return len(failed)
+
+
 def finalise(path: StorePath) -> None:
     """Write what only the whole knows (``length``, ``stretches``) and seal the store. Call it
     holding the lock.

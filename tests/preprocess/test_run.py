@@ -213,6 +213,33 @@ def test_videos_that_go_away_are_not_recorded_as_failed(
     assert tree(config.store) == reference
 
 
+def test_failed_videos_are_made_anew_and_the_rest_stays(
+    configure: Configure, executor: dict[str, Any], corpus: Path, tmp_path: Path
+) -> None:
+    videos = tmp_path / "videos"
+    shutil.copytree(corpus, videos)
+    config = configure(videos=videos, **executor)
+    preprocess(config)
+    before = tree(config.store)
+    retried = replace(config, retry_failed=True)
+    assert preprocess(retried).shards_made == 2 and tree(config.store) == before
+    shutil.copy(videos / "a" / "slow_0.mkv", videos / "a" / "slow_text.mp4")
+    assert preprocess(config).already_finished
+    report = preprocess(retried)
+    assert (report.shards_made, report.failed, report.problems) == (2, 1, ())
+    after = tree(config.store)
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed <= {
+        "seal.json",
+        "length/c.0",
+        "stretches/c.0",
+        *(n for n in before if "/c.2" in n),
+        "records/2.json",
+    }
+    preprocess(replace(config, store=tmp_path / "fresh"))
+    assert after == tree(tmp_path / "fresh")
+
+
 def test_an_unforeseen_error_costs_its_shard(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
