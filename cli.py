@@ -25,9 +25,12 @@ from commands.options import (
     Root,
     Values,
     checkpoint_or_default,
+    say,
     table,
 )
 from fame.beside import command as beside
+from fame.lock import hold
+from fame.words import plain
 from preprocess.config import WorldSpec
 
 if TYPE_CHECKING:
@@ -143,7 +146,7 @@ def info(
     )
     if failures:
         for name, reason in found.failures:
-            print(f"{name}: {reason}")
+            say(f"{plain(name)}: {plain(reason)}")
 
 
 def _maps_of(spec: "StoreSpec", array_bytes: dict[str, int]) -> str:
@@ -179,9 +182,9 @@ def verify(
     with pool(workers or len(os.sched_getaffinity(0)), "fame.clipstore") as processes:
         report = clipstore.verify(store, run=processes.map)
     for key, problem in report.files.items():
-        print(f"{store}/{key}: {problem}")
+        say(f"{store}/{key}: {plain(problem)}")
     for shard in report.shards:
-        print(f"{store}: shard {shard.shard}: {'; '.join(shard.problems)}")
+        say(f"{store}: shard {shard.shard}: {plain('; '.join(shard.problems))}")
     if report.ok:
         print(
             f"{store}: every checksum holds and every chunk decodes; "
@@ -272,13 +275,11 @@ def export(
     """
     from fame.export import export_encoder
 
-    for path in export_encoder(
-        checkpoint_or_default(checkpoint, root),
-        out or root / "runs" / "export",
-        frames=frames,
-        crop=crop,
-    ):
-        print(path)
+    folder, source = out or root / "runs" / "export", checkpoint_or_default(checkpoint, root)
+    with hold(folder, what="export"):
+        paths = export_encoder(source, folder, frames=frames, crop=crop)
+    for path in paths:
+        say(path)
 
 
 # The demonstration --------------------------------------------------------------------------------

@@ -13,8 +13,11 @@ from commands.options import (
     checkpoint_or_default,
     existing,
     output,
+    say,
     watch,
 )
+from fame.lock import hold
+from fame.words import plain
 from train.evaluate.config import BiasConfig
 
 if TYPE_CHECKING:
@@ -41,10 +44,7 @@ def bias(
     """Measure how much encoders and classifiers depend on the background: parts of clips
     exchanged, frames reordered.
     """
-    from fame.weights import load
     from train.bias import report
-    from train.bias.picture import draw_bars, draw_clips
-    from train.evaluate.activation import short_names
 
     folder = out or root / "runs" / "bias"
     store = existing(
@@ -53,7 +53,20 @@ def bias(
     )
     config = BiasConfig(**given, test_store=store, cache=root / "runs" / "features")
     paths = checkpoints or [checkpoint_or_default(None, root)]
-    reports = report.bias(paths, config, watch=watch)
+    with hold(folder, what="report"):
+        reports = report.bias(paths, config, watch=watch)
+        _write(folder, paths, reports, config)
+
+
+def _write(
+    folder: Path, paths: list[Path], reports: "Sequence[BiasReport]", config: BiasConfig
+) -> None:
+    """Write the report as JSON, tables and pictures."""
+    from fame.weights import load
+    from train.bias import report
+    from train.bias.picture import draw_bars, draw_clips
+    from train.evaluate.activation import short_names
+
     report.write_reports(folder / "bias.json", reports, config)
     short = dict(zip(map(str, paths), short_names(paths), strict=True))
     columns = [short.get(found.checkpoint, found.checkpoint) for found in reports]
@@ -62,7 +75,7 @@ def bias(
     draw_bars(folder / "bias.png", reports, columns, title=f"{title}; bars with 95 % intervals")
     draw_clips(folder / "variants.png", report.open_scene(config).variants(config, load(paths[0])))
     for name in ("bias.png", "variants.png", "bias.json"):
-        print(folder / name)
+        say(folder / name)
 
 
 def _print(title: str, reports: "Sequence[BiasReport]", columns: list[str]) -> None:
@@ -73,7 +86,9 @@ def _print(title: str, reports: "Sequence[BiasReport]", columns: list[str]) -> N
 
     from train.bias.picture import MEASURES, chance_of, figure_name, panels
 
-    table = Table(Column("measure", max_width=24), "", "guessing", *columns, title=title)
+    table = Table(
+        Column("measure", max_width=24), "", "guessing", *map(plain, columns), title=plain(title)
+    )
     for measure, figures in panels(reports).items():
         for number, figure in enumerate(figures):
             chance = chance_of(reports, figure)
@@ -85,9 +100,9 @@ def _print(title: str, reports: "Sequence[BiasReport]", columns: list[str]) -> N
         table.add_section()
     output().print(table)
     for measure, lack in reports[0].left_out.items():
-        print(f"not measured for want of {lack}: {MEASURES[measure].removesuffix(', %')}")
+        say(f"not measured for want of {lack}: {MEASURES[measure].removesuffix(', %')}")
     if still := reports[0].clips_without_foreground:
-        print(f"not shown: {still} clips whose map has no foreground")
+        say(f"not shown: {still} clips whose map has no foreground")
 
 
 def _cell(figure: "Figure | None") -> str:

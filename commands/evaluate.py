@@ -15,9 +15,12 @@ from commands.options import (
     checkpoint_or_default,
     existing,
     output,
+    say,
     watch,
 )
+from fame.lock import hold
 from fame.settings import Settings
+from fame.words import plain
 from train.evaluate.config import (
     ActivationConfig,
     ClassifierConfig,
@@ -110,16 +113,16 @@ def _evaluate(
     _print(f"{what} on {config.test_store}, %", {row.checkpoint: row.figures for row in rows})
     path = out or root / "runs" / "results" / f"evaluate-{what}.json"
     frozen.write_evaluations(path, rows, what=what, **settings.to_dict(), **config.to_dict())
-    print(path)
+    say(path)
 
 
 def _print(title: str, rows: dict[str, dict[str, float]]) -> None:
     """Print one table with a row for each checkpoint."""
     from rich.table import Table
 
-    table = Table("checkpoint", *next(iter(rows.values())), title=title)
+    table = Table("checkpoint", *next(iter(rows.values())), title=plain(title))
     for checkpoint, figures in rows.items():
-        table.add_row(checkpoint, *(f"{value:.4g}" for value in figures.values()))
+        table.add_row(plain(checkpoint), *(f"{value:.4g}" for value in figures.values()))
     output().print(table)
 
 
@@ -146,9 +149,10 @@ def test(
     default = root / "runs" / "finetune-ucf101-1" / "checkpoints" / "last.pt"
     paths = checkpoints or [existing(default, made_by="`fame finetune` makes classifiers")]
     config = ClassifierConfig(**_placed(given, root, folder="results/test"))
-    rows = evaluate_classifiers(paths, config, watch=watch)
+    with hold(config.out, what="report"):
+        rows = evaluate_classifiers(paths, config, watch=watch)
     _print(f"test on {config.store}, %", {str(path): figures for path, figures in rows.items()})
-    print(config.out / "report.json")
+    say(config.out / "report.json")
 
 
 def activate(
@@ -165,7 +169,8 @@ def activate(
     from train.evaluate.activation import activate as draw
 
     config = ActivationConfig(**_placed(given, root, folder="activation"))
-    found = draw(checkpoints or [checkpoint_or_default(None, root)], config)
+    with hold(config.out, what="report"):
+        found = draw(checkpoints or [checkpoint_or_default(None, root)], config)
     shares = {
         look.checkpoint: {
             "on the foreground": 100 * look.mean,
@@ -181,7 +186,7 @@ def activate(
         "activation.json",
         "kernels.png",
     ):
-        print(config.out / name)
+        say(config.out / name)
 
 
 def _placed(given: Values, root: Path, *, folder: str) -> dict[str, Any]:

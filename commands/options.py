@@ -24,6 +24,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
 from fame.settings import Field, Settings
+from fame.words import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -293,7 +294,7 @@ class Commands(TyperGroup):
         try:
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
         except TyperException as error:
-            print("fame:", " ".join(error.format_message().split()), file=sys.stderr)
+            print("fame:", plain(" ".join(error.format_message().split())), file=sys.stderr)
             code = 2
         sys.exit(code or 0)
 
@@ -339,11 +340,16 @@ def checkpoint_or_default(given: Path | None, root: Path) -> Path:
 
 def output() -> "Console":
     """Where tables go: as wide as the terminal, or wide enough for a file to hold unbroken
-    lines.
+    lines. Brackets are brackets here, and no markup.
     """
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 200)
+    return Console(width=None if sys.stdout.isatty() else 200, markup=False, emoji=False)
+
+
+def say(text: object) -> None:
+    """Print lines that hold words of strangers."""
+    print("\n".join(plain(line) for line in str(text).split("\n")))
 
 
 def table(rows: dict[str, str]) -> None:
@@ -352,7 +358,7 @@ def table(rows: dict[str, str]) -> None:
 
     grid = Table(show_header=False, box=None)
     for name, value in rows.items():
-        grid.add_row(name, value)
+        grid.add_row(plain(name), plain(value))
     output().print(grid)
 
 
@@ -368,13 +374,13 @@ def watch(what: str, clips: int) -> Generator[Callable[[int], None]]:
         TimeRemainingColumn,
     )
 
-    console = Console(stderr=True)
+    console, what = Console(stderr=True, markup=False, emoji=False), plain(what)
     if not console.is_terminal:
         console.print(f"encoding {clips} clips: {what}", highlight=False, soft_wrap=True)
         yield lambda count: None
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),

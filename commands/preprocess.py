@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commands.options import App, Options, Root, Values, existing
+from commands.options import App, Options, Root, Values, existing, say
 from fame.store_spec import StoreSpec
 from preprocess.config import Dataset, PreprocessConfig
 
@@ -176,7 +176,7 @@ def _preprocess(
                 f"{error}; nothing is recorded about it: see to the files and give the same "
                 "command again"
             ) from error
-        print(report)
+        say(report)
         problems |= bool(report.problems)
     if problems:
         raise typer.Exit(1)

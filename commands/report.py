@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from commands.options import Root, existing
+from commands.options import Root, existing, say
 
 
 def report(
@@ -50,4 +50,4 @@ def report(
         existing(store, made_by="`fame preprocess` makes clip stores")
     path = out or folder / "report.html"
     write_page(folder, path, store=store, results=results or (), device=choose_device(device))
-    print(path)
+    say(path)

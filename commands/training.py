@@ -16,6 +16,7 @@ from commands.options import (
     chosen,
     existing,
     in_words,
+    say,
     watch,
 )
 from fame.settings import Settings
@@ -160,7 +161,7 @@ def pretrain(
         from train.pretrain import pretrain as train_here
 
         result = train_here(config, **where, resume=_source(resume))
-    print(f"{result.status} at step {result.step} of {result.total}: {result.checkpoint}")
+    say(f"{result.status} at step {result.step} of {result.total}: {result.checkpoint}")
     raise typer.Exit(result.exit_code)
 
 
@@ -289,12 +290,12 @@ def _finetune(
 
 def _print(result: "FinetuneResult", folder: Path) -> None:
     run = result.run
-    print(f"{run.status} at step {run.step} of {run.total}: {run.checkpoint}")
+    say(f"{run.status} at step {run.step} of {run.total}: {run.checkpoint}")
     if result.figures:
-        print("tested:", result.selection)
-        print(", ".join(f"{name} {value:.2f} %" for name, value in result.figures.items()))
-        print(folder / "report.json")
-        print(folder / "confusion.png")
+        say(f"tested: {result.selection}")
+        say(", ".join(f"{name} {value:.2f} %" for name, value in result.figures.items()))
+        say(folder / "report.json")
+        say(folder / "confusion.png")
 
 
 _Given = Annotated[

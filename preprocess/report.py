@@ -200,7 +200,12 @@ def show_progress(console: Console) -> Generator[Callable[[Snapshot], None]]:
     if not console.is_terminal:
         yield _plain_lines(console)
         return
-    columns = (SpinnerColumn(), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        BarColumn(),
+        TextColumn("{task.description}", markup=False),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
         shown = bar.add_task("listing", total=None)
         yield lambda snapshot: bar.update(

@@ -192,7 +192,7 @@ class RunLog:
     def say(self, text: str) -> None:
         """Tell the person who watches."""
         if self._writes:
-            self._console.print(text, highlight=False, markup=False)
+            self._console.print(text, highlight=False, markup=False, emoji=False)
 
     def _averaged(self) -> list[dict[str, float]]:
         """The kept steps as plain numbers, in one transfer from the device and one reduction over
