@@ -122,7 +122,7 @@ def _pretrain(arguments: dict[str, Any]) -> None:
     GPU.
     """
     config = PretrainConfig.from_dict(arguments["config"])
-    _take_gpu(config)
+    _begin(config)
     pretrain(
         config,
         stores=arguments["stores"],
@@ -134,7 +134,7 @@ def _pretrain(arguments: dict[str, Any]) -> None:
 def _finetune(arguments: dict[str, Any]) -> None:
     """One process of fine-tuning."""
     config = FinetuneConfig.from_dict(arguments["config"])
-    _take_gpu(config)
+    _begin(config)
     finetune(
         config,
         train_store=arguments["train_store"],
@@ -145,7 +145,9 @@ def _finetune(arguments: dict[str, Any]) -> None:
     )
 
 
-def _take_gpu(config: TrainingConfig) -> None:
+def _begin(config: TrainingConfig) -> None:
+    """Wait for a worker of the last group to be gone, and take the GPU that Ray chose."""
+    os.environ.setdefault("FAME_LOCK_SECONDS", "60")
     if choose_device(config.device).type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 
