@@ -23,6 +23,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
+from commands.renamed import renamed
 from fame.settings import Field, Settings
 from fame.words import plain
 
@@ -262,6 +263,10 @@ def _write_panels(command: Any, ctx: Any, formatter: Any) -> None:
 
 class Command(TyperCommand):
     """A command whose help stands in panels."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take the options of earlier versions too."""
+        return super().parse_args(ctx, renamed(ctx.command_path, args))
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         _write_panels(self, ctx, formatter)

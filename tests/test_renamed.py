@@ -1,0 +1,27 @@
+"""Options of earlier versions: translated, said, and only where they were options."""
+
+import pytest
+
+from commands.renamed import renamed
+
+
+@pytest.mark.parametrize(
+    ("path", "given", "taken"),
+    [
+        ("fame pretrain", "s.zarr --run r --epochs 3", "s.zarr --run-dir r --epochs 3"),
+        ("fame finetune ucf101", "--num-workers=2", "--processes=2"),
+        (
+            "fame preprocess folder",
+            "--clips 2 --frames 4 --stride 3 --width 40",
+            "--keep 3 --width 40",
+        ),
+        ("fame preprocess k400", "--clips=2 --split val", "--split val"),
+        ("fame evaluate knn", "c.pt --clips 4 --frames 8", "c.pt --clips 4 --frames 8"),
+        ("fame pretrain", "--frames 8 --run-dir r", "--frames 8 --run-dir r"),
+    ],
+)
+def test_old_names_are_taken(
+    path: str, given: str, taken: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert renamed(path, given.split()) == taken.split()
+    assert ("fame: --" in capsys.readouterr().err) == (given != taken)
