@@ -30,6 +30,10 @@ FIGURES: dict[str, tuple[str, Callable[[Any], float]]] = {
         ".1f",
         lambda of: of["store"]["ratios"]["store jpeg / fastest on the fly (target 8)"],
     ),
+    "read clips of a jpeg store / the same": (
+        ".2f",
+        lambda of: of["store"]["ratios"]["store jpeg / format 1 jpeg (target 0.90)"],
+    ),
     "read clips of an lz4 store": (
         ".2f",
         lambda of: of["store"]["ratios"]["store lz4 / bare lz4 (target 0.80)"],
