@@ -10,6 +10,7 @@ Shapes: B batch, T frames, H W height/width, h w size of a foreground map, S sam
 can be shown).
 """
 
+import math
 import signal
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from fame.clipstore import ClipStore, CorruptChunk, Window
 from fame.processes import server
@@ -86,15 +87,13 @@ class PairDataset(Dataset[Pairs]):
         return self.__getitems__([address])
 
     def __getitems__(self, addresses: Sequence[Address]) -> Pairs:
-        """Decode a part of a batch into memory allotted once."""
+        """Decode a part of a batch to where it will be read: in a worker that is shared memory."""
         spec, count = self.stores[0].spec, len(addresses)
-        clips = torch.empty(
-            (count, self.views, self.window.frames, spec.height, spec.width, 3), dtype=torch.uint8
-        )
+        clips = _room((count, self.views, self.window.frames, spec.height, spec.width, 3))
         map_shape = (spec.foreground_height, spec.foreground_width) if self.maps else (0, 0)
         if self.frame_maps:
             map_shape = (self.window.frames, *map_shape)
-        maps = torch.empty((count, self.views, *map_shape), dtype=torch.uint8)
+        maps = _room((count, self.views, *map_shape))
         samples = torch.empty(count, dtype=torch.int64)
         skipped = 0
         try:
@@ -147,6 +146,17 @@ class PairDataset(Dataset[Pairs]):
             if self.maps:
                 read = store.maps if self.frame_maps else store.foreground
                 maps[view] = read(video, start, self.window)
+
+
+def _room(shape: tuple[int, ...]) -> Tensor:
+    """Memory for bytes: shared in a worker, so that what is decoded there need not be copied to be
+    handed over.
+    """
+    if get_worker_info() is None or not math.prod(shape):
+        return torch.empty(shape, dtype=torch.uint8)
+    make = torch.UntypedStorage._new_shared  # pyright: ignore[reportPrivateUsage] (as torch collates)
+    storage = make(math.prod(shape))
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
 class StepSampler(Sampler[list[Address]]):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from fame.clipstore import ClipStore, CorruptChunk, StoreError, StoreSpec, Window
 from tests.stores import SPEC, WINDOW, make_store
 from tests.train.tiny import TINY
-from train.data import PairDataset, Pairs, StepSampler, part_size, stream
+from train.data import PairDataset, Pairs, StepSampler, _shared, part_size, stream
 
 CPU = torch.device("cpu")
 
@@ -98,6 +98,18 @@ def test_workers_do_not_change_what_is_read(store: Path):
     plain = read(dataset(store), start=2, stop=7)
     for workers in (1, 2, 4):
         assert equal(plain, read(dataset(store), start=2, stop=7, workers=workers)), workers
+
+
+def test_a_worker_decodes_into_shared_memory(store: Path, monkeypatch: pytest.MonkeyPatch):
+    data = dataset(store)
+    alone = data.__getitems__([(0, 1), (0, 2)])
+    monkeypatch.setattr("train.data.get_worker_info", object)
+    pairs = data.__getitems__([(0, 1), (0, 2)])
+    assert pairs.clip_B2THWC.is_shared() and pairs.score_B2hw.is_shared()
+    assert not alone.clip_B2THWC.is_shared()
+    assert equal([alone], [pairs])
+    where = pairs.clip_B2THWC.data_ptr()
+    assert _shared(pairs).clip_B2THWC.data_ptr() == where  # nothing is copied to hand it over
 
 
 def test_a_resumed_stream_goes_on_where_it_was(store: Path):
