@@ -190,6 +190,14 @@ class StepSampler(Sampler[list[Address]]):
         return (self.stop - self.start) * (len(self.share) // self.part)
 
 
+def store_identity(store: ClipStore) -> str:
+    """Return what a store has in common with the store that a run was begun on, wherever it is."""
+    header, valid = store.header, int(store.valid_V.sum())
+    videos = f"{valid} of {store.num_videos} videos, {int(store.length_V.sum())} frames"
+    about = f"{header.dataset}/{header.split}: {videos}, recipe {store.spec.digest}"
+    return f"{about}, content {store.digest[:16]}"
+
+
 def steps_per_epoch(*, samples: int, batch: int) -> int:
     """Whole batches in an epoch; the rest of the order sits this epoch out. ``ValueError`` where
     there is none.

@@ -7,9 +7,9 @@ videos.
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,18 +23,17 @@ from fame.metrics import topk_accuracy
 from fame.models import Backbone, build_encoder, set_activation_checkpointing, set_norm_group
 from fame.weights import Weights
 from train.config import FinetuneConfig
-from train.data import Pairs, steps_per_epoch, stream
+from train.data import Pairs, store_identity
 from train.evaluate.classifiers import Figures, Scores, classify, report
 from train.evaluate.features import Watch, unwatched
 from train.evaluate.frozen import check_comparable
 from train.evaluate.plots import plot_confusion
 from train.finetune_data import LabelledClips, held_out_videos, make_view, unseen_classes
-from train.pretrain import make_optimizer, set_precision, store_identity
 from train.run.checkpoint import load_optimizer_, optimizer_schema, optimizer_state
 from train.run.log import one_writer, write_json
-from train.run.loop import EpochEnd, RunResult, train
-from train.run.peers import Alone, choose_device, gradients, process_group, share_of
-from train.run.schedule import learning_rate
+from train.run.loop import Resume, RunResult, train
+from train.run.peers import Peers, choose_device, process_group
+from train.run.task import EpochEnd, Task
 
 SELECTED = "selected.pt"
 
@@ -57,7 +56,7 @@ def finetune(
     test_store: StorePath,
     weights: Weights | None,
     run_dir: Path,
-    resume: Literal["auto", "never"] | Path = "auto",
+    resume: Resume = "auto",
     crops: int = 1,
     watch: Watch = unwatched,
 ) -> FinetuneResult:
@@ -124,8 +123,8 @@ def configured(weights: Weights | None, chosen: Mapping[str, Any]) -> FinetuneCo
     return dataclasses.replace(recipe, **{**start, **chosen})
 
 
-class FinetuneTask:
-    """One training step, its data and its state, as :class:`train.run.loop.Task` asks for them."""
+class FinetuneTask(Task[FinetuneConfig]):
+    """Cross-entropy of a classifier on one clip of each labelled video."""
 
     def __init__(
         self,
@@ -134,91 +133,65 @@ class FinetuneTask:
         train_store: ClipStore,
         test_store: ClipStore,
         weights: Weights | None,
-        peers: Alone | None = None,
+        peers: Peers | None = None,
         device: torch.device,
     ) -> None:
         check_comparable(train_store, test_store)
         for store in (train_store, test_store):
             _check_crop(config, store)
             store.check(config.window)
-        self.config, self.device, self.peers = config, device, peers or Alone()
         self.train_store, self.test_store = train_store, test_store
         self.held_V = (
             held_out_videos(train_store, config) if config.select == "validation" else None
         )
-        self.dataset = LabelledClips(
+        self.clips = LabelledClips(
             train_store,
             seed=config.seed,
             window=config.window,
             on_corrupt=config.on_corrupt,
             without=self.held_V,
         )
-        self.unseen_classes = unseen_classes(train_store, self.dataset)
-        self.steps_per_epoch = steps_per_epoch(samples=len(self.dataset), batch=config.batch)
-        self.clips_per_step = config.batch
-        groups = {"bn_group": config.bn_group}
-        share_of(config.batch, world=self.peers.world, groups=groups, accumulate=config.accumulate)
-        origin = f"weights {weights.digest}" if weights else "untrained"
-        self.data = [store_identity(train_store), store_identity(test_store), origin]
+        self.unseen_classes = unseen_classes(train_store, self.clips)
         names = train_store.header.class_names
         head = {"kind": "classifier", "classes": len(names), "dropout": config.dropout}
-        self.model = {
-            "name": config.encoder,
-            "options": config.encoder_options,
-            "head": head,
-            "class_names": list(names),
-        }
-        set_precision(config)
-        self.network = build_classifier(config, head, weights).to(device)
-        self._features = (
-            torch.compile(self.network.features) if config.compile else self.network.features
+        self.classifier = build_classifier(config, head, weights).to(device)
+        origin = f"weights {weights.digest}" if weights else "untrained"
+        super().__init__(
+            config,
+            dataset=self.clips,
+            network=self.classifier,
+            groups={"bn_group": config.bn_group},
+            model={
+                "name": config.encoder,
+                "options": config.encoder_options,
+                "head": head,
+                "class_names": list(names),
+            },
+            data=[store_identity(train_store), store_identity(test_store), origin],
+            peers=peers,
+            device=device,
         )
-        self.optimizer = make_optimizer(config, list(self.network.parameters()))
+        features = self.classifier.features
+        self._features = torch.compile(features) if config.compile else features
         self.best: dict[str, Any] | None = None
 
-    def batches(self, start: int, stop: int) -> Iterator[Pairs]:
-        """One clip of each video, decoded by workers."""
-        rank, world = self.peers.rank, self.peers.world
-        return stream(
-            self.dataset,
-            self.config,
-            start=start,
-            stop=stop,
-            device=self.device,
-            rank=rank,
-            world=world,
-        )
-
-    def step(self, step: int, batch: Pairs) -> Mapping[str, Tensor | float]:
-        """One step of cross-entropy."""
+    def backward(self, step: int, batch: Pairs) -> Mapping[str, Tensor | float]:
+        """Compute the cross-entropy of one view of each clip, and its gradients."""
         config = self.config
         epoch = step // self.steps_per_epoch
-        lr = learning_rate(config, step=step, steps_per_epoch=self.steps_per_epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
         self.network.train()
         with torch.no_grad():
             view = make_view(batch, config, epoch=epoch, step=step)
-        label_B = self.dataset.label_S[batch.sample_B].to(self.device, non_blocking=True)
+        label_B = self.clips.label_S[batch.sample_B].to(self.device, non_blocking=True)
         keep_BD = self._kept(batch.sample_B.tolist(), epoch)
-        self.optimizer.zero_grad(set_to_none=True)
-        figures: list[Tensor] = []
+        parts: list[Tensor] = []
         for part in torch.arange(len(label_B)).chunk(config.accumulate):
             rows = slice(int(part[0]), int(part[-1]) + 1)
             loss, right = self._loss(view[rows], keep_BD[rows], label_B[rows])
             (loss / config.accumulate).backward()
-            figures.append(torch.stack([loss.detach(), right]))
-        slopes = gradients(self.network)
-        self.peers.average_(slopes)
-        self.optimizer.step()
-        loss, right = torch.stack(figures).mean(0)
-        return {
-            "loss": loss,
-            "accuracy": right,
-            "grad_norm": torch.nn.utils.get_total_norm(slopes),
-            "lr": lr,
-            "skipped": float(batch.skipped),
-        }
+            parts.append(torch.stack([loss.detach(), right]))
+        loss, right = torch.stack(parts).mean(0)
+        return {"loss": loss, "accuracy": right}
 
     def end_epoch(self, epoch: int) -> EpochEnd:
         """Where weights are selected: judge them every k epochs and after the last, and keep the
@@ -232,10 +205,10 @@ class FinetuneTask:
         if self.best is None or accuracy > self.best["accuracy"]:
             weights = {
                 name: value.detach().cpu().clone()
-                for name, value in self.network.state_dict().items()
+                for name, value in self.classifier.state_dict().items()
             }
             self.best = {"epoch": done, "accuracy": accuracy, "classifier": weights}
-        return EpochEnd(figures={f"{config.select}_accuracy": accuracy})
+        return EpochEnd(metrics={f"{config.select}_accuracy": accuracy})
 
     def select_(self) -> str:
         """Take up the weights that are the result of the run; how they were chosen, in words for
@@ -247,7 +220,7 @@ class FinetuneTask:
                 f"the weights after the last epoch, {epochs}: "
                 "no test video had a part in choosing them"
             )
-        self.network.load_state_dict(self.best["classifier"])
+        self.classifier.load_state_dict(self.best["classifier"])
         epoch, accuracy = self.best["epoch"], 100 * self.best["accuracy"]
         if self.config.select == "validation":
             assert self.held_V is not None
@@ -276,14 +249,14 @@ class FinetuneTask:
         an address.
         """
         return {
-            "classifier": self.network.state_dict(),
+            "classifier": self.classifier.state_dict(),
             "optimizer": optimizer_state(self.optimizer),
             "best": self.best,
         }
 
     def schema(self) -> Mapping[str, Schema]:
         """What a state of this run looks like."""
-        weights = expected(self.network.state_dict())
+        weights = expected(self.classifier.state_dict())
         best = {
             "epoch": Number(low=1, high=self.config.epochs),
             "accuracy": Number(low=0, high=1, real=True),
@@ -297,7 +270,7 @@ class FinetuneTask:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up what :meth:`state` gave."""
-        self.network.load_state_dict(state["classifier"])
+        self.classifier.load_state_dict(state["classifier"])
         load_optimizer_(self.optimizer, state["optimizer"])
         self.best = state["best"]
 
@@ -307,7 +280,7 @@ class FinetuneTask:
         """
         p = self.config.dropout
         draw_BD = uniforms(
-            self.network.feature_dim,
+            self.classifier.feature_dim,
             seed=self.config.seed,
             epoch=epoch,
             indices=samples,
@@ -317,7 +290,7 @@ class FinetuneTask:
 
     def _loss(self, view: Tensor, keep_BD: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropy, and the share of clips that were recognised."""
-        head = self.network.get_submodule("fc").eval()  # dropout was drawn above, by address
+        head = self.classifier.get_submodule("fc").eval()  # dropout was drawn above, by address
         with torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
         ):
@@ -333,7 +306,7 @@ class FinetuneTask:
         config = self.config
         self._share_statistics()
         return classify(
-            self.network,
+            self.classifier,
             store,
             window=config.window,
             clips=config.clips,
@@ -349,7 +322,7 @@ class FinetuneTask:
         """
         if self.peers.world == 1:
             return
-        own = [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
+        own = [buffer for buffer in self.classifier.buffers() if buffer.is_floating_point()]
         first = [
             buffer.clone() if self.peers.rank == 0 else torch.zeros_like(buffer) for buffer in own
         ]

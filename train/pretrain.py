@@ -4,10 +4,10 @@ Shapes: B clips of this process, C channels, T frames, S crop size, D feature di
 """
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -18,14 +18,14 @@ from fame.moco import NOBODY, MoCo, shuffle
 from fame.models import Backbone, build_encoder, set_activation_checkpointing, set_norm_group
 from fame.transfer import send
 from train.config import PretrainConfig
-from train.data import PairDataset, Pairs, steps_per_epoch, stream
+from train.data import PairDataset, Pairs, store_identity
 from train.evaluate.monitor import knn_accuracy, labelled_videos
 from train.run.checkpoint import load_optimizer_, optimizer_schema, optimizer_state
 from train.run.log import one_writer
-from train.run.loop import EpochEnd, RunResult, train
-from train.run.optimizer import make_optimizer, set_precision
-from train.run.peers import Alone, choose_device, gradients, process_group, share_of
-from train.run.schedule import key_momentum, learning_rate
+from train.run.loop import Resume, RunResult, train
+from train.run.peers import Peers, choose_device, process_group
+from train.run.schedule import key_momentum
+from train.run.task import EpochEnd, Task
 from train.views import draw_views, picture, reads_maps, render
 
 _ABOUT_ONE = 1.01  # a coordinate of a unit vector, rounded
@@ -36,7 +36,7 @@ def pretrain(
     *,
     stores: Sequence[StorePath],
     run_dir: Path,
-    resume: Literal["auto", "never"] | Path = "auto",
+    resume: Resume = "auto",
     knn_store: StorePath | None = None,
 ) -> RunResult:
     """Train on ``stores`` into ``run_dir``; see :func:`train.run.loop.train` for how it stops and
@@ -58,78 +58,60 @@ def pretrain(
         return train(task, run_dir, peers=peers, resume=resume)
 
 
-class PretrainTask:
-    """One training step, its data and its state, as :class:`train.run.loop.Task` asks for them."""
+class PretrainTask(Task[PretrainConfig]):
+    """Momentum contrast on merged clips."""
 
     def __init__(
         self,
         config: PretrainConfig,
         *,
         stores: Sequence[ClipStore],
-        peers: Alone | None = None,
+        peers: Peers | None = None,
         device: torch.device,
         knn_store: ClipStore | None = None,
     ) -> None:
-        self.config, self.device, self.peers = config, device, peers or Alone()
-        self.dataset = PairDataset(
-            stores,
-            seed=config.seed,
-            window=config.window,
-            maps=reads_maps(config),
-            frame_maps=config.mask == "frames",
-            on_corrupt=config.on_corrupt,
-        )
-        self.steps_per_epoch = steps_per_epoch(samples=len(self.dataset), batch=config.batch)
-        self.clips_per_step = 2 * config.batch
         groups = {
             "bn_group": config.bn_group,
             "merge_group": config.merge_group if config.merges else None,
         }
-        self.share = share_of(
-            config.batch, world=self.peers.world, groups=groups, accumulate=config.accumulate
-        )
-        self.data = [store_identity(store) for store in stores]
-        self.model = {
-            "name": config.encoder,
-            "options": config.encoder_options,
-            "head": config.head_options,
-        }
-        set_precision(config)
         self.moco = build_moco(config).to(device)
-        self.optimizer = make_optimizer(config, list(self.moco.encoder_q.parameters()))
+        super().__init__(
+            config,
+            dataset=PairDataset(
+                stores,
+                seed=config.seed,
+                window=config.window,
+                maps=reads_maps(config),
+                frame_maps=config.mask == "frames",
+                on_corrupt=config.on_corrupt,
+            ),
+            network=self.moco.encoder_q,
+            groups=groups,
+            model={
+                "name": config.encoder,
+                "options": config.encoder_options,
+                "head": config.head_options,
+            },
+            data=[store_identity(store) for store in stores],
+            peers=peers,
+            device=device,
+        )
         self.knn_store = knn_store
         _check_knn(config, knn_store)
         _warn_of_long_queue(config, keys=self.clips_per_step * self.steps_per_epoch)
         self._last: tuple[Pairs, int] | None = None
 
-    def batches(self, start: int, stop: int) -> Iterator[Pairs]:
-        """Pairs of clips, decoded by workers."""
-        rank, world = self.peers.rank, self.peers.world
-        return stream(
-            self.dataset,
-            self.config,
-            start=start,
-            stop=stop,
-            device=self.device,
-            rank=rank,
-            world=world,
-        )
-
-    def step(self, step: int, batch: Pairs) -> Mapping[str, Tensor | float]:
-        """One symmetric step."""
+    def backward(self, step: int, batch: Pairs) -> Mapping[str, Tensor | float]:
+        """Compute the symmetric loss of two views of each video, and its gradients."""
         config, moco = self.config, self.moco
-        at = {"step": step, "steps_per_epoch": self.steps_per_epoch}
         epoch = step // self.steps_per_epoch
-        lr, momentum = learning_rate(config, **at), key_momentum(config, **at)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        momentum = key_momentum(config, step=step, steps_per_epoch=self.steps_per_epoch)
         moco.train()
         draws = draw_views(batch, config, epoch=epoch, step=step, rank=self.peers.rank)
         view_1, view_2 = render(
             batch.clip_B2THWC, batch.score_B2hw, send(draws, batch.clip_B2THWC.device), config
         )
         moco.update_key_encoder_(momentum)
-        self.optimizer.zero_grad(set_to_none=True)
         shuffles = [
             shuffle(config.batch, seed=config.seed, epoch=epoch, step=step, view=view)
             for view in (1, 2)
@@ -143,18 +125,9 @@ class PretrainTask:
             accumulate=config.accumulate,
             collectives=self.peers,
         )
-        slopes = gradients(moco.encoder_q)
-        self.peers.average_(slopes)
-        self.optimizer.step()
         self._last = (batch, step)
-        return {
-            **result._asdict(),
-            "grad_norm": torch.nn.utils.get_total_norm(slopes),
-            "queue_norm": moco.queue.norm(dim=0).mean(),
-            "lr": lr,
-            "momentum": momentum,
-            "skipped": float(batch.skipped),
-        }
+        norm = moco.queue.norm(dim=0).mean()
+        return {**result._asdict(), "queue_norm": norm, "momentum": momentum}
 
     def end_epoch(self, epoch: int) -> EpochEnd:
         """A picture of the epoch's last merged clips, and every k epochs the kNN accuracy; rank 0
@@ -163,9 +136,9 @@ class PretrainTask:
         config = self.config
         if self.peers.rank or self._last is None:
             return EpochEnd()
-        figures: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         if self.knn_store and (epoch + 1) % config.knn_every == 0:
-            figures["knn_accuracy"] = knn_accuracy(
+            metrics["knn_accuracy"] = knn_accuracy(
                 cast(Backbone, self.moco.encoder_q),
                 self.knn_store,
                 window=config.window,
@@ -175,7 +148,7 @@ class PretrainTask:
             )
         batch, at = self._last
         return EpochEnd(
-            figures=figures, pictures={"merged": picture(batch, config, epoch=epoch, step=at)}
+            metrics=metrics, pictures={"merged": picture(batch, config, epoch=epoch, step=at)}
         )
 
     def state(self) -> dict[str, Any]:
@@ -269,13 +242,3 @@ def _part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
         for key, value in state.items()
         if key.startswith(name + ".")
     }
-
-
-def store_identity(store: ClipStore) -> str:
-    """What a store must have in common with the one that a run was begun on, wherever it lies
-    now.
-    """
-    header, valid = store.header, int(store.valid_V.sum())
-    videos = f"{valid} of {store.num_videos} videos, {int(store.length_V.sum())} frames"
-    about = f"{header.dataset}/{header.split}: {videos}, recipe {store.spec.digest}"
-    return f"{about}, content {store.digest[:16]}"

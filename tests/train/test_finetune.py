@@ -245,10 +245,10 @@ def test_an_interrupted_run_equals_a_whole_one(
     store: Path, test_store: Path, finished: Path, tmp_path: Path
 ) -> None:
     class Interrupted(FinetuneTask):
-        def step(self, step: int, batch: object) -> object:
+        def backward(self, step: int, batch: object) -> object:
             if step == 2:  # the first of the second epoch: there is a best already
                 os.kill(os.getpid(), signal.SIGTERM)
-            return super().step(step, batch)
+            return super().backward(step, batch)
 
     task = Interrupted(
         TINY.override(["select=validation"]),

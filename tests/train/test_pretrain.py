@@ -83,10 +83,10 @@ def test_losses_do_not_depend_on_the_number_of_workers(store: Path, tmp_path: Pa
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_saves_mid_epoch_and_the_run_goes_on(store: Path, tmp_path: Path, number: int):
     class Interrupted(PretrainTask):
-        def step(self, step: int, batch: object) -> object:
+        def backward(self, step: int, batch: object) -> object:
             if step == 1:
                 os.kill(os.getpid(), number)
-            return super().step(step, batch)
+            return super().backward(step, batch)
 
     task = Interrupted(TINY, stores=[ClipStore.open(store)], device=torch.device("cpu"))
     result = train(task, tmp_path / "run", peers=Alone())
@@ -110,11 +110,11 @@ def test_outside_the_main_thread_signals_are_left_alone(store: Path, tmp_path: P
 
 def test_divergence_stops_with_the_last_good_checkpoint(store: Path, tmp_path: Path):
     class Diverging(PretrainTask):
-        def step(self, step: int, batch: object) -> object:
+        def backward(self, step: int, batch: object) -> object:
             if step == 5:
                 with torch.no_grad():
                     next(self.moco.encoder_q.parameters()).fill_(float("nan"))
-            return super().step(step, batch)
+            return super().backward(step, batch)
 
     task = Diverging(TINY, stores=[ClipStore.open(store)], device=torch.device("cpu"))
     with pytest.raises(

@@ -34,7 +34,7 @@ from train.evaluate.features import (
 )
 from train.evaluate.plots import plot_confusion
 from train.run.log import write_json
-from train.run.peers import Alone, choose_device
+from train.run.peers import Alone, Peers, choose_device
 
 Figures = dict[str, float]
 _EXCHANGED = {"HammerThrow", "Hammering", "JumpRope", "JumpingJack"}
@@ -89,7 +89,7 @@ def classify(
     videos: Sequence[int] | None = None,
     batch: int = 16,
     workers: int = 0,
-    peers: Alone | None = None,
+    peers: Peers | None = None,
     on_clips: Callable[[int], None] = lambda count: None,
 ) -> Scores:
     """Show ``network`` (left in evaluation mode, where its weights are) ``clips`` evenly spaced

@@ -27,7 +27,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from fame.files import sweep, whole
 from fame.lock import hold
-from train.run.peers import Alone
+from train.run.peers import Peers
 
 PLAIN_SECONDS = 10.0
 
@@ -73,7 +73,7 @@ def truncate_metrics(path: Path, step: int) -> None:
 
 
 @contextmanager
-def one_writer(folder: Path, peers: Alone) -> Generator[None]:
+def one_writer(folder: Path, peers: Peers) -> Generator[None]:
     """Hold the run folder against other runs; ``ValueError`` in every process if it is taken.
 
     What a killed run left half-written is swept away.
@@ -107,7 +107,7 @@ class RunLog:
         first: int,
         total: int,
         clips: int,
-        peers: Alone,
+        peers: Peers,
         device: torch.device,
     ) -> None:
         self.folder, self.total, self.clips, self.peers, self.device = (
@@ -172,14 +172,14 @@ class RunLog:
             self._lines.flush()
             self._show(lines[-1] | speed)
 
-    def figures(self, step: int, figures: Mapping[str, float]) -> None:
-        """Write figures that belong to an epoch, such as a kNN score, to TensorBoard and
+    def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write metrics that belong to an epoch, such as a kNN score, to TensorBoard and
         ``epochs.jsonl``.
         """
-        if self._writes and figures:
+        if self._writes and metrics:
             with (self.folder / "epochs.jsonl").open("a") as file:
-                file.write(json.dumps({"step": step, **figures}) + "\n")
-            for name, value in figures.items():
+                file.write(json.dumps({"step": step, **metrics}) + "\n")
+            for name, value in metrics.items():
                 self._board.add_scalar(name, value, step)
 
     def picture(self, step: int, name: str, image_HWC: np.ndarray) -> None:

@@ -5,82 +5,25 @@ A task says what a step does; the loop knows nothing of clips or losses beyond a
 that a checkpoint holds.
 """
 
-import dataclasses
-import json
 import signal
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
-
-import numpy as np
-import torch
-from torch import Tensor
+from typing import Any, Literal
 
 from fame.archive import RUN_CHECKPOINT
-from fame.checkpoint import Schema, open_checkpoint, save
+from fame.checkpoint import open_checkpoint, save
 from fame.files import write_errors
-from train.config import TrainingConfig
 from train.run import checkpoint
 from train.run.loading import LoaderError
 from train.run.log import DivergedError, RunLog, environment, write_json
 from train.run.optimizer import sound_kernels
-from train.run.peers import Alone
+from train.run.peers import Peers
+from train.run.task import Task
 
-
-class Task(Protocol):
-    """What is trained.
-
-    ``model`` is the card of the network ({"name", "options", "head"}), ``data`` names what is read
-    (both plain values); ``clips_per_step`` counts the clips of all processes.
-    """
-
-    device: torch.device
-    steps_per_epoch: int
-    clips_per_step: int
-    model: dict[str, Any]
-    data: list[str]
-
-    @property
-    def config(self) -> TrainingConfig:
-        """The config of the run."""
-        ...
-
-    def batches(self, start: int, stop: int) -> Iterator[Any]:
-        """What steps ``start``..``stop`` train on."""
-        ...
-
-    def step(self, step: int, batch: Any) -> Mapping[str, Tensor | float]:
-        """Train one step; figures, ``loss`` among them, the same names every time, without waiting
-        for the device.
-        """
-        ...
-
-    def end_epoch(self, epoch: int) -> "EpochEnd":
-        """Measure what is measured after an epoch (counted from 0)."""
-        ...
-
-    def state(self) -> dict[str, Any]:
-        """Everything that the next step depends on, as tensors and plain values."""
-        ...
-
-    def schema(self) -> Mapping[str, Schema]:
-        """What a state must be for this task to take it up."""
-        ...
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Take up a state that :meth:`schema` let pass."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochEnd:
-    """Figures and pictures [H, W, 3] uint8 by name."""
-
-    figures: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    pictures: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+Resume = Literal["auto", "never"] | Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,9 +46,7 @@ class RunResult:
         return 128 + self.signal if self.signal else 0
 
 
-def train(
-    task: Task, folder: Path, *, peers: Alone, resume: Literal["auto", "never"] | Path = "auto"
-) -> RunResult:
+def train(task: Task[Any], folder: Path, *, peers: Peers, resume: Resume = "auto") -> RunResult:
     """Train ``task`` to its last epoch in the run folder, going on where its last checkpoint ends.
 
     ``resume="never"`` refuses a folder with a checkpoint; a path resumes from that checkpoint.
@@ -197,7 +138,7 @@ def caught_signals() -> Generator[list[int]]:
             signal.signal(number, handler)
 
 
-def _begin(task: Task, folder: Path, resume: Literal["auto", "never"] | Path, peers: Alone) -> int:
+def _begin(task: Task[Any], folder: Path, resume: Resume, peers: Peers) -> int:
     """Load what there is to resume, write the run's papers, and return the first step."""
     last = folder / RUN_CHECKPOINT
     if resume == "never" and last.exists():
@@ -217,7 +158,7 @@ def _begin(task: Task, folder: Path, resume: Literal["auto", "never"] | Path, pe
     return step
 
 
-def resume_from(task: Task, path: Path) -> int:
+def resume_from(task: Task[Any], path: Path) -> int:
     """Load a checkpoint into ``task`` and return its step. Where it is not of this run, raise
     ``ValueError`` and leave the task as it was.
     """
@@ -234,7 +175,7 @@ def resume_from(task: Task, path: Path) -> int:
     return step
 
 
-def _save(task: Task, folder: Path, step: int, peers: Alone) -> None:
+def _save(task: Task[Any], folder: Path, step: int, peers: Peers) -> None:
     """Write ``last``, and a checkpoint that stays at every k-th epoch."""
     if peers.rank == 0:
         contents = {
@@ -250,7 +191,7 @@ def _save(task: Task, folder: Path, step: int, peers: Alone) -> None:
     peers.barrier()
 
 
-def _stop(caught: list[int], peers: Alone, *, step: int, every: int) -> int:
+def _stop(caught: list[int], peers: Peers, *, step: int, every: int) -> int:
     """The signal to stop for, 0 for none; several processes agree, at most every ``every``
     steps.
     """
@@ -273,16 +214,8 @@ def _flush(report: RunLog, last: Path) -> None:
         raise DivergedError(f"{error}: stopped; {kept}. A lower lr or fp32 may help") from None
 
 
-def _end_epoch(task: Task, report: RunLog, step: int) -> None:
+def _end_epoch(task: Task[Any], report: RunLog, step: int) -> None:
     end = task.end_epoch(step // task.steps_per_epoch - 1)
-    report.figures(step, end.figures)
+    report.metrics(step, end.metrics)
     for name, picture in end.pictures.items():
         report.picture(step, name, picture)
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The config that a run folder was begun with. ``ValueError`` where there is none."""
-    try:
-        return json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{folder}: not a run folder: {error}") from error

@@ -11,12 +11,32 @@ Shapes: B rows of this process, G rows of all processes.
 import os
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fame.moco import SingleProcess
+from fame.moco import Collectives, SingleProcess
+
+
+class Peers(Collectives, Protocol):
+    """The processes that train together."""
+
+    rank: int
+    world: int
+
+    def average_(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its mean over processes."""
+        ...
+
+    def any(self, flag: bool) -> bool:
+        """Return whether any process raised its flag."""
+        ...
+
+    def barrier(self) -> None:
+        """Wait until all processes are here."""
+        ...
 
 
 class Alone(SingleProcess):
@@ -33,7 +53,7 @@ class Alone(SingleProcess):
         """Wait for nobody."""
 
 
-class Group(Alone):
+class Group:
     """The processes of the default process group."""
 
     def __init__(self, device: torch.device) -> None:
@@ -96,7 +116,7 @@ def choose_device(wanted: str) -> torch.device:
 
 
 @contextmanager
-def process_group(device: torch.device) -> Generator[Alone]:
+def process_group(device: torch.device) -> Generator[Peers]:
     """Join the group that torchrun's variables (RANK, WORLD_SIZE ...) or a launcher announce; alone
     without either.
     """
