@@ -36,6 +36,7 @@ def hold(
     """
     target = folder.resolve()
     file = target.parent / f".{target.name}.lock" if beside else target / ".lock"
+    made = not file.parent.exists()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as reason:
@@ -48,6 +49,8 @@ def hold(
         if descriptor in _held:  # not so in a forked child, whose parent holds the lock still
             with contextlib.suppress(OSError):  # the folder may be gone
                 file.unlink()  # while it is held, so that nobody else's file is removed
+                if made:  # a run that was refused leaves nothing behind
+                    file.parent.rmdir()
             _held.discard(descriptor)
             os.close(descriptor)
 
