@@ -1,4 +1,4 @@
-"""Claim: compiled, the views of 64 pairs move <= 12 GB (135 GB when every operation ran alone).
+"""Aim: compiled, the views of 64 pairs move <= 12 GB (135 GB when every operation ran alone).
 
 Run: ``python -m benchmarks.view_bytes``; no GPU is needed. Bytes are what kernels read and write
 once each, whole buffers: compiled, as Inductor counts them for the kernels that it makes for this

@@ -1,6 +1,7 @@
 """Two processes compute what one computes: collectives against indexing, and a run step by step."""
 
 import os
+import re
 import socket
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -17,10 +18,12 @@ from fame.moco import SingleProcess, shuffle
 from tests.train.tiny import SMOOTH, TINY, figures, flat, state_of
 from train import pretrain as pretraining
 from train.pretrain import PretrainTask, build_moco, pretrain
+from train.recipes import recipe
 from train.run import loop
 from train.run.peers import Group, choose_device, process_group, share_of
 from train.views import render
 
+ROOT = Path(__file__).resolve().parents[2]
 WORLD, CPU = 2, torch.device("cpu")
 CONFIG = TINY.override(["batch=8", "epochs=3"])
 STEPS = 6
@@ -172,6 +175,33 @@ def test_a_batch_that_cannot_be_dealt_out_is_refused():
         share_of(16, world=2, groups={"bn_group": 8}, accumulate=2)
     with pytest.raises(ValueError, match="accumulate 4 does not divide"):
         share_of(12, world=2, groups={}, accumulate=4)
+
+
+def launches() -> list[tuple[str, int, list[str]]]:
+    """The documented commands of several processes: page, number of processes, settings."""
+    found = []
+    for page in ("docs/guide/pretrain.md", "docs/cluster.md"):
+        text = (ROOT / page).read_text().replace("\\\n", " ")
+        for line in text.splitlines():
+            nodes, each, ray = (
+                int(match[1]) if (match := re.search(rf"--{name} (\d+)", line)) else None
+                for name in ("nnodes", "nproc-per-node", "processes")
+            )
+            if "pretrain" in line and (each or ray):
+                chosen = re.findall(r"--(batch|lr) ([\d.]+)", line)
+                settings = [f"{name}={value}" for name, value in chosen]
+                found.append((line, ray or (nodes or 1) * (each or 1), settings))
+    return found
+
+
+def test_the_documented_launches_can_be_dealt_out_and_scale_the_learning_rate():
+    assert {world for _, world, _ in launches()} >= {8, 32}
+    for line, world, settings in launches():
+        plain = recipe("fame-k400")
+        config = plain.override(settings)
+        share_of(config.batch, world=world, groups={"bn_group": config.bn_group})
+        assert config.lr / plain.lr == pytest.approx(config.batch / plain.batch), line
+        assert "torchrun" not in line or " -- " in line, "torchrun takes our options for its own"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
