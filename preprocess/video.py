@@ -180,19 +180,21 @@ class Video:
     def _decoded(self) -> Iterator[VideoFrame]:
         """What the decoder gives, as it was coded; counts the frames that are lost."""
         complaints = at_first = _complaints()
+        decode = self._stream.codec_context.decode
         for packet in self._demuxed():
             try:
-                pictures = self._stream.codec_context.decode(packet)
+                pictures = decode(packet)
             except FFmpegError:
                 pictures = []
-            complaints, before = _complaints(), complaints
-            spoilt = complaints > before or any(picture.is_corrupt for picture in pictures)
-            spoilt = spoilt or (packet is not None and packet.is_corrupt)
-            self.lost += spoilt and bool(pictures)
+            before, complaints = complaints, _complaints()
+            spoilt = complaints > before or (packet is not None and packet.is_corrupt)
             for picture in pictures:
+                spoilt = spoilt or picture.is_corrupt
                 self._pictures += 1
-                picture.time_base = self._time_base  # those held back to the end come without
+                if packet is None:  # those held back to the end of a damaged file come without
+                    picture.time_base = self._time_base
                 yield picture
+            self.lost += spoilt and bool(pictures)
         missing = 0 if self._stream.name == "vp8" else self._packets - self._pictures
         if complaints > at_first:
             missing = max(missing, self.declared_frames - self._pictures)
