@@ -76,6 +76,11 @@ def recognise(values: Any) -> Recognised:
     )
 
 
+def state_dict(values: Any) -> Claims:
+    """Return the weights of a file of a known network, without what stands before their names."""
+    return _unwrapped(_weights(values))[0]
+
+
 def _weights(values: Any) -> Claims:
     """The state dict in a file, wherever it lies."""
     if not isinstance(values, dict):

@@ -8,7 +8,7 @@ batch, C channels, T frames, H W height/width, D feature dim, K outputs of the h
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,9 +19,10 @@ from torch import Tensor
 from fame.archive import Archive, CheckpointError, one_line, open_archive
 from fame.checkpoint import FORMATS, Checkpoint, checksum, compare, expected, plain, shown, take
 from fame.models import Backbone, build_backbone, build_encoder, build_foreign, is_foreign
+from fame.models.foreign import ForeignBackbone
 from fame.models.registry import seeded
 from fame.normalize import encoder_input
-from fame.recognise import Recognised, recognise
+from fame.recognise import Recognised, recognise, state_dict
 
 CARD_KEY, CHECKSUM_KEY = "fame_card", "fame_checksum"
 HEAD_PREFIXES = ("id_head.", "fc.")
@@ -53,8 +54,7 @@ class Card:
         """The network, untrained; ``ValueError`` where the values name no network."""
         if is_foreign(self.name) and not self.trusted:
             raise ValueError(
-                f"the checkpoint is of {self.name}, a network of another project, which a "
-                "checkpoint may not choose"
+                f"its network is another project's: name both, NETWORK@CHECKPOINT ({self.name})"
             )
         if self.head is None:
             return build_backbone(self.name, **self.options)
@@ -183,31 +183,66 @@ def load(path: str | Path, *, device: torch.device | str | None = None) -> Encod
     that says what is wrong: no such file, damaged, holding objects that would run code, without an
     encoder, of an unknown network, with weights that are not finite.
     """
-    if is_foreign(str(path)) and not Path(path).exists():
-        return _foreign(str(path), device=device)
+    if _names_foreign(path):
+        encoder = _foreign(str(path))
+        return Encoder(encoder.network.to(device or "cpu"), encoder.card)
     weights = read_weights(Path(path))
     network = weights.card.outline().to_empty(device=device or "cpu")
     weights.load_into_(network)
     return Encoder(network, weights.card)
 
 
-def _foreign(name: str, *, device: torch.device | str | None) -> Encoder:
-    """Return a network of another project; see :mod:`fame.models.foreign`."""
+def _names_foreign(path: str | Path) -> bool:
+    return is_foreign(str(path)) and not Path(path).exists()
+
+
+def _foreign(text: str) -> Encoder:
+    """Return the network of another project that ``NAME`` or ``NAME@CHECKPOINT`` names."""
+    name, at, file = text.partition("@")
     try:
         with seeded(0):
-            network = build_foreign(name, trained=True)
+            network = build_foreign(name, trained=not at)
     except ValueError as error:
         raise CheckpointError(str(error)) from None
     size = {"frames": network.frames, "crop": network.crop}
     config = {key: value for key, value in size.items() if value}
     card = Card(name=name, config=config, trusted=True)
-    return Encoder(network.to(device or "cpu"), card)
+    return _filled(card, network, Path(file)) if at else Encoder(network, card)
+
+
+def _filled(card: Card, network: ForeignBackbone, path: Path) -> Encoder:
+    """Return the network with the weights of a run here, or of a bare state dict of its own."""
+    with open_archive(path) as archive:
+        if isinstance(archive.values, dict) and archive.values.get("format") in FORMATS:
+            saved = Checkpoint(archive)
+            found = Card.of({**saved.model, "config": saved.config})
+            if found.name != card.name:
+                raise CheckpointError(f"it is of {shown(found.name)}, not of {card.name}")
+            card = replace(found, config={**found.config, **card.config}, trusted=True)
+            with seeded(0):
+                whole = card.build()
+            part = next((part for part in _PARTS if part in saved.parts), _PARTS[0])
+            state = saved.read({part: expected(whole.state_dict())})[part]
+            whole.load_state_dict(state)
+            return Encoder(whole, card)
+        claims, schema = (
+            state_dict(archive.values),
+            expected(network.network.state_dict(), any_precision=True),
+        )
+        held = {name: claim for name, claim in claims.items() if name in schema}
+        compare(held, schema, card.name)
+        network.network.load_state_dict(take(archive, held, schema, card.name))
+    return Encoder(network, card)
 
 
 def read_weights(path: Path) -> Weights:
     """Read and check the encoder in ``path`` (the query encoder of a pretraining run, the
     classifier of a fine-tuned one). Raises :class:`CheckpointError`.
     """
+    if _names_foreign(path):
+        encoder = _foreign(str(path))
+        state = encoder.network.state_dict()
+        return Weights(path=path, card=encoder.card, state=state, digest=checksum(state))
     with open_archive(path) as archive:
         values = archive.values
         if CARD_KEY in archive.metadata or CHECKSUM_KEY in archive.metadata:

@@ -126,6 +126,10 @@ def net():
     return Net()
 
 
+def other():
+    return Net()
+
+
 def number():
     return 7
 
@@ -209,3 +213,40 @@ def test_torchvision_networks_lose_their_classifier(monkeypatch: pytest.MonkeyPa
     with torch.random.fork_rng():
         network = build_foreign("torchvision:r3d_18")
     assert network.feature_dim == 4
+
+
+def test_a_checkpoint_may_not_choose_code_but_you_may(own: Path, tmp_path: Path, store_run: Path):
+    """What was trained on your function loads only where you name the function yourself."""
+    with pytest.raises(ValueError, match="name both, NETWORK@CHECKPOINT"):
+        fame.load(store_run)
+    encoder = fame.load(f"{own}:net@{store_run}")
+    assert encoder.feature_dim == 6
+    saved = torch.load(store_run, weights_only=True)["state"]["encoder_q"]
+    assert torch.equal(
+        encoder.network.state_dict()["network.conv.weight"], saved["network.conv.weight"]
+    )
+    with pytest.raises(ValueError, match=r"it is of .*, not of"):
+        fame.load(f"{own}:other@{store_run}")
+
+
+def test_a_bare_state_dict_fills_the_network_that_you_name(own: Path, tmp_path: Path):
+    encoder = fame.load(f"{own}:net")
+    state = {f"module.{k}": v + 1 for k, v in encoder.network.network.state_dict().items()}
+    torch.save({"state_dict": {**state, "module.fc.weight": torch.zeros(2)}}, tmp_path / "w.pt")
+    filled = fame.load(f"{own}:net@{tmp_path / 'w.pt'}").network.network.state_dict()
+    assert torch.equal(filled["conv.bias"], state["module.conv.bias"])
+    torch.save({"state_dict": {"module.conv.bias": torch.zeros(6)}}, tmp_path / "half.pt")
+    with pytest.raises(ValueError, match=r"half.pt.*lacks"):
+        fame.load(f"{own}:net@{tmp_path / 'half.pt'}")
+
+
+@pytest.fixture
+def store_run(own: Path, tmp_path: Path) -> Path:
+    """A checkpoint of a pretraining run of your function."""
+    from tests.stores import make_store
+    from tests.train.tiny import TINY
+    from train.pretrain import pretrain
+
+    store = make_store(tmp_path / "tiny", videos=8)
+    config = TINY.override([f"encoder={own}:net", "epochs=1", "queue=16"])
+    return pretrain(config, stores=[store], run_dir=tmp_path / "run").checkpoint
