@@ -161,6 +161,9 @@ class TrainingConfig(Settings):
     checkpoint_every: Annotated[
         int, Setting("Epochs from one kept checkpoint to the next.", low=1, panel="Run")
     ] = 10
+    keep: Annotated[
+        int | None, Setting("Newest of these that are kept (default: all).", low=1, panel="Run")
+    ] = None
     save_seconds: Annotated[
         float, Setting("Longest time in seconds that a killed run can lose.", low=0, panel="Run")
     ] = 600.0

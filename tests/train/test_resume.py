@@ -10,7 +10,7 @@ from fame.archive import CheckpointError
 from fame.checkpoint import checksum
 from fame.clipstore import ClipStore
 from tests import crafted
-from tests.train.tiny import TINY
+from tests.train.tiny import TINY, figures
 from train.pretrain import PretrainTask, pretrain
 from train.run.loop import resume_from
 
@@ -35,7 +35,7 @@ def saved(path: Path) -> dict[str, Any]:
 
 def test_a_run_takes_up_its_own(begun: tuple[PretrainTask, Path]) -> None:
     task, path = begun
-    assert resume_from(task, path) == 4
+    assert resume_from(task, path) == (4, "")
     assert checksum(task.state()) == checksum(saved(path)["state"])
     assert "param_groups" not in saved(path)["state"]["optimizer"]
 
@@ -49,7 +49,7 @@ def test_a_checkpoint_of_format_1_is_taken_up(
     change = crafted.put(("state", "optimizer", "param_groups"), groups)
     old = tmp_path / "old.pt"
     old.write_bytes(crafted.changed(saved(path), change, checksums=False))
-    assert resume_from(task, old) == 4
+    assert resume_from(task, old) == (4, "")
     assert task.optimizer.param_groups[0]["lr"] == task.config.lr
     assert checksum(task.state()) == checksum(saved(path)["state"])
 
@@ -69,7 +69,7 @@ def test_crafted_checkpoints_are_refused(begun: tuple[PretrainTask, Path], tmp_p
     for name, change in changes:
         crafted_path.write_bytes(crafted.changed(content, change, checksums=False))
         try:
-            step = resume_from(task, crafted_path)
+            step, _ = resume_from(task, crafted_path)
         except CheckpointError as error:
             text = str(error)
             if not (text.startswith(f"{crafted_path}: ") and text.isprintable()):
@@ -78,3 +78,24 @@ def test_crafted_checkpoints_are_refused(begun: tuple[PretrainTask, Path], tmp_p
         if step != 4 or checksum(task.state()) != good:
             wrong[name] = f"taken up at step {step}"
     assert not wrong
+
+
+def test_a_finished_run_is_made_longer_and_keeps_its_newest(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*settings: str, **options: Any) -> None:
+        pretrain(TINY.override([*SMALL, *settings]), stores=[store], run_dir=tmp_path, **options)
+
+    run("epochs=2")
+    before = figures(tmp_path)
+    run("epochs=4", "keep=2")
+    assert "resumed at step 8 of 16 with epochs from 2 to 4; the cosine schedule" in (
+        capsys.readouterr().err.replace("\n", " ")
+    )
+    assert figures(tmp_path)[:8] == before
+    assert len(figures(tmp_path)) == 16
+    names = sorted(path.name for path in (tmp_path / "checkpoints").glob("*.pt"))
+    assert names == ["epoch-0003.pt", "epoch-0004.pt", "last.pt"]
+    with pytest.raises(CheckpointError, match="at step 16, past the 12 steps of epochs=3"):
+        run("epochs=3")
+    run("epochs=4", resume=tmp_path)  # a run folder is its last checkpoint

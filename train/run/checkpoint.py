@@ -27,8 +27,10 @@ from train.config import TrainingConfig
 # computes.
 _FREE = {
     "device", "compile", "checkpoint_activations", "workers", "prefetch", "on_corrupt", "log_every",
-    "checkpoint_every", "save_seconds", "knn_every", "knn_k",
+    "checkpoint_every", "keep", "save_seconds", "knn_every", "knn_k",
 }  # fmt: skip
+# A run may be made longer; what is said then is that its schedule changes.
+_LENGTH = ("epochs", "milestones")
 # What torch keeps for each parameter, shaped like it.
 _KEPT: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
     torch.optim.SGD: ("momentum_buffer",),
@@ -85,12 +87,30 @@ class Run:
             )
         per_epoch = self.steps_per_epoch
         total = per_epoch * self.config.epochs
+        if type(progress.get("step")) is int and progress["step"] > total:
+            raise CheckpointError(
+                f"the run is at step {shown(progress['step'])}, past the {total} steps of "
+                f"epochs={self.config.epochs}; give it more epochs"
+            )
         steps = {
             "step": Number(low=0, high=total),
             "steps_per_epoch": Number(low=per_epoch, high=per_epoch),
         }
         compare(progress, steps, "progress")
         return progress["step"], saved.read(self.schema)
+
+    def changes(self, saved: Checkpoint) -> str:
+        """What changes where the run is made longer than it was begun, in words; else nothing."""
+        ours = self.config.to_dict()
+        changed = [
+            f"{key} from {shown(saved.config[key])} to {ours[key]}"
+            for key in _LENGTH
+            if saved.config.get(key, ours[key]) != ours[key]
+        ]
+        if not changed:
+            return ""
+        schedule = f"; the {self.config.schedule} schedule is from here that of the new length"
+        return f" with {', '.join(changed)}{schedule}"
 
     def _check_model(self, theirs: Mapping[str, Any]) -> None:
         for key in ("name", "options", "head"):
@@ -107,7 +127,7 @@ class Run:
         before = {entry.name: entry.default for entry in fields(self.config)} | dict(theirs)
         for key, value in before.items():
             value = list(value) if isinstance(value, tuple) else value
-            if key not in _FREE and ours.get(key) != value:
+            if key not in _FREE and key not in _LENGTH and ours.get(key) != value:
                 raise CheckpointError(
                     f"the run was begun with {shown(key)}={shown(value)}, not {ours.get(key)!r}; "
                     "start in another folder"

@@ -56,7 +56,7 @@ def train(task: Task[Any], folder: Path, *, peers: Peers, resume: Resume = "auto
     :class:`~train.run.loading.LoaderError` is raised after saving.
     """
     last = folder / RUN_CHECKPOINT
-    step = _begin(task, folder, resume, peers)
+    step, changes = _begin(task, folder, resume, peers)
     total = task.config.epochs * task.steps_per_epoch
     with (
         sound_kernels(task.config, task.device),
@@ -72,7 +72,7 @@ def train(task: Task[Any], folder: Path, *, peers: Peers, resume: Resume = "auto
         ) as report,
     ):
         if step:
-            report.say(f"resumed at step {step} of {total}")
+            report.say(f"resumed at step {step} of {total}{changes}")
         batches = task.batches(step, total)
         saved_at, saved = time.monotonic(), step
         while step < total:
@@ -138,15 +138,18 @@ def caught_signals() -> Generator[list[int]]:
             signal.signal(number, handler)
 
 
-def _begin(task: Task[Any], folder: Path, resume: Resume, peers: Peers) -> int:
-    """Load what there is to resume, write the run's papers, and return the first step."""
+def _begin(task: Task[Any], folder: Path, resume: Resume, peers: Peers) -> tuple[int, str]:
+    """Load what there is to resume, write the run's papers, and return the first step and what
+    changes there.
+    """
     last = folder / RUN_CHECKPOINT
     if resume == "never" and last.exists():
         raise ValueError(
             f"{folder}: there is a run in this folder; resume it, or choose another folder"
         )
     source = last if resume in ("auto", "never") else Path(resume)
-    step = resume_from(task, source) if source.exists() or source != last else 0
+    fresh = source == last and not source.exists()
+    step, changes = (0, "") if fresh else resume_from(task, source)
     if peers.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "config.json", task.config.to_dict())
@@ -155,12 +158,12 @@ def _begin(task: Task[Any], folder: Path, resume: Resume, peers: Peers) -> int:
             environment(task.device) | {"data": task.data, "processes": peers.world},
         )
     peers.barrier()
-    return step
+    return step, changes
 
 
-def resume_from(task: Task[Any], path: Path) -> int:
-    """Load a checkpoint into ``task`` and return its step. Where it is not of this run, raise
-    ``ValueError`` and leave the task as it was.
+def resume_from(task: Task[Any], path: Path) -> tuple[int, str]:
+    """Load a checkpoint into ``task``; return its step, and in words what changes where the run is
+    made longer. Where it is not of this run, raise ``ValueError`` and leave the task as it was.
     """
     run = checkpoint.Run(
         config=task.config,
@@ -171,12 +174,15 @@ def resume_from(task: Task[Any], path: Path) -> int:
     )
     with open_checkpoint(path) as saved:
         step, state = run.read(saved)
+        changes = run.changes(saved)
     task.load_state(state)
-    return step
+    return step, changes
 
 
 def _save(task: Task[Any], folder: Path, step: int, peers: Peers) -> None:
-    """Write ``last``, and a checkpoint that stays at every k-th epoch."""
+    """Write ``last``, and a checkpoint that stays at every k-th epoch; remove all but the newest
+    ``keep`` of these.
+    """
     if peers.rank == 0:
         contents = {
             "model": task.model,
@@ -188,6 +194,12 @@ def _save(task: Task[Any], folder: Path, step: int, peers: Peers) -> None:
         epoch, within = divmod(step, task.steps_per_epoch)
         if within == 0 and epoch % task.config.checkpoint_every == 0:
             save(folder / "checkpoints" / f"epoch-{epoch:04d}.pt", contents)
+            kept = sorted(
+                (folder / "checkpoints").glob("epoch-[0-9]*.pt"),
+                key=lambda path: (len(path.name), path.name),  # epoch-10000 is after epoch-9999
+            )
+            for old in kept[: -task.config.keep] if task.config.keep else ():
+                old.unlink(missing_ok=True)
     peers.barrier()
 
 
