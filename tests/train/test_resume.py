@@ -63,7 +63,7 @@ def test_crafted_checkpoints_are_refused(begun: tuple[PretrainTask, Path], tmp_p
         changes += crafted.changes_of_weights(content, "encoder_q")
     else:
         changes = [(name, change) for name, change in changes if name.startswith("optimiser, ")]
-    changes = changes[:: 3 if len(changes) > 100 else 1]  # all of them: benchmarks/hostile.py
+    changes = changes[:: 3 if len(changes) > 100 else 1]
     assert len(changes) > 50
     crafted_path, wrong = tmp_path / "crafted.pt", dict[str, str]()
     for name, change in changes:
