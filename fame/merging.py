@@ -93,6 +93,30 @@ def permutation(
     return _in_groups(n, group, lambda size: torch.randperm(size, generator=generator))
 
 
+def own_sources(
+    draw: Callable[..., Tensor],
+    count: int,
+    *,
+    generator: torch.Generator,
+    rank: int,
+    batch: int,
+    group: int | None,
+) -> Int64[Tensor, " n"]:
+    """Sources of the ``count`` clips of process ``rank``, by ``draw`` (`derangement`,
+    `permutation`), counted from its first clip.
+
+    With a ``group`` they are drawn for the whole ``batch`` by every process, so that a clip's
+    source does not depend on their number; without one, among the clips of this process. Raises
+    ``ValueError`` where a group has a single clip.
+    """
+    if group is None:
+        return draw(count, generator=generator)
+    # Process 1 of 2 in a batch of 8 takes the last 4 of, say, [1 0 3 2 | 6 4 7 5], which lie
+    # within its own rows because whole groups do, and counts them from its first: [2 0 3 1].
+    whole = draw(batch, generator=generator, group=group)
+    return whole[rank * count :][:count] - rank * count
+
+
 def _in_groups(n: int, group: int | None, draw: Callable[[int], Tensor]) -> Tensor:
     group = n if group is None else group
     if n < 1 or group < 1:

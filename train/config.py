@@ -25,6 +25,24 @@ Jitter = Annotated[
         panel="Data",
     ),
 ]
+Beta = Annotated[
+    float,
+    Setting(
+        "Share of each crop that is foreground: the top of its map.",
+        above=0,
+        high=1,
+        panel="Merging",
+    ),
+]
+MergeGroup = Annotated[
+    int | None,
+    Setting(
+        "Clips that exchange backgrounds (none: all that a process holds).",
+        low=2,
+        panel="Merging",
+        metavar="CLIPS",
+    ),
+]
 Blur = Annotated[float, Setting("Probability of blurring a clip.", low=0, high=1, panel="Data")]
 Epochs = Annotated[int, Setting("Passes over the videos.", low=1, panel="Optimiser")]
 LearningRate = Annotated[float, Setting("Learning rate.", above=0, panel="Optimiser")]
@@ -220,15 +238,7 @@ class PretrainConfig(TrainingConfig):
     on Kinetics-400.
     """
 
-    beta: Annotated[
-        float,
-        Setting(
-            "Share of each crop that is foreground: the top of its map.",
-            above=0,
-            high=1,
-            panel="Merging",
-        ),
-    ] = 0.5
+    beta: Beta = 0.5
     views: Annotated[
         Literal["single", "both"], Setting("Whether one or both views are merged.", panel="Merging")
     ] = "single"
@@ -267,15 +277,7 @@ class PretrainConfig(TrainingConfig):
             panel="Merging",
         ),
     ] = "derangement"
-    merge_group: Annotated[
-        int | None,
-        Setting(
-            "Clips that exchange backgrounds (none: all that a process holds).",
-            low=2,
-            panel="Merging",
-            metavar="CLIPS",
-        ),
-    ] = None
+    merge_group: MergeGroup = None
 
     head: Annotated[
         Literal["projection", "linear"],
@@ -357,6 +359,27 @@ class FinetuneConfig(TrainingConfig):
         int, Setting("Evenly spaced clips by which a test video is judged.", low=1, panel="Data")
     ] = 10
 
+    merge: Annotated[
+        float,
+        Setting(
+            "Probability that a clip gets the background of another; its label stays that of its "
+            "foreground.",
+            low=0,
+            high=1,
+            panel="Merging",
+        ),
+    ] = 0.0
+    beta: Beta = 0.5
+    mask: Annotated[
+        Literal["seed", "online", "stored"],
+        Setting(
+            "Foreground: the frame differences of the crop, the paper's score of the crop, or the "
+            "store's map of the clip.",
+            panel="Merging",
+        ),
+    ] = "seed"
+    merge_group: MergeGroup = None
+
     select: Annotated[
         Literal["last", "validation", "test"],
         Setting(
@@ -377,6 +400,13 @@ class FinetuneConfig(TrainingConfig):
     select_every: Annotated[
         int, Setting("Epochs from one test for select to the next.", low=1, panel="Run")
     ] = 10
+
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` for settings of merging without merging."""
+        super().__post_init__()
+        for name in ("beta", "mask", "merge_group"):
+            if not self.merge and getattr(self, name) != self.field(name).default:
+                raise ValueError(f"{name} needs merging: set merge above 0, 1 to merge every clip")
 
 
 @dataclass(frozen=True, kw_only=True)

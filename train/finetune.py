@@ -28,7 +28,13 @@ from train.evaluate.classifiers import Figures, Scores, classify, report
 from train.evaluate.features import Watch, unwatched
 from train.evaluate.frozen import check_comparable
 from train.evaluate.plots import plot_confusion
-from train.finetune_data import LabelledClips, held_out_videos, make_view, unseen_classes
+from train.finetune_data import (
+    LabelledClips,
+    held_out_videos,
+    make_view,
+    reads_maps,
+    unseen_classes,
+)
 from train.run.checkpoint import load_optimizer_, optimizer_schema, optimizer_state
 from train.run.log import one_writer, write_json
 from train.run.loop import Resume, RunResult, train
@@ -148,6 +154,7 @@ class FinetuneTask(Task[FinetuneConfig]):
             train_store,
             seed=config.seed,
             window=config.window,
+            maps=reads_maps(config),
             on_corrupt=config.on_corrupt,
             without=self.held_V,
         )
@@ -160,7 +167,7 @@ class FinetuneTask(Task[FinetuneConfig]):
             config,
             dataset=self.clips,
             network=self.classifier,
-            groups={"bn_group": config.bn_group},
+            groups={"bn_group": config.bn_group, "merge_group": config.merge_group},
             model={
                 "name": config.encoder,
                 "options": config.encoder_options,
@@ -181,7 +188,7 @@ class FinetuneTask(Task[FinetuneConfig]):
         epoch = step // self.steps_per_epoch
         self.network.train()
         with torch.no_grad():
-            view = make_view(batch, config, epoch=epoch, step=step)
+            view = make_view(batch, config, epoch=epoch, step=step, rank=self.peers.rank)
         label_B = self.clips.label_S[batch.sample_B].to(self.device, non_blocking=True)
         keep_BD = self._kept(batch.sample_B.tolist(), epoch)
         parts: list[Tensor] = []

@@ -1,5 +1,5 @@
-"""What fine-tuning trains on: one random clip of every labelled video, cropped and coloured on its
-device.
+"""What fine-tuning trains on: one random clip of every labelled video, cropped, merged if that is
+asked for, and coloured, on its device.
 
 Shapes: B clips of this process, C channels, T frames, H W height/width, S crop size, V videos of a
 store, s samples (videos trained on).
@@ -9,10 +9,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fame.augment import crop_clip, draw_colour, draw_crop, draw_order, sampling_grid
+from fame.augment import (
+    crop_clip,
+    crop_map,
+    draw_colour,
+    draw_crop,
+    draw_order,
+    sampling_grid,
+    uniforms,
+)
 from fame.clipstore import ClipStore, Window
 from fame.colour import apply_colour
+from fame.foreground import foreground_mask, motion_score, paper_score
+from fame.merging import derangement, merge, own_sources
 from fame.normalize import normalise
+from fame.randomness import generator
 from fame.transfer import send
 from train.config import FinetuneConfig
 from train.data import PairDataset, Pairs
@@ -22,8 +33,8 @@ from train.evaluate.linear import hold_out
 class LabelledClips(PairDataset):
     """The videos of one store that can be shown, one clip of each, drawn anew every epoch.
 
-    ``without`` [V] marks videos that are left out. ``ValueError`` for a video without a class, or
-    nothing left.
+    ``without`` [V] marks videos that are left out, ``maps`` says whether foreground maps are read.
+    ``ValueError`` for a video without a class, or nothing left.
     """
 
     views = 1
@@ -34,10 +45,11 @@ class LabelledClips(PairDataset):
         *,
         seed: int,
         window: Window,
+        maps: bool = False,
         on_corrupt: str = "stop",
         without: np.ndarray | None = None,
     ) -> None:
-        super().__init__([store], seed=seed, window=window, maps=False, on_corrupt=on_corrupt)
+        super().__init__([store], seed=seed, window=window, maps=maps, on_corrupt=on_corrupt)
         if without is not None:
             self.video_S2 = self.video_S2[~without[self.video_S2[:, 1]]]
         self.label_S = torch.from_numpy(store.labels_V[self.video_S2[:, 1]])
@@ -68,9 +80,19 @@ def held_out_videos(store: ClipStore, config: FinetuneConfig) -> np.ndarray:
     return held_V
 
 
-def make_view(clips: Pairs, config: FinetuneConfig, *, epoch: int, step: int) -> Tensor:
-    """One normalised view [B, 3, T, S, S] of each clip: crop, flip, grey, jitter, blur, drawn once
-    for all frames.
+def reads_maps(config: FinetuneConfig) -> bool:
+    """Return whether the step needs the store's foreground maps."""
+    return config.merge > 0 and config.mask == "stored"
+
+
+def make_view(
+    clips: Pairs, config: FinetuneConfig, *, epoch: int, step: int, rank: int = 0
+) -> Tensor:
+    """One normalised view [B, 3, T, S, S] of each clip: crop, flip, merge, grey, jitter, blur,
+    drawn once for all frames.
+
+    As in pretraining, clips are merged after cropping, so that exactly ``beta`` of a crop stays,
+    and before colour, so that foreground and background are coloured alike.
     """
     indices = clips.sample_B.tolist()
     clip_BTHWC = clips.clip_B2THWC[:, 0]
@@ -96,4 +118,39 @@ def make_view(clips: Pairs, config: FinetuneConfig, *, epoch: int, step: int) ->
     crop, colour = send((crop, colour), clip_BTHWC.device)
     grid = sampling_grid(crop, size=config.crop, frame=(clip_BTHWC.shape[2], clip_BTHWC.shape[3]))
     clip_BCTHW = crop_clip(clip_BTHWC, grid)
+    if config.merge:
+        draws = _draw_merging(config, indices, epoch=epoch, step=step, rank=rank)
+        kept_B, source_B = send(draws, clip_BTHWC.device)
+        score_BHW = _score(clip_BCTHW, clips.score_B2hw, grid, config)
+        mask_BHW = foreground_mask(score_BHW, config.beta) | kept_B[:, None, None]
+        clip_BCTHW = merge(clip_BCTHW, mask_BHW, source_B)
     return normalise(apply_colour(clip_BCTHW, colour, order=order, kind=config.jitter_kind))
+
+
+def _draw_merging(
+    config: FinetuneConfig, samples: list[int], *, epoch: int, step: int, rank: int
+) -> tuple[Tensor, Tensor]:
+    """Return which clips stay as they are [B], a draw of each sample's own address, and whose
+    background each of the others gets [B].
+
+    A clip that stays lends its background all the same.
+    """
+    draw_B = uniforms(1, seed=config.seed, epoch=epoch, indices=samples, purpose="merge")[:, 0]
+    source_B = own_sources(
+        derangement,
+        len(samples),
+        generator=generator(config.seed, epoch, step, "background/0"),
+        rank=rank,
+        batch=config.batch,
+        group=config.merge_group,
+    )
+    return draw_B >= config.merge, source_B
+
+
+def _score(
+    clip_BCTHW: Tensor, score_B1hw: Tensor, grid_BSS2: Tensor, config: FinetuneConfig
+) -> Tensor:
+    """Return what ``config.mask`` says of the crops: higher where foreground is likelier."""
+    if reads_maps(config):
+        return crop_map(score_B1hw[:, 0], grid_BSS2)
+    return paper_score(clip_BCTHW) if config.mask == "online" else motion_score(clip_BCTHW)

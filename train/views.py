@@ -33,7 +33,7 @@ from fame.foreground import (
     paper_score,
     spread_cells,
 )
-from fame.merging import derangement, merge, merge_with, permutation
+from fame.merging import derangement, merge, merge_with, own_sources, permutation
 from fame.normalize import normalise
 from fame.randomness import generator
 from fame.transfer import send
@@ -262,13 +262,14 @@ def _draw_sources(
         return torch.arange(count)
     draw = derangement if config.sources == "derangement" else permutation
     draws = generator(seed, epoch, step, f"background/{view}")
-    if config.merge_group is None:
-        return draw(count, generator=draws)
-    # Drawn for the whole batch by every process, so that a clip's source does not depend on their
-    # number. Process 1 of 2 in a batch of 8 takes the last 4 of, say, [1 0 3 2 | 6 4 7 5], which
-    # lie within its own rows because whole groups do, and counts them from its first: [2 0 3 1].
-    whole = draw(config.batch, generator=draws, group=config.merge_group)
-    return whole[rank * count :][:count] - rank * count
+    return own_sources(
+        draw,
+        count,
+        generator=draws,
+        rank=rank,
+        batch=config.batch,
+        group=config.merge_group,
+    )
 
 
 def _draw_cells(

@@ -2,6 +2,7 @@
 input.
 """
 
+import itertools
 import json
 import os
 import signal
@@ -17,10 +18,13 @@ from torch.nn import functional as F
 from typer.testing import CliRunner
 
 from cli import app
-from fame.augment import uniforms
+from fame.augment import crop_clip, crop_map, draw_crop, sampling_grid, uniforms
 from fame.checkpoint import CheckpointError
 from fame.clipstore import ClipStore
+from fame.foreground import foreground_mask, motion_score, paper_score
+from fame.merging import derangement
 from fame.models import build_encoder
+from fame.randomness import generator
 from fame.weights import load, read_weights
 from tests.stores import CLASSES, WINDOW, make_store
 from tests.train.labelled import checkpoint, classifier, labelled_store
@@ -164,13 +168,69 @@ def test_a_step_equals_a_slow_one(store: Path, test_store: Path) -> None:
 
 def test_accumulation_changes_nothing_but_cost(store: Path, test_store: Path) -> None:
     whole, parts = (
-        task_of(store, test_store, "bn_group=3", f"accumulate={parts}") for parts in (1, 2)
+        task_of(store, test_store, "bn_group=3", "merge=0.7", f"accumulate={parts}")
+        for parts in (1, 2)
     )
     (batch,) = whole.batches(0, 1)
     assert float(whole.step(0, batch)["loss"]) == pytest.approx(
         float(parts.step(0, batch)["loss"]), abs=1e-5
     )
     assert torch.allclose(whole.network.fc.weight, parts.network.fc.weight, atol=1e-5)
+
+
+@pytest.mark.parametrize("mask", ["seed", "online", "stored"])
+def test_merged_clips_keep_their_foreground(store: Path, mask: str) -> None:
+    """Against a slow oracle: clip by clip and pixel by pixel, and a share ``merge`` of all clips."""
+    bare = TINY.override(["jitter=0", "gray=0"])
+    config = bare.override(["merge=0.5", "beta=0.3", f"mask={mask}"])
+    clips = LabelledClips(ClipStore.open(store), seed=0, window=WINDOW, maps=mask == "stored")
+    batch = clips.__getitems__([(0, row) for row in range(6)])
+    samples, frame = batch.sample_B.tolist(), tuple(batch.clip_B2THWC.shape[3:5])
+    crop = draw_crop(
+        seed=0, epoch=0, indices=samples, view=0, size=frame, min_area=0.2, flip=config.flip
+    )
+    grid = sampling_grid(crop, size=16, frame=frame)
+    crop_BCTHW = crop_clip(batch.clip_B2THWC[:, 0], grid)
+    if mask == "stored":
+        score_BHW = crop_map(batch.score_B2hw[:, 0], grid)
+    else:
+        score_BHW = {"seed": motion_score, "online": paper_score}[mask](crop_BCTHW)
+    source_B = derangement(6, generator=generator(0, 0, 4, "background/0")).tolist()
+    plain, found = (make_view(batch, each, epoch=0, step=4) for each in (bare, config))
+    merged = 0
+    for row, sample in enumerate(samples):
+        kept = torch.rand(1, generator=generator(0, 0, sample, "merge")) >= 0.5
+        mask_HW = foreground_mask(score_BHW[row : row + 1], 0.3)[0]
+        for y, x in itertools.product(range(16), range(16)):
+            shown = row if kept or mask_HW[y, x] else source_B[row]
+            assert torch.equal(found[row, :, :, y, x], plain[shown, :, :, y, x])
+        merged += not kept
+    assert 0 < merged < 6
+
+
+def test_merging_does_not_depend_on_processes(store: Path) -> None:
+    config = TINY.override(["merge=0.7", "merge_group=3"])
+    clips = LabelledClips(ClipStore.open(store), seed=0, window=WINDOW)
+    rows = [(0, row) for row in range(6)]
+    whole = make_view(clips.__getitems__(rows), config, epoch=0, step=2)
+    halves = [
+        make_view(clips.__getitems__(rows[3 * r : 3 * r + 3]), config, epoch=0, step=2, rank=r)
+        for r in (0, 1)
+    ]
+    assert torch.equal(torch.cat(halves), whole)
+
+
+def test_a_merging_run_trains_and_keeps_the_labels(
+    store: Path, test_store: Path, tmp_path: Path
+) -> None:
+    settings = ("merge=1", "mask=stored", "merge_group=2", "epochs=1", "clips=1")
+    result = run(store, test_store, tmp_path / "run", *settings)
+    assert result.run.status == "finished"
+    assert figures(tmp_path / "run") != []
+    with pytest.raises(ValueError, match=r"^merge_group 4 does not divide the 6 clips"):
+        task_of(store, test_store, "merge=1", "merge_group=4")
+    with pytest.raises(ValueError, match=r"^beta needs merging: set merge above 0"):
+        TINY.override(["beta=0.3"])
 
 
 class Neighbour(Alone):
@@ -193,7 +253,7 @@ def test_two_processes_compute_what_one_does(store: Path, test_store: Path) -> N
     meeting, shared = threading.Barrier(2), {}
     whole, *parts = (
         FinetuneTask(
-            TINY.override(["bn_group=3", "lr=1e-4"]),
+            TINY.override(["bn_group=3", "lr=1e-4", "merge=0.7", "merge_group=3"]),
             train_store=ClipStore.open(store),
             test_store=ClipStore.open(test_store),
             weights=None,
