@@ -11,11 +11,11 @@ from commands.options import (
     Root,
     Values,
     checkpoint_or_default,
-    existing,
     output,
     say,
     watch,
 )
+from commands.stores import existing_store
 from fame.lock import hold
 from fame.words import plain
 from train.evaluate.config import BiasConfig
@@ -47,9 +47,10 @@ def bias(
     from train.bias import report
 
     folder = out or root / "runs" / "bias"
-    store = existing(
+    store = existing_store(
         given.pop("test_store", root / "stores" / "ucf101-test1.zarr"),
-        made_by="`fame preprocess` makes clip stores; name this one with --store",
+        root=root,
+        hint="name this one with --store",
     )
     config = BiasConfig(**given, test_store=store, cache=root / "runs" / "features")
     paths = checkpoints or [checkpoint_or_default(None, root)]

@@ -18,6 +18,7 @@ from commands.options import (
     say,
     watch,
 )
+from commands.stores import existing_store
 from fame.lock import hold
 from fame.settings import Settings
 from fame.words import plain
@@ -33,7 +34,6 @@ from train.evaluate.config import (
 evaluate_app = App("Measure what an encoder or a classifier has learned.")
 
 _TEST_STORE = "ROOT/stores/ucf101-test1.zarr"
-_MAKES_STORES = "`fame preprocess` makes clip stores; name this one with --store"
 _Given = Annotated[
     Values,
     Options(
@@ -100,9 +100,10 @@ def _evaluate(
     from train.evaluate import frozen
 
     stores = {
-        f"{split}_store": existing(
+        f"{split}_store": existing_store(
             given.get(f"{split}_store", root / "stores" / f"ucf101-{split}1.zarr"),
-            made_by=f"`fame preprocess` makes clip stores; name this one with --{split}-store",
+            root=root,
+            hint=f"name this one with --{split}-store",
         )
         for split in ("train", "test")
     }
@@ -191,7 +192,9 @@ def activate(
 
 def _placed(given: Values, root: Path, *, folder: str) -> dict[str, Any]:
     """Return the given values with the store and the folder of the results filled in."""
-    store = existing(
-        given.get("store", root / "stores" / "ucf101-test1.zarr"), made_by=_MAKES_STORES
+    store = existing_store(
+        given.get("store", root / "stores" / "ucf101-test1.zarr"),
+        root=root,
+        hint="name this one with --store",
     )
     return {"out": root / "runs" / folder, **given, "store": store}

@@ -12,6 +12,8 @@ Light to import: ``fame --help`` goes through here.
 
 import inspect
 import json
+import os
+import shlex
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -47,6 +49,8 @@ Checkpoints = Annotated[
     ),
 ]
 
+_GIVEN = "commands.options.given"  # the words of the command, in the meta of its context
+_SIGNALLED = 128  # exit codes above it name a signal
 PANELS = (
     "Arguments",
     "Data",
@@ -266,7 +270,21 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Take the options of earlier versions too."""
+        ctx.meta[_GIVEN] = shlex.join([*ctx.command_path.split(), *args])
         return super().parse_args(ctx, renamed(ctx.command_path, args))
+
+    def invoke(self, ctx: Any) -> Any:
+        """Say at the end of a run that a signal stopped which command goes on."""
+        try:
+            return super().invoke(ctx)
+        except typer.Exit as end:
+            if end.exit_code > _SIGNALLED and os.environ.get("RANK", "0") == "0":
+                # Any other --resume would begin again, or refuse the folder.
+                auto = "" if ctx.params.get("resume") == "auto" else " --resume auto"
+                launcher = "torchrun ... -- " if "RANK" in os.environ else ""
+                line = f"fame: to go on: {launcher}{ctx.meta[_GIVEN]}{auto}"
+                print(plain(line), file=sys.stderr)
+            raise
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         _write_panels(self, ctx, formatter)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from commands.options import Root, existing, say
+from commands.stores import existing_store
 
 
 def report(
@@ -47,7 +48,7 @@ def report(
 
     folder = existing(run or root / "runs" / "pretrain", made_by="`fame pretrain` makes runs")
     if store is not None:
-        existing(store, made_by="`fame preprocess` makes clip stores")
+        existing_store(store, root=root)
     path = out or folder / "report.html"
     write_page(folder, path, store=store, results=results or (), device=choose_device(device))
     say(path)

@@ -14,11 +14,11 @@ from commands.options import (
     Values,
     checkpoint_or_default,
     chosen,
-    existing,
     in_words,
     say,
     watch,
 )
+from commands.stores import existing_store
 from fame.settings import Settings
 from train.config import FinetuneConfig, LaunchConfig, PretrainConfig
 from train.recipes import RECIPES, recipe
@@ -146,10 +146,9 @@ def pretrain(
         return _show(config)
     paths: list[Path | str] = [*(stores or ())] or [root / "stores" / "k400-train.zarr"]
     for path in paths:
-        existing(
-            path,
-            made_by="`fame preprocess` makes clip stores (`fame preprocess k400` the default one)",
-        )
+        existing_store(path, root=root, hint="`fame preprocess k400` makes the default one")
+    if knn_store is not None:
+        existing_store(knn_store, root=root)
     where: Values = {
         "stores": paths,
         "run_dir": run_dir or root / "runs" / name,
@@ -265,9 +264,10 @@ def _finetune(
     if options.show_config:
         return _show(config)
     stores = {
-        f"{role}_store": existing(
+        f"{role}_store": existing_store(
             path or options.root / "stores" / f"{dataset}-{split}{fold}.zarr",
-            made_by=f"`fame preprocess` makes clip stores; name this one with --{role}-store",
+            root=options.root,
+            hint=f"name this one with --{role}-store",
         )
         for role, split, path in (
             ("train", "train", options.train_store),

@@ -198,14 +198,12 @@ def store_identity(store: ClipStore) -> str:
     return f"{about}, content {store.digest[:16]}"
 
 
-def steps_per_epoch(*, samples: int, batch: int) -> int:
+def steps_per_epoch(*, samples: int, batch: int, fitting: str = "a smaller batch") -> int:
     """Whole batches in an epoch; the rest of the order sits this epoch out. ``ValueError`` where
-    there is none.
+    there is none, with the options of a ``fitting`` batch.
     """
     if batch > samples:
-        raise ValueError(
-            f"batch {batch} is larger than the data: {samples} videos; set batch={samples} or less"
-        )
+        raise ValueError(f"batch {batch} is larger than the data: {samples} videos; give {fitting}")
     return samples // batch
 
 

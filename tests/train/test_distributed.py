@@ -20,7 +20,7 @@ from train import pretrain as pretraining
 from train.pretrain import PretrainTask, build_moco, pretrain
 from train.recipes import recipe
 from train.run import loop
-from train.run.peers import Group, choose_device, process_group, share_of
+from train.run.peers import Group, choose_device, fitting_batch, process_group, share_of
 from train.views import render
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -175,6 +175,53 @@ def test_a_batch_that_cannot_be_dealt_out_is_refused():
         share_of(16, world=2, groups={"bn_group": 8}, accumulate=2)
     with pytest.raises(ValueError, match="accumulate 4 does not divide"):
         share_of(12, world=2, groups={}, accumulate=4)
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulate", "advice"),
+    [
+        (4, 1, "--bn-group 4 --merge-group 4"),
+        (12, 1, "--bn-group 6 --merge-group 6"),
+        (11, 1, "--bn-group none --merge-group none"),
+        (24, 2, "--bn-group 6"),
+    ],
+)
+def test_groups_that_do_not_fit_are_answered_with_those_that_do(
+    batch: int, accumulate: int, advice: str
+) -> None:
+    groups: dict[str, int | None] = {"bn_group": 8, "merge_group": 8}
+    with pytest.raises(ValueError, match=f"; give {advice}$"):
+        share_of(batch, world=1, groups=groups, accumulate=accumulate)
+    taken = groups | _options(advice)
+    assert share_of(batch, world=1, groups=taken, accumulate=accumulate) == batch
+
+
+@pytest.mark.parametrize(
+    ("samples", "world", "accumulate", "advice"),
+    [
+        (18, 1, 1, "--batch 16"),
+        (70, 2, 2, "--batch 64"),
+        (5, 1, 1, "--batch 5 --bn-group 5 --merge-group 5"),
+        (13, 2, 2, "--batch 12 --bn-group 3 --merge-group 6"),
+    ],
+)
+def test_a_batch_larger_than_the_data_is_answered_with_one_that_fits(
+    samples: int, world: int, accumulate: int, advice: str
+) -> None:
+    groups: dict[str, int | None] = {"bn_group": 8, "merge_group": 8}
+    assert fitting_batch(samples, world=world, groups=groups, accumulate=accumulate) == advice
+    options = _options(advice)
+    batch = options.pop("batch")
+    assert batch is not None
+    share_of(batch, world=world, groups=groups | options, accumulate=accumulate)
+
+
+def _options(advice: str) -> dict[str, int | None]:
+    words = advice.replace("--", "").replace("-", "_").split()
+    return {
+        name: None if value == "none" else int(value)
+        for name, value in zip(words[::2], words[1::2], strict=True)
+    }
 
 
 def launches() -> list[tuple[str, int, list[str]]]:

@@ -16,6 +16,7 @@ from fame.clipstore import StoreHeader, create
 from fame.clipstore.layout import ROOT_KEY, SEAL_KEY
 from tests import crafted
 from tests.stores import CLASSES, SPEC, make_store
+from train.run.loop import RunResult
 
 SMALL = [
     "--encoder",
@@ -85,14 +86,14 @@ def test_bad_input_is_one_clear_line(store: Path, finished: Path, tmp_path: Path
     change, content = crafted.put(optimiser, torch.ones(1)), torch.load(finished, weights_only=True)
     (tmp_path / "evil.pt").write_bytes(crafted.changed(content, change, checksums=False))
     for given, options, words in (
-        (empty(tmp_path / "empty"), [], "empty: "),
+        (empty(tmp_path / "empty"), [], "empty is a folder without a clip store; "),
         (unfinished(tmp_path / "half"), [], "half: "),
         (of_another_format(store, tmp_path / "ninth"), [], "format 9"),
         (dead, [], "dead: no video could be decoded, nothing to train on"),
         (
             store,
             ["--batch", "24"],
-            "batch 24 is larger than the data: 18 videos; set batch=18 or less",
+            "batch 24 is larger than the data: 18 videos; give --batch 16",
         ),
         (
             store,
@@ -123,3 +124,19 @@ def test_bad_input_is_one_clear_line(store: Path, finished: Path, tmp_path: Path
         assert line.startswith("fame: ")
         assert words in line
         assert not list(run.rglob("*")), words
+
+
+def test_an_interrupted_run_ends_with_the_command_that_goes_on(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = RunResult(
+        status="interrupted", step=1, total=2, checkpoint=tmp_path / "last.pt", signal=15
+    )
+    monkeypatch.setattr("train.pretrain.pretrain", lambda *_, **__: stopped)
+    command = ["pretrain", str(store), "--run-dir", str(tmp_path / "my run")]
+    done = CliRunner().invoke(app, command, prog_name="fame")
+    assert done.exit_code == 143
+    again = f"fame pretrain {store} --run-dir '{tmp_path}/my run'"
+    assert done.stderr.splitlines()[-1] == f"fame: to go on: {again}"
+    done = CliRunner().invoke(app, [*command, "--resume", "never"], prog_name="fame")
+    assert done.stderr.splitlines()[-1].endswith(" --resume never --resume auto")

@@ -8,6 +8,7 @@ accumulation, compilation and checkpointing need no exceptions.
 Shapes: B rows of this process, G rows of all processes.
 """
 
+import math
 import os
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -144,13 +145,44 @@ def share_of(batch: int, *, world: int, groups: dict[str, int | None], accumulat
         raise ValueError(
             f"accumulate {accumulate} does not divide a process's share of {share} clips"
         )
-    for name, group in groups.items():
-        whole = share // accumulate if name == "bn_group" else share
-        if group is not None and whole % group:
-            raise ValueError(
-                f"{name} {group} does not divide the {whole} clips that a process sees at once"
-            )
+    whole = {name: share // accumulate if name == "bn_group" else share for name in groups}
+    wrong = {name: group for name, group in groups.items() if group and whole[name] % group}
+    for name, group in wrong.items():
+        fits = (_option(name, _divisor(whole[name], most)) for name, most in wrong.items())
+        raise ValueError(
+            f"{name} {group} does not divide the {whole[name]} clips that a process sees at once; "
+            f"give {' '.join(fits)}"
+        )
     return share
+
+
+def fitting_batch(
+    samples: int, *, world: int, groups: dict[str, int | None], accumulate: int = 1
+) -> str:
+    """Return the options of the largest batch that ``samples`` videos fill and :func:`share_of`
+    deals out; smaller groups are among them where one group is larger than the data.
+    """
+    sizes = {name: group for name, group in groups.items() if group}
+    parts = {name: accumulate if name == "bn_group" else 1 for name in sizes}
+    whole = world * math.lcm(accumulate, *(sizes[name] * parts[name] for name in sizes))
+    if whole <= samples:
+        return f"--batch {samples // whole * whole}"
+    share = samples // world // accumulate * accumulate
+    fits = (
+        _option(name, _divisor(share // parts[name], group))
+        for name, group in sizes.items()
+        if share // parts[name] % group
+    )
+    return " ".join((f"--batch {share * world}", *fits))
+
+
+def _divisor(clips: int, most: int) -> int | None:
+    """Return the largest divisor of ``clips`` in 2..``most``; ``None`` where there is none."""
+    return next((size for size in range(most, 1, -1) if clips % size == 0), None)
+
+
+def _option(name: str, value: int | None) -> str:
+    return f"--{name.replace('_', '-')} {'none' if value is None else value}"
 
 
 def gradients(module: nn.Module) -> list[Tensor]:

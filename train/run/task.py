@@ -13,7 +13,7 @@ from fame.checkpoint import Schema
 from train.config import TrainingConfig
 from train.data import PairDataset, Pairs, steps_per_epoch, stream
 from train.run.optimizer import make_optimizer, set_precision
-from train.run.peers import Alone, Peers, gradients, share_of
+from train.run.peers import Alone, Peers, fitting_batch, gradients, share_of
 from train.run.schedule import learning_rate
 
 C = TypeVar("C", bound=TrainingConfig)
@@ -56,8 +56,17 @@ class Task(ABC, Generic[C]):
         self.config, self.dataset, self.network = config, dataset, network
         self.model, self.data = model, data
         self.peers, self.device = peers or Alone(), device
-        share_of(config.batch, world=self.peers.world, groups=groups, accumulate=config.accumulate)
-        self.steps_per_epoch = steps_per_epoch(samples=len(dataset), batch=config.batch)
+        dealt: Any = {
+            "world": self.peers.world,
+            "groups": groups,
+            "accumulate": config.accumulate,
+        }
+        share_of(config.batch, **dealt)
+        self.steps_per_epoch = steps_per_epoch(
+            samples=len(dataset),
+            batch=config.batch,
+            fitting=fitting_batch(len(dataset), **dealt),
+        )
         self.clips_per_step = dataset.views * config.batch  # over all processes
         set_precision(config)
         self.optimizer = make_optimizer(config, list(network.parameters()))

@@ -1,0 +1,49 @@
+"""Clip stores named on the command line: what is none is said in one line, with what makes one."""
+
+import shlex
+from itertools import islice
+from pathlib import Path
+
+from commands.options import AnyPath
+from fame.clipstore.layout import ROOT_KEY
+from preprocess.datasets.files import is_video
+
+_LOOKED_AT = 10_000  # entries of a folder, until it is believed to hold no videos
+_NAMED = 8
+_MAKES = "`fame preprocess` makes clip stores"
+
+
+def existing_store(path: AnyPath, *, root: Path, hint: str = "") -> AnyPath:
+    """Return ``path`` itself. Raise ``ValueError`` where no clip store is there: the line says what
+    is there, which command makes a store, and which stores lie below ``root``.
+
+    Of a store at ``s3://`` nothing is asked here: opening it tells.
+    """
+    if "://" in str(path) or (Path(path) / ROOT_KEY).exists():
+        return path
+    place = Path(path)
+    if not place.exists():
+        notes = [f"{path} is not there", _MAKES, hint, _named(root / "stores")]
+    elif not place.is_dir():
+        notes = [f"{path} is a file, but a clip store is a folder", _MAKES, hint]
+    elif within := _named(place):
+        notes = [f"{path} is no clip store", within]
+    elif _holds_videos(place):
+        make = f"`fame preprocess folder --videos {shlex.quote(str(path))}` makes one of it"
+        notes = [f"{path} is a folder of videos and no clip store", make]
+    else:
+        notes = [f"{path} is a folder without a clip store", _MAKES, hint]
+    raise ValueError("; ".join(note for note in notes if note))
+
+
+def _named(folder: Path) -> str:
+    """Return the stores that lie in a folder, in words; "" where there are none."""
+    found = sorted(root.parent for root in folder.glob(f"*/{ROOT_KEY}"))
+    if not found:
+        return ""
+    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    return "there are the stores " + ", ".join(map(str, found[:_NAMED])) + more
+
+
+def _holds_videos(folder: Path) -> bool:
+    return any(is_video(entry.name) for entry in islice(folder.rglob("*"), _LOOKED_AT))

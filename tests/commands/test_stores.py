@@ -1,0 +1,62 @@
+"""What is given as a clip store and is none is one line that says what it is."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from commands.stores import existing_store
+from tests.stores import make_store
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root with one store."""
+    folder = tmp_path_factory.mktemp("root")
+    make_store(folder / "stores" / "world-train.zarr", videos=4)
+    return folder
+
+
+def test_a_store_and_an_address_are_taken(root: Path) -> None:
+    store = root / "stores" / "world-train.zarr"
+    assert existing_store(store, root=root) == store
+    assert existing_store("s3://bucket/store", root=root) == "s3://bucket/store"
+
+
+def refused(path: Path, root: Path) -> str:
+    with pytest.raises(ValueError, match=re.escape(str(path))) as caught:
+        existing_store(path, root=root, hint="name this one with --store")
+    assert "\n" not in str(caught.value)
+    return str(caught.value).removeprefix(str(path))
+
+
+def test_a_store_that_is_not_there_lists_those_that_are(root: Path, tmp_path: Path) -> None:
+    says = " is not there; `fame preprocess` makes clip stores; name this one with --store"
+    lists = f"; there are the stores {root}/stores/world-train.zarr"
+    assert refused(root / "stores" / "k400-train.zarr", root) == says + lists
+    assert refused(tmp_path / "gone", tmp_path) == says
+
+
+def test_of_many_stores_the_first_are_named(root: Path, tmp_path: Path) -> None:
+    for index in range(10):
+        (tmp_path / "stores").mkdir(exist_ok=True)
+        shutil.copytree(root / "stores" / "world-train.zarr", tmp_path / "stores" / f"{index}.zarr")
+    assert refused(tmp_path / "gone", tmp_path).endswith("7.zarr and 2 more")
+
+
+def test_a_folder_of_videos_names_the_command_that_makes_a_store(tmp_path: Path) -> None:
+    (tmp_path / "my videos" / "jump").mkdir(parents=True)
+    (tmp_path / "my videos" / "jump" / "a.MP4").touch()
+    make = f"`fame preprocess folder --videos '{tmp_path}/my videos'` makes one of it"
+    assert refused(tmp_path / "my videos", tmp_path) == (
+        f" is a folder of videos and no clip store; {make}"
+    )
+
+
+def test_files_and_other_folders_are_named_for_what_they_are(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.mp4").touch()
+    assert refused(tmp_path / "empty", root).startswith(" is a folder without a clip store; `fame")
+    assert refused(tmp_path / "a.mp4", root).startswith(" is a file, but a clip store is a folder")
+    assert refused(root / "stores", root).startswith(" is no clip store; there are the stores ")
