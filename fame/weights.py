@@ -21,7 +21,7 @@ from fame.checkpoint import FORMATS, Checkpoint, checksum, compare, expected, pl
 from fame.models import Backbone, build_backbone, build_encoder, build_foreign, is_foreign
 from fame.models.foreign import ForeignBackbone
 from fame.models.registry import seeded
-from fame.normalize import encoder_input
+from fame.normalize import Normalisation, encoder_input
 from fame.recognise import Recognised, recognise, state_dict
 
 CARD_KEY, CHECKSUM_KEY = "fame_card", "fame_checksum"
@@ -149,13 +149,15 @@ class Encoder:
         return next(self.network.parameters()).device
 
     @torch.no_grad()
-    def features(self, clips: Tensor) -> Float[Tensor, "b d"]:
+    def features(
+        self, clips: Tensor, *, normalisation: Normalisation = "kinetics"
+    ) -> Float[Tensor, "b d"]:
         """Global average of the last feature map, not normalised.
 
         ``clips``: uint8 frames ``[b, t, h, w, 3]`` as a store holds them, or colours in 0..1 ``[b,
-        3, t, h, w]``; the recipe's normalisation is applied here. ``ValueError`` on anything else.
+        3, t, h, w]``; they are normalised here. ``ValueError`` on anything else.
         """
-        return self.network.features(encoder_input(clips.to(self.device)))
+        return self.network.features(encoder_input(clips.to(self.device), normalisation))
 
     @torch.no_grad()
     def feature_map(self, clips: Tensor) -> Float[Tensor, "b d t_map h_map w_map"]:

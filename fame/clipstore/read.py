@@ -101,6 +101,12 @@ class ClipStore:
         """Every start of a clip in a video. Raises :class:`StoreError` for a failed video."""
         return window.starts(*self._extent(video))
 
+    def fits(self, video: int, window: Window) -> bool:
+        """Whether a video is long enough for ``window``, else it is looped. Raises as
+        :meth:`starts`.
+        """
+        return window.fits(*self._extent(video))
+
     def spread(self, video: int, window: Window, count: int) -> tuple[int, ...]:
         """``count`` evenly spaced starts: what a video is tested by. Raises as :meth:`starts`."""
         return window.spread(*self._extent(video), count)

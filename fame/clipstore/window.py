@@ -41,6 +41,11 @@ class Window:
             return number_T * self.step
         return (number_T * (self.span * room / self.frames)).astype(np.int64)
 
+    def fits(self, length: int, stretches: int) -> bool:
+        """Whether a stretch of a video is long enough to show the window without a loop."""
+        room = length // stretches
+        return int(self.offsets(room)[-1]) < room
+
     def starts(self, length: int, stretches: int) -> Int64[np.ndarray, " s"]:
         """Every start in a video of ``length`` kept frames in ``stretches`` runs.
 

@@ -74,6 +74,15 @@ def test_views_are_averaged_in_log_probability(count: int, classes: int, seed: i
         np.testing.assert_allclose(averaged_K, log_NK[video_N == video].mean(0), atol=1e-5)
 
 
+@given(count=sizes, seed=seeds)
+def test_the_mean_of_logits_ranks_the_classes_alike(count: int, seed: int) -> None:
+    """The reference averages the logits of R(2+1)D: one number a video less, for every class."""
+    score_NK = features(count, seed=seed)
+    averaged_VK, _ = average_views(tensor(score_NK).double(), torch.zeros(count, dtype=torch.long))
+    less_K = score_NK.astype(np.float64).mean(0) - averaged_VK[0].numpy()
+    np.testing.assert_allclose(less_K, less_K[0], atol=1e-6)
+
+
 @given(count=st.integers(0, 12), classes=sizes, seed=seeds)
 def test_confusion_and_per_class_accuracy_count_by_hand(
     count: int, classes: int, seed: int

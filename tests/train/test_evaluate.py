@@ -87,6 +87,44 @@ def test_features_are_the_mean_over_the_valid_clips_of_a_video(
         assert torch.allclose(found.feature_VD[row], expected_D, atol=1e-5)
 
 
+@pytest.mark.parametrize("per_clip_l2", [False, True])
+def test_the_references_retrieval_features_equal_a_slow_oracle(
+    stores: tuple[Path, Path], encoder: Encoder, per_clip_l2: bool
+) -> None:
+    store = ClipStore.open(stores[0])
+    found = extract_features(
+        encoder,
+        SquareClips(store, window=WINDOW, clips=2, crop=32, videos=[0, 3]),
+        normalisation="imagenet",
+        per_clip_l2=per_clip_l2,
+    )
+    for row, video in enumerate([0, 3]):
+        feature_ND = []
+        for start in (0, 4):
+            clip_THWC = store.clip(video, start, WINDOW)[:, 2:34, 8:40] / 255.0
+            clip_THWC = (clip_THWC - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+            clip_BCTHW = torch.tensor(clip_THWC, dtype=torch.float32).permute(3, 0, 1, 2)[None]
+            with torch.no_grad():
+                feature_D = encoder.network.features(clip_BCTHW)[0].double().numpy()
+            feature_ND.append(feature_D / (np.linalg.norm(feature_D) if per_clip_l2 else 1))
+        np.testing.assert_allclose(found.feature_VD[row], np.mean(feature_ND, 0), atol=1e-5)
+
+
+def test_a_network_of_another_project_keeps_its_normalisation(
+    stores: tuple[Path, Path], encoder: Encoder, tmp_path: Path
+) -> None:
+    foreign = Encoder(encoder.network, Card(name="torchvision:r3d_18", trusted=True))
+    with pytest.raises(ValueError, match="normalises clips its own way; leave out --normalisation"):
+        evaluation.store_features(
+            foreign,
+            "theirs",
+            ClipStore.open(stores[0]),
+            config(stores, tmp_path),
+            evaluation.unwatched,
+            normalisation="imagenet",
+        )
+
+
 def test_loader_workers_change_nothing(stores: tuple[Path, Path], encoder: Encoder) -> None:
     clips = SquareClips(ClipStore.open(stores[0]), window=WINDOW, clips=2, crop=32)
     alone = extract_features(encoder, clips, batch=4)
@@ -196,10 +234,14 @@ def test_features_are_computed_once_per_checkpoint_store_and_crop(
     assert len(seen) == 2
     run(crop=36)
     assert len(seen) == 4
+    run(crop=36, per_clip_l2=True)
+    run(crop=36, normalisation="imagenet")
+    run(crop=36, normalisation="imagenet", per_clip_l2=True)
+    assert len(seen) == 10
     for file in tmp_path.glob("*.safetensors"):
         file.write_bytes(file.read_bytes()[:50])
     assert run() == first
-    assert len(seen) == 6
+    assert len(seen) == 12
 
 
 def test_stores_of_other_classes_are_refused_by_name(

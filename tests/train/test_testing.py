@@ -2,6 +2,7 @@
 do not fit.
 """
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from functools import partial
@@ -14,12 +15,25 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cli import app
-from fame.clipstore import ClipStore
+from fame.clipstore import (
+    ClipStore,
+    StoreHeader,
+    VideoFailure,
+    Window,
+    create,
+    finalise,
+    write_shard,
+)
 from fame.normalize import encoder_input
 from fame.weights import load
-from tests.stores import CLASSES, WINDOW, make_store
+from tests.stores import CLASSES, SPEC, WINDOW, make_store, tiny_video
 from tests.train.labelled import SEVEN, checkpoint, classifier, labelled_store
-from train.evaluate.classifiers import classify, evaluate_classifiers, read_classifier
+from train.evaluate.classifiers import (
+    classify,
+    evaluate_classifiers,
+    read_classifier,
+    short_videos,
+)
 from train.evaluate.config import ClassifierConfig
 from train.evaluate.features import square_crops
 from train.run.peers import Alone
@@ -167,6 +181,34 @@ def test_several_checkpoints_stand_in_one_report(
     for number in (1, 2):
         with Image.open(tmp_path / "out" / f"confusion-{number}.png") as picture:
             assert min(picture.size) > 300
+
+
+def test_short_videos_are_left_out_of_the_test(trained: Path, tmp_path: Path) -> None:
+    header = StoreHeader(dataset="tiny", split="test", class_names=SEVEN, spec=SPEC)
+    create(tmp_path / "short.zarr", header, names=list("abcd"), labels=[0, 1, 2, 3])
+    whole = tiny_video(SPEC, 0)
+    videos = [
+        dataclasses.replace(
+            whole,
+            frames=whole.frames[:length],
+            foreground=whole.foreground[:length],
+            source=whole.source[:length],
+        )
+        for length in (12, 7, 8)  # a clip has 8 frames
+    ]
+    write_shard(tmp_path / "short.zarr", 0, [*videos, VideoFailure("broken")])
+    finalise(tmp_path / "short.zarr")
+    config = ClassifierConfig(store=tmp_path / "short.zarr", out=tmp_path / "out", device="cpu")
+    evaluate_classifiers([trained], config)
+    looped = json.loads((config.out / "report.json").read_text())["results"][0]
+    assert (looped["videos"], looped["videos_skipped_as_short"]) == (3, 0)
+    evaluate_classifiers([trained], dataclasses.replace(config, skip_short=True))
+    found = json.loads((config.out / "report.json").read_text())["results"][0]
+    assert (found["videos"], found["videos_skipped_as_short"]) == (2, 1)
+    assert found["videos_without_a_valid_clip"] == 1
+    assert [sum(row) for row in found["confusion"]] == [1, 0, 1, 0, 0, 0, 0]
+    with pytest.raises(ValueError, match="every video is shorter than 16 frames at step 1; test"):
+        short_videos(ClipStore.open(config.store), Window(frames=16))
 
 
 def test_the_command_prints_a_table(store: Path, trained: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -155,13 +156,16 @@ def evaluate_classifiers(
     encoders = [read_classifier(path, store, device=where) for path in checkpoints]
     reports: list[dict[str, Any]] = []
     for number, (path, encoder) in enumerate(zip(checkpoints, encoders, strict=True), 1):
-        count = int(store.valid_V.sum()) * config.clips
+        window = window_for(encoder, config.frames, config.step)
+        short = short_videos(store, window) if config.skip_short else set[int]()
+        count = (int(store.valid_V.sum()) - len(short)) * config.clips
         with watch(f"{path} on {config.store}", count) as on_clips:
             side = crop_for(encoder, store, config.crop)
             scores = classify(
                 encoder.network,
                 store,
-                window=window_for(encoder, config.frames, config.step),
+                window=window,
+                videos=sorted(set(range(store.num_videos)) - short),
                 clips=config.clips,
                 crop=side,
                 crops=config.crops,
@@ -177,6 +181,7 @@ def evaluate_classifiers(
                 "checkpoint": str(path),
                 "crop": side,
                 "confusion_picture": name,
+                "videos_skipped_as_short": len(short),
                 **report(scores),
             }
         )
@@ -185,6 +190,17 @@ def evaluate_classifiers(
         {"store": str(config.store), "crops": config.crops, "results": reports},
     )
     return {path: entry["figures"] for path, entry in zip(checkpoints, reports, strict=True)}
+
+
+def short_videos(store: ClipStore, window: Window) -> set[int]:
+    """Return the videos of fewer frames than ``window`` needs; ``ValueError`` where all are."""
+    valid = np.flatnonzero(store.valid_V).tolist()
+    short = {video for video in valid if not store.fits(video, window)}
+    if valid and len(short) == len(valid):
+        raise ValueError(
+            f"{store.path}: every video is shorter than {window}; test without --skip-short"
+        )
+    return short
 
 
 def read_classifier(path: Path, store: ClipStore, *, device: torch.device) -> Encoder:

@@ -44,6 +44,13 @@ Workers = Annotated[
 TestStore = Annotated[
     StorePath, Setting("Store of labelled test videos.", panel="Data", metavar="STORE")
 ]
+Normalisation = Annotated[
+    Literal["kinetics", "imagenet"],
+    Setting(
+        "Frames whose mean and deviation are taken out of the colours; the reference's retrieval "
+        "takes ImageNet's."
+    ),
+]
 WeightDecay = Annotated[
     float | None,
     Setting(
@@ -71,12 +78,20 @@ class EncodingConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig(EncodingConfig):
-    """Where the videos are and how they are encoded."""
+    """Where the videos are, and how a clip becomes a feature."""
 
     train_store: Annotated[
         StorePath, Setting("Store of labelled training videos.", panel="Data", metavar="STORE")
     ]
     test_store: TestStore
+    normalisation: Normalisation = "kinetics"
+    per_clip_l2: Annotated[
+        bool,
+        Setting(
+            "Scale the feature of each clip to length 1 before the mean, as the reference's "
+            "retrieval does."
+        ),
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +129,10 @@ class ClassifierConfig(Settings):
     out: Annotated[Path, Setting("Folder of the results.", panel="Data")]
     clips: Clips = 10
     crops: Annotated[int, Setting("Squares of each clip, along its longer side.", low=1)] = 1
+    skip_short: Annotated[
+        bool,
+        Setting("Leave out videos shorter than a clip, as the reference does, not loop them."),
+    ] = False
     frames: Frames = None
     step: Step = None
     crop: Crop = None

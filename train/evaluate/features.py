@@ -20,10 +20,12 @@ import safetensors.torch
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from fame.clipstore import ClipStore, Window
 from fame.files import whole
+from fame.normalize import Normalisation
 from fame.processes import server
 from fame.weights import Encoder
 from train.run.loading import batches
@@ -186,17 +188,25 @@ def extract_features(
     encoder: Encoder,
     clips: SquareClips,
     *,
+    normalisation: Normalisation = "kinetics",
+    per_clip_l2: bool = False,
     batch: int = 16,
     workers: int = 0,
     on_clips: Callable[[int], None] = lambda count: None,
 ) -> VideoFeatures:
-    """Encode ``clips`` and average them per video (10-clip features of the paper's retrieval).
+    """Encode ``clips`` and average them per video (10-clip features of the paper's retrieval),
+    with ``per_clip_l2`` after each clip's feature was scaled to length 1.
 
     ``on_clips(count)`` is called after each batch. The encoder runs where its weights are.
     """
     store = clips.store
+
+    def encode(clip_BTSS3: Tensor) -> Tensor:
+        feature_BD = encoder.features(clip_BTSS3, normalisation=normalisation)
+        return F.normalize(feature_BD, dim=1) if per_clip_l2 else feature_BD
+
     mean_V1D, video_V = mean_over_clips(
-        encoder.features,
+        encode,
         clips,
         batch=batch,
         workers=workers,
@@ -245,15 +255,17 @@ def cached_features(
     clips: SquareClips,
     *,
     cache: Path,
+    normalisation: Normalisation = "kinetics",
+    per_clip_l2: bool = False,
     extract: Callable[[], VideoFeatures],
 ) -> VideoFeatures:
     """Features from ``cache`` if these weights met these clips before, else ``extract()``, kept
     for the next time.
 
-    The key covers the network's weights, the store's content and what is shown of it; a damaged
-    cache file is made again.
+    The key covers the network's weights, the store's content, what is shown of it and how a clip
+    becomes a feature; a damaged cache file is made again.
     """
-    path = cache / f"{_key(encoder, clips)}.safetensors"
+    path = cache / f"{_key(encoder, [*clips.identity, normalisation, per_clip_l2])}.safetensors"
     try:
         return _read(path, clips.store.header.class_names)
     except (OSError, KeyError, ValueError, safetensors.SafetensorError):
@@ -265,8 +277,8 @@ def cached_features(
     return features
 
 
-def _key(encoder: Encoder, clips: SquareClips) -> str:
-    digest = hashlib.sha256(json.dumps([encoder.card.name, clips.identity]).encode())
+def _key(encoder: Encoder, identity: list[Any]) -> str:
+    digest = hashlib.sha256(json.dumps([encoder.card.name, identity]).encode())
     for name, tensor in sorted(encoder.network.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().numpy().tobytes())

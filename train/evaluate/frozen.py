@@ -25,6 +25,8 @@ from fame.metrics import (
     retrieval_recall,
     topk_accuracy,
 )
+from fame.models import is_foreign
+from fame.normalize import Normalisation
 from fame.weights import Encoder, load
 from train.evaluate.config import EncodingConfig, EvaluationConfig
 from train.evaluate.features import (
@@ -77,7 +79,18 @@ def evaluate(
     rows: list[Evaluation] = []
     encoders = ((path, load(path)) for path in checkpoints)
     for name, encoder in named_encoders(encoders, device=device, random_init=config.random_init):
-        features = [store_features(encoder, name, store, config, watch) for store in (train, test)]
+        features = [
+            store_features(
+                encoder,
+                name,
+                store,
+                config,
+                watch,
+                normalisation=config.normalisation,
+                per_clip_l2=config.per_clip_l2,
+            )
+            for store in (train, test)
+        ]
         rows.append(Evaluation(checkpoint=name, figures=measure(*features)))
     return rows
 
@@ -159,11 +172,23 @@ def check_comparable(train: ClipStore, test: ClipStore) -> None:
 
 
 def store_features(
-    encoder: Encoder, name: str, store: ClipStore, config: EncodingConfig, watch: Watch
+    encoder: Encoder,
+    name: str,
+    store: ClipStore,
+    config: EncodingConfig,
+    watch: Watch,
+    *,
+    normalisation: Normalisation = "kinetics",
+    per_clip_l2: bool = False,
 ) -> VideoFeatures:
     """The features of a store, from the cache where they are there; ``name`` is what a person sees
-    being encoded.
+    being encoded. ``ValueError`` for a normalisation that the encoder chooses itself.
     """
+    if normalisation != "kinetics" and is_foreign(encoder.card.name):
+        raise ValueError(
+            f"{name} is another project's network, which normalises clips its own way; leave out "
+            f"--normalisation {normalisation}"
+        )
     clips = SquareClips(
         store,
         window=window_for(encoder, config.frames, config.step),
@@ -174,10 +199,23 @@ def store_features(
     def encode() -> VideoFeatures:
         with watch(f"{name} on {Path(store.path).name}", len(clips)) as on_clips:
             return extract_features(
-                encoder, clips, batch=config.batch, workers=config.workers, on_clips=on_clips
+                encoder,
+                clips,
+                normalisation=normalisation,
+                per_clip_l2=per_clip_l2,
+                batch=config.batch,
+                workers=config.workers,
+                on_clips=on_clips,
             )
 
-    return cached_features(encoder, clips, cache=config.cache, extract=encode)
+    return cached_features(
+        encoder,
+        clips,
+        cache=config.cache,
+        normalisation=normalisation,
+        per_clip_l2=per_clip_l2,
+        extract=encode,
+    )
 
 
 def write_evaluations(path: Path, rows: Sequence[Evaluation], **settings: Any) -> None:

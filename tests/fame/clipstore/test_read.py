@@ -75,6 +75,16 @@ def test_handles_stay_few_and_memory_flat(tmp_path: Path, monkeypatch: pytest.Mo
     assert process.memory_info().rss < memory + 2**22
 
 
+@pytest.mark.parametrize("window", [WINDOW, Window(frames=4, step=3), Window(frames=4, span=0.6)])
+@pytest.mark.parametrize("stretches", [1, 2, 3])
+def test_a_window_fits_where_its_frames_do_not_wrap(window: Window, stretches: int):
+    for room in range(1, 14):
+        length = room * stretches
+        shown_T = window.numbers(0, length=length, stretches=stretches)
+        fits = np.array_equal(shown_T, window.offsets(room))
+        assert window.fits(length, stretches) == fits, room
+
+
 def flip(file: Path, bit: int) -> None:
     data = bytearray(file.read_bytes())
     data[bit // 8] ^= 1 << bit % 8
