@@ -26,6 +26,8 @@ def start(config: PreprocessConfig, *, decoder: tuple[str, ...]) -> BaseProcess:
 
 def _drive(config: PreprocessConfig, decoder: tuple[str, ...]) -> None:
     os.setpgid(0, 0)
+    # The server that forks us may be one of the loaders', which leave these signals to their parent.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
     signal.signal(
         signal.SIGINT, signal.default_int_handler
     )  # a script's background begins with it ignored
