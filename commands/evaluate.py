@@ -146,6 +146,7 @@ def test(
     confusion matrix.
     """
     from train.evaluate.classifiers import evaluate_classifiers
+    from train.evaluate.predictions import numbered
 
     default = root / "runs" / "finetune-ucf101-1" / "checkpoints" / "last.pt"
     paths = checkpoints or [existing(default, made_by="`fame finetune` makes classifiers")]
@@ -154,6 +155,8 @@ def test(
         rows = evaluate_classifiers(paths, config, watch=watch)
     _print(f"test on {config.store}, %", {str(path): figures for path, figures in rows.items()})
     say(config.out / "report.json")
+    for path in numbered(config.predictions, len(paths)) if config.predictions else []:
+        say(path)
 
 
 def activate(

@@ -26,10 +26,17 @@ def topk_accuracy(
     _check(
         1 <= k <= score_NK.shape[1], f"k is between 1 and the {score_NK.shape[1]} classes, got {k}"
     )
+    return float((classes_ahead(score_NK, label_N) < k).double().mean())
+
+
+def classes_ahead(
+    score_NK: Float[Tensor, "n k_classes"], label_N: Int[Tensor, " n"]
+) -> Int[Tensor, " n"]:
+    """How many classes score higher than a sample's own: 0 where it is recognised."""
     own_N1 = score_NK.gather(1, label_N.long()[:, None])
     index_K = torch.arange(score_NK.shape[1], device=score_NK.device)
     ahead_NK = (score_NK > own_N1) | ((score_NK == own_N1) & (index_K < label_N[:, None]))
-    return float((ahead_NK.sum(1) < k).double().mean())
+    return ahead_NK.sum(1)
 
 
 def average_views(

@@ -2,7 +2,9 @@
 do not fit.
 """
 
+import csv
 import dataclasses
+import itertools
 import json
 from collections.abc import Sequence
 from functools import partial
@@ -36,6 +38,7 @@ from train.evaluate.classifiers import (
 )
 from train.evaluate.config import ClassifierConfig
 from train.evaluate.features import square_crops
+from train.evaluate.predictions import video_id
 from train.run.peers import Alone
 
 LABELS = [0, 1, 2, 3, 4, 5, 6, 0, 2]
@@ -224,12 +227,85 @@ def test_the_command_prints_a_table(store: Path, trained: Path, tmp_path: Path) 
             str(tmp_path),
             "--device",
             "cpu",
+            "--predictions",
+            str(tmp_path / "said.csv"),
         ],
     )
     assert done.exit_code == 0, done.output
     figures = json.loads((tmp_path / "report.json").read_text())["results"][0]["figures"]
     assert f"{figures['top-5']:.4g}" in done.stdout
     assert (tmp_path / "confusion.png").exists()
+    assert "said.csv" in "".join(done.stdout.split())
+    assert (tmp_path / "said.csv").read_text().startswith("video_id,name,target,")
+
+
+@pytest.mark.parametrize("per_clip", [False, True])
+def test_predictions_are_a_table_of_what_was_said(
+    store: Path, trained: Path, tmp_path: Path, *, per_clip: bool
+) -> None:
+    file = tmp_path / "new" / "said.csv"
+    config = ClassifierConfig(
+        store=store,
+        out=tmp_path / "out",
+        clips=2,
+        crops=3,
+        device="cpu",
+        predictions=file,
+        per_clip=per_clip,
+    )
+    (figures,) = evaluate_classifiers([trained], config).values()
+    with file.open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    opened = ClipStore.open(store)
+    expected_VK = slow_scores(trained, opened, [(2, 0), (2, 8), (2, 16)])
+    said_NK = np.array([[float(row[f"log_prob {name}"]) for name in SEVEN] for row in rows])
+    assert [row["video_id"] for row in rows[:: 6 if per_clip else 1]] == list(opened.names)
+    if per_clip:
+        places = [(int(row["clip"]), int(row["crop"])) for row in rows]
+        assert places == list(itertools.product((0, 1), (0, 1, 2))) * len(LABELS)
+        np.testing.assert_allclose(np.exp(said_NK).sum(1), 1, atol=1e-5)
+        first = slow_scores(trained, opened, [(2, 8)])  # crop 1 of both clips
+        np.testing.assert_allclose((said_NK[1::6] + said_NK[4::6]) / 2, first, atol=1e-5)
+        said_NK = said_NK.reshape(len(LABELS), 6, -1).mean(1)
+    else:
+        assert list(rows[0])[:2] == ["video_id", "name"]
+        hits = {k: np.mean([int(row[f"acc_top{k}"]) for row in rows]) for k in (1, 5)}
+        assert {f"top-{k}": 100 * hit for k, hit in hits.items()} == pytest.approx(
+            {k: figures[k] for k in ("top-1", "top-5")}
+        )
+        assert [int(row["target"]) for row in rows] == LABELS
+        assert [row["target_class"] for row in rows] == [SEVEN[label] for label in LABELS]
+        assert [int(row["pred_top1"]) for row in rows] == expected_VK.argmax(1).tolist()
+        assert all(row["pred_class"] == SEVEN[int(row["pred_top1"])] for row in rows)
+    np.testing.assert_allclose(said_NK, expected_VK, atol=1e-5)
+
+
+def test_each_checkpoint_has_predictions_of_its_own_and_lost_videos_none(tmp_path: Path) -> None:
+    broken = make_store(tmp_path / "broken.zarr", videos=4, failed=[1])
+    trained = [classifier(tmp_path / f"{seed}.pt", CLASSES, seed=seed) for seed in (0, 1)]
+    evaluate_classifiers(
+        trained,
+        ClassifierConfig(
+            store=broken,
+            out=tmp_path,
+            clips=1,
+            crop=16,
+            device="cpu",
+            predictions=tmp_path / "said.csv",
+        ),
+    )
+    for number in (1, 2):
+        with (tmp_path / f"said-{number}.csv").open(newline="") as lines:
+            rows = list(csv.DictReader(lines))
+        assert [row["video_id"] for row in rows] == ["000", "002", "003"]
+        assert "acc_top5" not in rows[0]  # of 2 classes
+    with pytest.raises(ValueError, match=r"^per_clip needs a file to write to"):
+        ClassifierConfig(store=broken, out=tmp_path, per_clip=True)
+
+
+def test_the_id_of_a_video_is_that_of_utd() -> None:
+    assert video_id("val/yoga/-3B32lodo2M_000059_000069.mp4") == "-3B32lodo2M_000059_000069"
+    assert video_id("a.b/c.tar.mp4") == "c"
 
 
 def test_bad_input_is_one_clear_line(store: Path, trained: Path, tmp_path: Path) -> None:

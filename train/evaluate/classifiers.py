@@ -34,6 +34,7 @@ from train.evaluate.features import (
     window_for,
 )
 from train.evaluate.plots import plot_confusion
+from train.evaluate.predictions import numbered, write_predictions
 from train.run.log import write_json
 from train.run.peers import Alone, Peers, choose_device
 
@@ -43,7 +44,8 @@ _EXCHANGED = {"HammerThrow", "Hammering", "JumpRope", "JumpingJack"}
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """The mean log-probabilities of every video that could be shown, and its class.
+    """The mean log-probabilities of every video that could be shown, its class and its place in the
+    store.
 
     ``views`` is how many views of a video were averaged at most; ``dropped`` counts videos without
     a valid clip.
@@ -51,6 +53,7 @@ class Scores:
 
     score_VK: Float[Tensor, "v k_classes"]
     label_V: Int[Tensor, " v"]
+    video_V: Int[Tensor, " v"]
     class_names: tuple[str, ...]
     views: int
     dropped: int
@@ -92,12 +95,14 @@ def classify(
     workers: int = 0,
     peers: Peers | None = None,
     on_clips: Callable[[int], None] = lambda count: None,
+    on_views: Callable[[Tensor, Tensor], None] = lambda score_NK, video_N: None,
 ) -> Scores:
     """Show ``network`` (left in evaluation mode, where its weights are) ``clips`` evenly spaced
     clips of each of the ``videos`` of ``store``.
 
     Of each clip ``crops`` squares of ``crop`` pixels. Several processes share the videos and all
-    know the result. ``on_clips(count)`` is called after each batch. Raises ``ValueError`` where no
+    know the result. ``on_clips(count)`` is called after each batch, ``on_views(score_NK, video_N)``
+    once, with what was said of every view that this process showed. Raises ``ValueError`` where no
     video can be shown.
     """
     peers = peers or Alone()
@@ -114,12 +119,14 @@ def classify(
             store, window=window, clips=clips, crop=crop, crops=crops, videos=mine
         )
         score_NK, video_N = _show(network.eval(), squares, batch, workers, on_clips)
+        on_views(score_NK, video_N)
         score_VK, video_V = average_views(score_NK, video_N)
         total_VK[video_V.to(device)] = score_VK.double().to(device)
     peers.average_([total_VK])
     return Scores(
         score_VK=total_VK.cpu()[shown] * peers.world,
         label_V=torch.from_numpy(store.labels_V[shown]),
+        video_V=torch.tensor(shown),
         class_names=store.header.class_names,
         views=clips * crops,
         dropped=len(wanted) - len(shown),
@@ -148,48 +155,63 @@ def evaluate_classifiers(
     watch: Watch = unwatched,
 ) -> dict[Path, Figures]:
     """Test fine-tuned checkpoints on one store, and write ``report.json`` and a picture of each
-    confusion matrix into ``config.out``.
+    confusion matrix into ``config.out``, and what they said into ``config.predictions``.
 
     Raise ``ValueError`` as :func:`read_classifier` does, before the first test.
     """
     store, where = ClipStore.open(config.store), choose_device(config.device)
     encoders = [read_classifier(path, store, device=where) for path in checkpoints]
+    count = len(checkpoints)
+    pictures = numbered(config.out / "confusion.png", count)
+    files = numbered(config.predictions, count) if config.predictions else [None] * count
     reports: list[dict[str, Any]] = []
-    for number, (path, encoder) in enumerate(zip(checkpoints, encoders, strict=True), 1):
-        window = window_for(encoder, config.frames, config.step)
-        short = short_videos(store, window) if config.skip_short else set[int]()
-        count = (int(store.valid_V.sum()) - len(short)) * config.clips
-        with watch(f"{path} on {config.store}", count) as on_clips:
-            side = crop_for(encoder, store, config.crop)
-            scores = classify(
-                encoder.network,
-                store,
-                window=window,
-                videos=sorted(set(range(store.num_videos)) - short),
-                clips=config.clips,
-                crop=side,
-                crops=config.crops,
-                batch=config.batch,
-                workers=config.workers,
-                on_clips=on_clips,
-            )
-        name = "confusion.png" if len(checkpoints) == 1 else f"confusion-{number}.png"
-        picture = config.out / name
+    for path, encoder, picture, file in zip(checkpoints, encoders, pictures, files, strict=True):
+        scores, about = _test(path, encoder, store, config, file=file, watch=watch)
         plot_confusion(scores.confusion, scores.class_names, picture, title=str(path))
-        reports.append(
-            {
-                "checkpoint": str(path),
-                "crop": side,
-                "confusion_picture": name,
-                "videos_skipped_as_short": len(short),
-                **report(scores),
-            }
-        )
+        reports.append({**about, "confusion_picture": picture.name, **report(scores)})
     write_json(
         config.out / "report.json",
         {"store": str(config.store), "crops": config.crops, "results": reports},
     )
     return {path: entry["figures"] for path, entry in zip(checkpoints, reports, strict=True)}
+
+
+def _test(
+    path: Path,
+    encoder: Encoder,
+    store: ClipStore,
+    config: ClassifierConfig,
+    *,
+    file: Path | None,
+    watch: Watch,
+) -> tuple[Scores, dict[str, Any]]:
+    """Test one checkpoint, write what it said into ``file``, and return how it was tested too."""
+    window = window_for(encoder, config.frames, config.step)
+    side = crop_for(encoder, store, config.crop)
+    short = short_videos(store, window) if config.skip_short else set[int]()
+    count = (int(store.valid_V.sum()) - len(short)) * config.clips
+    views: list[Tensor] = []
+    with watch(f"{path} on {config.store}", count) as on_clips:
+        scores = classify(
+            encoder.network,
+            store,
+            window=window,
+            videos=sorted(set(range(store.num_videos)) - short),
+            clips=config.clips,
+            crop=side,
+            crops=config.crops,
+            batch=config.batch,
+            workers=config.workers,
+            on_clips=on_clips,
+            on_views=lambda score_NK, video_N: views.extend((score_NK, video_N)),
+        )
+    if file and config.per_clip:
+        log_NK = views[0].double().log_softmax(1)
+        write_predictions(file, store, log_NK=log_NK, video_N=views[1], crops=config.crops)
+    elif file:
+        write_predictions(file, store, log_NK=scores.score_VK, video_N=scores.video_V)
+    about = {"checkpoint": str(path), "crop": side, "videos_skipped_as_short": len(short)}
+    return scores, about
 
 
 def short_videos(store: ClipStore, window: Window) -> set[int]:

@@ -133,12 +133,30 @@ class ClassifierConfig(Settings):
         bool,
         Setting("Leave out videos shorter than a clip, as the reference does, not loop them."),
     ] = False
+    predictions: Annotated[
+        Path | None,
+        Setting(
+            "CSV file to write: what was said of each video.",
+            panel="Data",
+            metavar="FILE",
+        ),
+    ] = None
+    per_clip: Annotated[
+        bool,
+        Setting("Write a row for each crop of each clip into it, not one for each video."),
+    ] = False
     frames: Frames = None
     step: Step = None
     crop: Crop = None
     batch: Batch = 16
     workers: Workers = 0
     device: Device = "auto"
+
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` for rows of clips that no file would take."""
+        super().__post_init__()
+        if self.per_clip and self.predictions is None:
+            raise ValueError("per_clip needs a file to write to: --predictions FILE")
 
 
 @dataclass(frozen=True, kw_only=True)
