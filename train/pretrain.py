@@ -20,6 +20,7 @@ from fame.transfer import send
 from train.config import PretrainConfig
 from train.data import PairDataset, Pairs, store_identity
 from train.evaluate.monitor import knn_accuracy, labelled_videos
+from train.opening import opening_lines
 from train.run.checkpoint import load_optimizer_, optimizer_schema, optimizer_state
 from train.run.log import one_writer
 from train.run.loop import Resume, RunResult, train
@@ -100,6 +101,18 @@ class PretrainTask(Task[PretrainConfig]):
         _check_knn(config, knn_store)
         _warn_of_long_queue(config, keys=self.clips_per_step * self.steps_per_epoch)
         self._last: tuple[Pairs, int] | None = None
+
+    def opening(self) -> list[str]:
+        """Return three lines, each with its warnings after it."""
+        spec = self.dataset.stores[0].spec
+        return opening_lines(
+            self.config,
+            device=self.device,
+            processes=self.peers.world,
+            videos=len(self.dataset),
+            steps_per_epoch=self.steps_per_epoch,
+            frame=(spec.height, spec.width),
+        )
 
     def backward(self, step: int, batch: Pairs) -> Mapping[str, Tensor | float]:
         """Compute the symmetric loss of two views of each video, and its gradients."""

@@ -14,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,6 +31,7 @@ from fame.lock import hold
 from train.run.peers import Peers
 
 PLAIN_SECONDS = 10.0
+_STEADY = 2  # log entries; the first one's time holds compiling, and workers that start
 
 
 class DivergedError(ValueError):
@@ -119,6 +121,7 @@ class RunLog:
         )
         self._pending: list[tuple[int, dict[str, Tensor | float]]] = []
         self._since, self._waited, self._plain_at = time.monotonic(), 0.0, 0.0
+        self._flushes = 0
         self._writes = peers.rank == 0
         if self._writes:
             truncate_metrics(folder / "metrics.jsonl", first)
@@ -171,6 +174,9 @@ class RunLog:
         if self._writes:
             self._lines.flush()
             self._show(lines[-1] | speed)
+            self._flushes += 1
+            if self._flushes == _STEADY:
+                self._estimate(done=int(lines[-1]["step"]) + 1, rate=speed["clips_per_second"])
 
     def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write metrics that belong to an epoch, such as a kNN score, to TensorBoard and
@@ -192,7 +198,13 @@ class RunLog:
     def say(self, text: str) -> None:
         """Tell the person who watches."""
         if self._writes:
-            self._console.print(text, highlight=False, markup=False, emoji=False)
+            self._console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+    def _estimate(self, *, done: int, rate: float) -> None:
+        """Say how long the steps that are left will take."""
+        if left := self.total - done:
+            took = timedelta(seconds=round(left * self.clips / max(rate, 1e-9)))
+            self.say(f"estimate: {took} for the {left} steps that are left, at {rate:.1f} clips/s")
 
     def _averaged(self) -> list[dict[str, float]]:
         """The kept steps as plain numbers, in one transfer from the device and one reduction over

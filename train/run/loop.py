@@ -19,6 +19,7 @@ from fame.files import write_errors
 from train.run import checkpoint
 from train.run.loading import LoaderError
 from train.run.log import DivergedError, RunLog, environment, write_json
+from train.run.memory import memory_errors
 from train.run.optimizer import sound_kernels
 from train.run.peers import Peers
 from train.run.task import Task
@@ -71,6 +72,8 @@ def train(task: Task[Any], folder: Path, *, peers: Peers, resume: Resume = "auto
             device=task.device,
         ) as report,
     ):
+        for line in task.opening():
+            report.say(line)
         if step:
             report.say(f"resumed at step {step} of {total}{changes}")
         batches = task.batches(step, total)
@@ -86,7 +89,9 @@ def train(task: Task[Any], folder: Path, *, peers: Peers, resume: Resume = "auto
                 stands = f"the run stands at step {step} of {total}"
                 raise LoaderError(f"{error}; {stands}, the same command goes on") from error
             waited = time.monotonic() - asked
-            report.record(step, task.step(step, batch), waited=waited)
+            with memory_errors(task.device, ways=task.less_memory):
+                figures = task.step(step, batch)
+            report.record(step, figures, waited=waited)
             step += 1
             ends_epoch = step % task.steps_per_epoch == 0
             stop = _stop(caught, peers, step=step, every=task.config.log_every)

@@ -56,20 +56,43 @@ class Task(ABC, Generic[C]):
         self.config, self.dataset, self.network = config, dataset, network
         self.model, self.data = model, data
         self.peers, self.device = peers or Alone(), device
-        dealt: Any = {
+        self._dealt: Any = {
             "world": self.peers.world,
             "groups": groups,
             "accumulate": config.accumulate,
         }
-        share_of(config.batch, **dealt)
+        self.share = share_of(config.batch, **self._dealt)
         self.steps_per_epoch = steps_per_epoch(
             samples=len(dataset),
             batch=config.batch,
-            fitting=fitting_batch(len(dataset), **dealt),
+            fitting=fitting_batch(len(dataset), **self._dealt),
         )
         self.clips_per_step = dataset.views * config.batch  # over all processes
         set_precision(config)
         self.optimizer = make_optimizer(config, list(network.parameters()))
+
+    def opening(self) -> list[str]:
+        """Return the lines that say what will run."""
+        return []
+
+    def less_memory(self) -> list[str]:
+        """Return the options with which a step needs less memory; the batch, which alone changes
+        results, is the last.
+        """
+        config, group = self.config, self.config.bn_group or 1
+        parts = (
+            parts
+            for parts in range(config.accumulate + 1, self.share + 1)
+            if self.share % parts == 0 and (self.share // parts) % group == 0
+        )
+        accumulate = next(parts, None)
+        ways = [f"--accumulate {accumulate} (now {config.accumulate})"] if accumulate else []
+        if not config.checkpoint_activations:
+            ways.append("--checkpoint-activations")
+        fewer = max(config.batch // 2, self.peers.world * config.accumulate)
+        if fewer < config.batch:
+            ways.append(f"a smaller {fitting_batch(fewer, **self._dealt)} (now {config.batch})")
+        return ways or ["fewer --frames or a smaller --crop"]
 
     def batches(self, start: int, stop: int) -> Iterator[Pairs]:
         """Yield what this process trains on in steps ``start``..``stop``, decoded by workers."""
