@@ -138,7 +138,9 @@ METHODS: dict[str, Method] = {
     "paper, correct hue": lambda frames: paper(frames, hue="correct"),
     f"paper at {MAP}x{MAP}": lambda frames: map_clip("paper", frames, height=MAP, width=MAP),
     "seed (frame difference)": seed,
-    f"seed at {MAP}x{MAP}": lambda frames: map_clip("seed", frames, height=MAP, width=MAP),
+    f"difference at {MAP}x{MAP}": lambda frames: map_clip(
+        "difference", frames, height=MAP, width=MAP
+    ),
     "gauss (centre prior)": gauss,
     "flow": lambda frames: map_clip("flow", frames, height=MAP, width=MAP),
     "flow, no centre weight": lambda frames: _flow(frames, centre=0.0),
@@ -234,7 +236,7 @@ def costs(repeats: int = 5) -> dict[str, float]:
                 ],
                 *(
                     lambda method=method: map_clip(method, frames_THW3, height=64, width=85)
-                    for method in ("flow", "paper", "seed")
+                    for method in ("flow", "paper", "difference")
                 ),
             )
             for name, step in zip(times, steps, strict=True):

@@ -39,7 +39,7 @@ from train.recipes import recipe
 from train.views import make_views
 
 PARTS = ("peak", "step", "plain", "feeding", "profile")
-SPEC = StoreSpec(seconds=2.0, stretch=16, foreground="seed", videos_per_shard=16)
+SPEC = StoreSpec(seconds=2.0, stretch=16, foreground="difference", videos_per_shard=16)
 TINY_SPEC = dataclasses.replace(
     SPEC, height=36, width=48, foreground_height=36, foreground_width=48
 )

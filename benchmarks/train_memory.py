@@ -79,7 +79,11 @@ def main() -> None:
         options.crop // 6 * 6 + 12,
         options.crop // 8 * 12,
     )  # sizes that the procedural clips come in
-    maps = {"foreground": "seed", "foreground_height": height // 2, "foreground_width": width // 2}
+    maps = {
+        "foreground": "difference",
+        "foreground_height": height // 2,
+        "foreground_width": width // 2,
+    }
     spec = StoreSpec(seconds=2.0, stretch=16, height=height, width=width, **maps)
     rows = []
     with tempfile.TemporaryDirectory() as folder:

@@ -3,8 +3,11 @@
 import sys
 from collections.abc import Sequence
 
+from fame.settings import SEED
+
 _RUNS = {"--run": "--run-dir", "--num-workers": "--processes"}
 _STORES = {"--stride": "--keep", "--frames": "", "--clips": ""}  # "" for what a store no longer has
+_VALUES = {"--mask": SEED, "--foreground": SEED}
 RENAMED = {"pretrain": _RUNS, "finetune": _RUNS, "preprocess": _STORES}
 
 
@@ -20,6 +23,11 @@ def renamed(path: str, args: Sequence[str]) -> list[str]:
     while rest:
         word = rest.pop(0)
         name, equals, value = word.partition("=")
+        if name in _VALUES and (value or "".join(rest[:1])) in _VALUES[name]:
+            old = value or rest.pop(0)
+            rest[:0] = [name, _VALUES[name][old]]
+            _tell(f"{name} {old} is called {_VALUES[name][old]} now")
+            continue
         new = names.get(name)
         if new is None:
             found.append(word)

@@ -5,9 +5,9 @@ from itertools import islice
 from pathlib import Path
 
 from commands.options import AnyPath
-from fame.clipstore.layout import ROOT_KEY
 from preprocess.datasets.files import is_video
 
+_ROOT_KEY = "zarr.json"  # of fame.clipstore.layout, which loads numpy
 _LOOKED_AT = 10_000  # entries of a folder, until it is believed to hold no videos
 _NAMED = 8
 _MAKES = "`fame preprocess` makes clip stores"
@@ -19,7 +19,7 @@ def existing_store(path: AnyPath, *, root: Path, hint: str = "") -> AnyPath:
 
     Of a store at ``s3://`` nothing is asked here: opening it tells.
     """
-    if "://" in str(path) or (Path(path) / ROOT_KEY).exists():
+    if "://" in str(path) or (Path(path) / _ROOT_KEY).exists():
         return path
     place = Path(path)
     if not place.exists():
@@ -38,7 +38,7 @@ def existing_store(path: AnyPath, *, root: Path, hint: str = "") -> AnyPath:
 
 def _named(folder: Path) -> str:
     """Return the stores that lie in a folder, in words; "" where there are none."""
-    found = sorted(root.parent for root in folder.glob(f"*/{ROOT_KEY}"))
+    found = sorted(root.parent for root in folder.glob(f"*/{_ROOT_KEY}"))
     if not found:
         return ""
     more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""

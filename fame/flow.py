@@ -19,7 +19,7 @@ from jaxtyping import Float32, UInt8
 
 from fame.maps import mean_map
 
-Method = Literal["flow", "paper", "seed", "none"]
+Method = Literal["flow", "paper", "difference", "none"]
 
 _PATCH, _PATCH_STEP = 8, 4
 _MIN_SIDE = 4 * _PATCH  # so that the coarsest level still holds a patch
@@ -84,7 +84,7 @@ def map_frames(
     ``width``, on one thread.
 
     0..255 on a scale that is the same for all frames, so that the mean of a clip's maps is the
-    clip's. A single frame has no motion: its map is 0. ``paper`` and ``seed`` are those of
+    clip's. A single frame has no motion: its map is 0. ``paper`` and ``difference`` are those of
     `fame.foreground`, computed at the size of the map, one for each 16 frames; ``none`` is all 0.
     Raises ``ValueError`` for an unknown method or a bad shape or dtype.
     """

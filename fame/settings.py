@@ -48,6 +48,7 @@ from typing import (
 
 # The tests check annotations at run time, which take neither ``Self`` here nor an int for a float.
 S = TypeVar("S", bound="Settings")
+SEED = {"seed": "difference"}  # what the frame difference was called, after the paper's figure
 Number = int | float
 
 
@@ -64,6 +65,7 @@ class Setting:
         panel: heading of the help under which the option stands.
         option: name of the option, where it is not that of the field; "" for no option.
         metavar: what stands for the value in the help, where it is not the type.
+        formerly: names that a value had in earlier versions, with the name that it has now.
     """
 
     help: str
@@ -75,6 +77,7 @@ class Setting:
     panel: str = "Options"
     option: str | None = None
     metavar: str | None = None
+    formerly: Mapping[str, str] | None = None
 
     def contains(self, value: Number) -> bool:
         """Return whether a number is finite and lies in the range."""
@@ -203,6 +206,9 @@ class Settings:
     def __post_init__(self) -> None:
         """Raise ``ValueError`` for a value that its field does not allow."""
         for field in self.fields().values():
+            value, names = getattr(self, field.name), field.setting.formerly
+            if names and isinstance(value, str) and value in names:
+                object.__setattr__(self, field.name, names[value])
             field.check(getattr(self, field.name))
 
     @classmethod

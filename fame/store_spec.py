@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from fame.settings import Setting, Settings
+from fame.settings import SEED, Setting, Settings
 
 JPEG_MAX_ROWS = 65_500  # libjpeg's own limit, a little under the 65535 of the file format
 MAX_FRAME_BYTES = 2**30
@@ -80,8 +80,8 @@ class StoreSpec(Settings):
     ] = "jpeg"
     quality: Annotated[int, Setting("JPEG quality.", low=1, high=100, panel="Frames")] = 90
     foreground: Annotated[
-        Literal["flow", "paper", "seed", "none"],
-        Setting("Foreground maps kept beside the frames.", panel="Frames"),
+        Literal["flow", "paper", "difference", "none"],
+        Setting("Foreground maps kept beside the frames.", panel="Frames", formerly=SEED),
     ] = "flow"
     foreground_every: Annotated[
         int, Setting("Kept frames from one map to the next.", low=1, panel="Frames")

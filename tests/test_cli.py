@@ -108,7 +108,7 @@ def test_info_says_what_a_store_holds(store: Path) -> None:
     for told in (
         "6: 5 ok, 0 cut, 1 failed",
         "60, every frame, at most 12 of a video, 36x48",
-        "seed 9x12 of every frame",
+        "difference 9x12 of every frame",
         "jpeg quality 90",
         "right/003: broken",
         "finished",

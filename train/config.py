@@ -7,7 +7,7 @@ import difflib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fame.settings import Setting, Settings
+from fame.settings import SEED, Setting, Settings
 
 if TYPE_CHECKING:
     from fame.clipstore import Window
@@ -250,12 +250,13 @@ class PretrainConfig(TrainingConfig):
         ),
     ] = "inter"
     mask: Annotated[
-        Literal["stored", "frames", "online", "median", "gauss", "grid", "seed"],
+        Literal["stored", "frames", "online", "median", "gauss", "grid", "difference"],
         Setting(
             "Foreground: the store's map of the clip or of each of its frames, the paper's score "
             "of the crop, a map for every frame of the crop (median), or a variant of the paper's "
             "ablation.",
             panel="Merging",
+            formerly=SEED,
         ),
     ] = "stored"
     cut: Annotated[
@@ -371,13 +372,14 @@ class FinetuneConfig(TrainingConfig):
     ] = 0.0
     beta: Beta = 0.5
     mask: Annotated[
-        Literal["seed", "online", "stored"],
+        Literal["difference", "online", "stored"],
         Setting(
             "Foreground: the frame differences of the crop, the paper's score of the crop, or the "
             "store's map of the clip.",
             panel="Merging",
+            formerly=SEED,
         ),
-    ] = "seed"
+    ] = "difference"
     merge_group: MergeGroup = None
 
     select: Annotated[

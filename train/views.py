@@ -285,7 +285,7 @@ def _score(clip: Tensor, config: PretrainConfig, draw: Draws) -> Tensor:
     """Return the score of masks that are made on the crop."""
     if config.mask == "online":
         return paper_score(clip, hue=config.hue)
-    if config.mask == "seed":
+    if config.mask == "difference":
         return motion_score(clip)
     if config.mask == "median":
         return median_score(clip)

@@ -130,7 +130,8 @@ class ClipStore:
         """
         if self.spec.foreground == "none":
             raise StoreError(
-                f"{self.path}: the store was made without foreground maps; use `foreground: online`"
+                f"{self.path}: the store was made without foreground maps; "
+                "train with --mask online, or make it anew with --foreground flow"
             )
         number_T = self._numbers(video, start, window) // self.spec.foreground_every
         return self._decode("foreground", video, number_T, None)

@@ -71,7 +71,7 @@ def _noise(level: int) -> np.ndarray:
     ],
     ids=["black", "white", "one colour", "no motion"],
 )
-@pytest.mark.parametrize("method", ["flow", "paper", "seed", "none"])
+@pytest.mark.parametrize("method", ["flow", "paper", "difference", "none"])
 def test_where_there_is_nothing_to_see_the_map_is_uniform(
     method: motion.Method, frames: np.ndarray
 ) -> None:
@@ -93,7 +93,7 @@ def test_where_there_is_nothing_to_see_the_map_is_uniform(
     ],
     ids=["flash", "noise", "faint noise", "odd number", "wide", "one pixel"],
 )
-@pytest.mark.parametrize("method", ["flow", "paper", "seed"])
+@pytest.mark.parametrize("method", ["flow", "paper", "difference"])
 @pytest.mark.filterwarnings("error")
 def test_odd_clips_give_a_map_without_warnings(method: motion.Method, frames: np.ndarray) -> None:
     assert map_clip(method, frames, height=16, width=21).shape == (16, 21)
@@ -138,7 +138,7 @@ def test_any_clip_gives_a_map_of_the_asked_size_that_spans_the_bytes(
 def test_the_bytes_do_not_depend_on_threads_and_their_number_is_restored() -> None:
     frames, _ = world_clip(0, camera=True)
     threads = cv2.getNumThreads(), torch.get_num_threads()
-    maps: dict[str, list[bytes]] = {"flow": [], "paper": [], "seed": []}
+    maps: dict[str, list[bytes]] = {"flow": [], "paper": [], "difference": []}
     try:
         for count in (1, 2, 1):
             cv2.setNumThreads(count)
@@ -158,7 +158,7 @@ def test_paper_and_seed_are_the_librarys_at_the_size_of_the_map() -> None:
         [cv2.resize(frame, (32, 24), interpolation=cv2.INTER_AREA) for frame in frames]
     )
     clip = torch.from_numpy(small).permute(3, 0, 1, 2)[None].float() / 255
-    for method, score in (("paper", paper_score), ("seed", motion_score)):
+    for method, score in (("paper", paper_score), ("difference", motion_score)):
         expected = score(clip)[0].numpy() * 255
         assert np.abs(map_clip(method, frames, height=24, width=32) - expected).max() <= 0.5
 
@@ -261,7 +261,7 @@ def test_davis_stays_above_what_is_promised_on_a_hard_window(footage: Path) -> N
     ids=["one frame", "grey", "no channels", "float", "empty"],
 )
 def test_bad_clips_are_refused_by_shape_and_dtype(frames: UInt8[np.ndarray, "..."]) -> None:
-    for method in ("flow", "paper", "seed", "none"):
+    for method in ("flow", "paper", "difference", "none"):
         with pytest.raises(
             ValueError, match=r"uint8 \[T, H, W, 3\] with T >= 2, got " + str(frames.dtype)
         ):

@@ -62,7 +62,7 @@ def test_the_store_holds_the_frames_it_says(configure: Configure, corpus: Path) 
     assert failed == ["a/slow_text.mp4", "b/slow_empty.avi"]
 
 
-@pytest.mark.parametrize("foreground", ["flow", "paper", "seed"])
+@pytest.mark.parametrize("foreground", ["flow", "paper", "difference"])
 def test_maps_are_those_of_the_stored_frames(configure: Configure, foreground: str) -> None:
     config = configure(executor="serial", spec=replace(SPEC, codec="zstd", foreground=foreground))
     preprocess(config)

@@ -15,7 +15,7 @@ SEVEN = ("bow", "dive", "fall", "jump", "run", "sit", "walk")
 
 
 def labelled_store(
-    path: Path, classes: tuple[str, ...], labels: list[int], *, foreground: str = "seed"
+    path: Path, classes: tuple[str, ...], labels: list[int], *, foreground: str = "difference"
 ) -> Path:
     """A finished store of one video for each label (-1 for none)."""
     spec = dataclasses.replace(SPEC, videos_per_shard=len(labels), foreground=foreground)

@@ -178,7 +178,7 @@ def test_accumulation_changes_nothing_but_cost(store: Path, test_store: Path) ->
     assert torch.allclose(whole.network.fc.weight, parts.network.fc.weight, atol=1e-5)
 
 
-@pytest.mark.parametrize("mask", ["seed", "online", "stored"])
+@pytest.mark.parametrize("mask", ["difference", "online", "stored"])
 def test_merged_clips_keep_their_foreground(store: Path, mask: str) -> None:
     """Against a slow oracle: clip by clip and pixel by pixel, and a share ``merge`` of all clips."""
     bare = TINY.override(["jitter=0", "gray=0"])
@@ -194,7 +194,7 @@ def test_merged_clips_keep_their_foreground(store: Path, mask: str) -> None:
     if mask == "stored":
         score_BHW = crop_map(batch.score_B2hw[:, 0], grid)
     else:
-        score_BHW = {"seed": motion_score, "online": paper_score}[mask](crop_BCTHW)
+        score_BHW = {"difference": motion_score, "online": paper_score}[mask](crop_BCTHW)
     source_B = derangement(6, generator=generator(0, 0, 4, "background/0")).tolist()
     plain, found = (make_view(batch, each, epoch=0, step=4) for each in (bare, config))
     merged = 0

@@ -91,7 +91,7 @@ def test_merging_happens_within_groups(pairs: Pairs):
     assert torch.allclose(values, torch.tensor([0.0, 0, 60, 60, 120, 120, 180, 180]), atol=0.01)
 
 
-@pytest.mark.parametrize("mask", ["online", "median", "gauss", "grid", "seed"])
+@pytest.mark.parametrize("mask", ["online", "median", "gauss", "grid", "difference"])
 def test_other_masks_need_no_stored_map(pairs: Pairs, mask: str):
     bare = pairs._replace(score_B2hw=torch.empty(8, 2, 0, 0, dtype=torch.uint8))
     config = TINY.override([f"mask={mask}"])
@@ -157,7 +157,7 @@ def test_the_picture_shows_crops_beside_merged_crops(pairs: Pairs):
         assert (sheet[:16, column * 16 : column * 16 + 16] == expected).all()
 
 
-@pytest.mark.parametrize("mask", ["stored", "online", "median", "seed", "gauss", "grid"])
+@pytest.mark.parametrize("mask", ["stored", "online", "median", "difference", "gauss", "grid"])
 @pytest.mark.parametrize("background", ["inter", "intra"])
 def test_nothing_waits_for_the_device(pairs: Pairs, mask: str, background: str):
     """Tensors without values stand in for a GPU's: whoever asked for one would stop its queue, and
