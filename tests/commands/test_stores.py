@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from commands.stores import existing_store
+from commands.stores import _ROOT_KEY, existing_store  # pyright: ignore[reportPrivateUsage]
+from fame.clipstore.layout import ROOT_KEY
 from tests.stores import make_store
 
 
@@ -22,6 +23,7 @@ def test_a_store_and_an_address_are_taken(root: Path) -> None:
     store = root / "stores" / "world-train.zarr"
     assert existing_store(store, root=root) == store
     assert existing_store("s3://bucket/store", root=root) == "s3://bucket/store"
+    assert _ROOT_KEY == ROOT_KEY
 
 
 def refused(path: Path, root: Path) -> str:
