@@ -21,6 +21,7 @@ SETTINGS = ["batch=8", "epochs=1"]
 TUNED = FinetuneConfig(
     device="cpu",
     encoder="c3d_small",
+    frames=8,
     crop=28,
     batch=4,
     bn_group=2,
