@@ -278,7 +278,7 @@ class Command(TyperCommand):
         try:
             return super().invoke(ctx)
         except typer.Exit as end:
-            if end.exit_code > _SIGNALLED and os.environ.get("RANK", "0") == "0":
+            if end.exit_code > _SIGNALLED and first_process():
                 # Any other --resume would begin again, or refuse the folder.
                 auto = "" if ctx.params.get("resume") == "auto" else " --resume auto"
                 launcher = "torchrun ... -- " if "RANK" in os.environ else ""
@@ -368,6 +368,11 @@ def output() -> "Console":
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 200, markup=False, emoji=False)
+
+
+def first_process() -> bool:
+    """Return whether this is the process that speaks of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def say(text: object) -> None:

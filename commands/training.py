@@ -14,6 +14,7 @@ from commands.options import (
     Values,
     checkpoint_or_default,
     chosen,
+    first_process,
     in_words,
     say,
     watch,
@@ -160,7 +161,8 @@ def pretrain(
         from train.pretrain import pretrain as train_here
 
         result = train_here(config, **where, resume=_source(resume))
-    say(f"{result.status} at step {result.step} of {result.total}: {result.checkpoint}")
+    if first_process():
+        say(f"{result.status} at step {result.step} of {result.total}: {result.checkpoint}")
     raise typer.Exit(result.exit_code)
 
 
@@ -284,7 +286,8 @@ def _finetune(
     else:
         source = _source(options.resume)
         result = finetune(config, **where, weights=weights, resume=source, watch=watch)
-    _print(result, folder)
+    if first_process():
+        _print(result, folder)
     raise typer.Exit(result.run.exit_code)
 
 

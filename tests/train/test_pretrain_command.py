@@ -140,3 +140,6 @@ def test_an_interrupted_run_ends_with_the_command_that_goes_on(
     assert done.stderr.splitlines()[-1] == f"fame: to go on: {again}"
     done = CliRunner().invoke(app, [*command, "--resume", "never"], prog_name="fame")
     assert done.stderr.splitlines()[-1].endswith(" --resume never --resume auto")
+    monkeypatch.setenv("RANK", "1")
+    done = CliRunner().invoke(app, command, prog_name="fame")
+    assert (done.exit_code, done.output) == (143, "")
