@@ -43,6 +43,7 @@ def kill_group(driver: BaseProcess) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # a dozen runs, and a busy machine takes its time to start Ray
 def test_killed_drivers_leave_the_same_store(
     configure: Configure, executor: dict[str, Any], reference: dict[str, bytes], tmp_path: Path
 ) -> None:
