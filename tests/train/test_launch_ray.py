@@ -19,7 +19,6 @@ from train.pretrain import pretrain
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = ["batch=8", "epochs=1"]
 TUNED = FinetuneConfig(
-    frames=8,
     device="cpu",
     encoder="c3d_small",
     frames=8,
