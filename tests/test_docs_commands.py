@@ -90,7 +90,6 @@ def demonstration(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.mark.filterwarnings("ignore:queue .* is longer than:UserWarning")  # few videos, few epochs
 @pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec:FutureWarning")
 @pytest.mark.filterwarnings("ignore:.*(num_workers|GPU available|log_every_n):UserWarning")
 @pytest.mark.parametrize("page", RUNNABLE)

@@ -28,7 +28,8 @@ def opening_lines(
         f"{config.batch} videos, {config.epochs * steps_per_epoch} steps in all"
     )
     network = _network_and_device(config, device=device, processes=processes)
-    return [*network, data, *_crops(config, frame=frame)]
+    queue = _long_queue(config, keys=2 * config.batch * steps_per_epoch)
+    return [*network, data, *queue, *_crops(config, frame=frame)]
 
 
 def _network_and_device(
@@ -61,6 +62,17 @@ def _nearest_recipe(config: PretrainConfig) -> tuple[str, str]:
     more = f" and {len(fields) - _NAMED} more" if len(fields) > _NAMED else ""
     named = ", ".join(f"{field}={values[field]}" for field in fields[:_NAMED])
     return name, f" with {named}{more}"
+
+
+def _long_queue(config: PretrainConfig, *, keys: int) -> list[str]:
+    if config.queue <= keys:
+        return []
+    line = (
+        f"warning: queue {config.queue} is longer than the {keys} keys of an epoch: it holds "
+        f"several keys of each video, the oldest {config.queue / keys:.1f} epochs old; "
+        f"--queue {keys} or less"
+    )
+    return [line]
 
 
 def _crops(config: PretrainConfig, *, frame: tuple[int, int]) -> list[str]:

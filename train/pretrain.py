@@ -3,7 +3,6 @@
 Shapes: B clips of this process, C channels, T frames, S crop size, D feature dim.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -99,7 +98,6 @@ class PretrainTask(Task[PretrainConfig]):
         )
         self.knn_store = knn_store
         _check_knn(config, knn_store)
-        _warn_of_long_queue(config, keys=self.clips_per_step * self.steps_per_epoch)
         self._last: tuple[Pairs, int] | None = None
 
     def opening(self) -> list[str]:
@@ -237,16 +235,6 @@ def _check_knn(config: PretrainConfig, store: ClipStore | None) -> None:
         )
     if store is not None:
         labelled_videos(store)
-
-
-def _warn_of_long_queue(config: PretrainConfig, *, keys: int) -> None:
-    if config.queue > keys:
-        warnings.warn(
-            f"queue {config.queue} is longer than the {keys} keys of an epoch: it holds several "
-            f"keys of each video, the oldest {config.queue / keys:.1f} epochs old; "
-            f"set queue={keys} or less",
-            stacklevel=3,
-        )
 
 
 def _part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

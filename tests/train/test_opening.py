@@ -28,16 +28,16 @@ TINY = replace(
 )
 
 
-def lines(config: PretrainConfig, frame: tuple[int, int]) -> list[str]:
+def lines(config: PretrainConfig, frame: tuple[int, int], *, steps: int = 8) -> list[str]:
     return opening_lines(
-        config, device=CPU, processes=1, videos=100, steps_per_epoch=6, frame=frame
+        config, device=CPU, processes=1, videos=100, steps_per_epoch=steps, frame=frame
     )
 
 
 def test_three_lines_say_what_will_run() -> None:
     assert lines(recipe("small-cpu"), (36, 48)) == [
         "recipe: small-cpu; encoder c3d_small in fp32 on CPU",
-        "data: 100 videos; 60 epochs of 6 steps of 16 videos, 360 steps in all",
+        "data: 100 videos; 60 epochs of 8 steps of 16 videos, 480 steps in all",
         "crops: 28 pixels from frames of 36x48; the smallest boxes are enlarged 1.1 times",
     ]
 
@@ -48,10 +48,17 @@ def test_changes_of_the_recipe_are_named() -> None:
 
 
 def test_the_default_recipe_without_a_gpu_is_warned_of() -> None:
-    said = lines(recipe("fame-k400"), (256, 340))
+    said = lines(recipe("fame-k400"), (256, 340), steps=1000)
     assert said[0] == "recipe: fame-k400; encoder i3d in bf16 on CPU"
     assert said[1].startswith("warning: recipe fame-k400 is made for a GPU")
     assert len(said) == 4  # its crops fit a store as `fame preprocess k400` makes it
+
+
+def test_a_queue_longer_than_an_epoch_is_warned_of() -> None:
+    said = lines(replace(recipe("small-cpu"), queue=257), (36, 48))
+    assert said[2].startswith("warning: queue 257 is longer than the 256 keys of an epoch")
+    assert said[2].endswith("--queue 256 or less")
+    assert len(lines(recipe("small-cpu"), (36, 48))) == 3
 
 
 def test_crops_that_are_mostly_enlarged_are_warned_of() -> None:

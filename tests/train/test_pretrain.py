@@ -250,12 +250,6 @@ def test_every_option_trains_and_does_something(
     assert all(0 < loss < 20 for loss in losses)
 
 
-def test_a_queue_longer_than_an_epoch_is_warned_of(store: Path, tmp_path: Path):
-    told = r"queue 33 is longer than the 32 keys of an epoch.*queue=32"
-    with pytest.warns(UserWarning, match=told):
-        run(store, tmp_path, "epochs=1", "queue=33")
-
-
 def test_r2plus1d_trains(store: Path):
     """Two steps on one batch, in groups and by parts, move every weight; without a checkpoint of
     400 MB.
