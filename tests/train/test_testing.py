@@ -27,10 +27,11 @@ from fame.clipstore import (
     write_shard,
 )
 from fame.normalize import encoder_input
-from fame.weights import load
+from fame.weights import Card, Encoder, load
 from tests.stores import CLASSES, SPEC, WINDOW, make_store, tiny_video
 from tests.train.labelled import SEVEN, checkpoint, classifier, labelled_store
 from train.evaluate.classifiers import (
+    classifier_for,
     classify,
     evaluate_classifiers,
     read_classifier,
@@ -337,3 +338,32 @@ def test_bad_input_is_one_clear_line(store: Path, trained: Path, tmp_path: Path)
     assert done.exit_code == 2
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("fame: ")
+
+
+EXCHANGED = ("Hammering", "HammerThrow", "JumpingJack", "JumpRope")  # as classInd.txt has them
+
+
+def foreign(classes: int, class_names: tuple[str, ...] = ()) -> Encoder:
+    """A classifier of another project whose k-th output has the bias k."""
+    head = {"kind": "classifier", "classes": classes}
+    card = Card(name="c3d_small", head=head, class_names=class_names, stranger=True)
+    network = card.build()
+    with torch.no_grad():
+        network.get_submodule("fc").bias.copy_(torch.arange(float(classes)))
+    return Encoder(network, card)
+
+
+def test_the_reference_numbers_classes_by_sorted_folders(tmp_path: Path) -> None:
+    """Sorted, HammerThrow (0) comes before Hammering (1), JumpRope (2) before JumpingJack (3)."""
+    store = ClipStore.open(labelled_store(tmp_path / "s.zarr", EXCHANGED, [0, 1, 2, 3]))
+    ordered = classifier_for(store, foreign(4), Path("theirs.pt"))
+    assert ordered.network.get_submodule("fc").bias.tolist() == [1, 0, 3, 2]
+    assert ordered.card.class_names == EXCHANGED
+
+
+def test_a_foreign_classifier_of_unknown_order_is_refused(tmp_path: Path) -> None:
+    store = ClipStore.open(labelled_store(tmp_path / "s.zarr", ("left", "right"), [0, 1]))
+    with pytest.raises(ValueError, match="does not say in which order"):
+        classifier_for(store, foreign(2), Path("theirs.pt"))
+    with pytest.raises(ValueError, match="tells 3 classes apart"):
+        classifier_for(store, foreign(3), Path("theirs.pt"))
