@@ -67,6 +67,13 @@ def test_a_chart_scales_its_lines():
     assert "loss over steps: raw, mean" in drawn
 
 
+def test_a_long_line_is_drawn_whole():
+    steps = list(range(400))
+    drawn = page.chart({"loss": [float(step % 7) for step in steps]}, title="loss", steps=steps)
+    (points,) = re.findall(r'points="([^"]*)"', drawn)
+    assert len(points.split(" ")) == 400
+
+
 def test_a_chart_of_one_value_and_a_level():
     drawn = page.chart({"loss": [3.0]}, title="loss", steps=[7], levels={"chance": 3.0})
     assert "nan" not in drawn
