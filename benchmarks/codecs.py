@@ -1,28 +1,25 @@
 """What each codec of the clip store costs and keeps: bytes per clip, PSNR, clips encoded and
 decoded per CPU second.
 
-Run: ``python benchmarks/codecs.py``; it reads ``../shared/data`` and writes ``results/codecs.json``
+Run: ``python -m benchmarks.codecs``; it reads ``../shared/data`` and writes ``results/codecs.json``
 and ``codecs.md``. Clips are 16 frames at stride 2, resized to cover the frame and cropped. PSNR is
 against the resized frames, over all clips of the footage. A chunk's checksum is counted in bytes
 and in time.
 """
 
 import dataclasses
-import json
-import statistics
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from benchmarks.harness import FOOTAGE as DATA
+from benchmarks.harness import in_turns, markdown, medians, write
 from fame.clipstore import StoreHeader, StoreSpec
 from fame.clipstore.chunk import decode_chunk, encode_chunk
 from fame.clipstore.layout import Layout
 
-DATA = Path(__file__).resolve().parents[2] / "shared/data"
-RESULTS = Path(__file__).parent / "results"
 LARGE, SMALL = (
     StoreSpec(height=256, width=340, foreground="none"),
     StoreSpec(height=128, width=170, foreground="none"),
@@ -100,23 +97,20 @@ def rows() -> Iterator[dict[str, object]]:
 
 
 def measured(layout: Layout, clips: list[np.ndarray]) -> dict[str, object]:
-    spec, encode_s, decode_s = layout.header.spec, [], []
-    for _ in range(3):
-        start = time.process_time()
-        chunks = [
-            np.frombuffer(encode_chunk(layout, "frames", frame), np.uint8)
-            for clip in clips
-            for frame in clip
-        ]
-        encode_s.append(time.process_time() - start)
-        start = time.process_time()
-        decoded = [decode_chunk(layout, "frames", chunk) for chunk in chunks]
-        decode_s.append(time.process_time() - start)
+    spec, frames = layout.header.spec, [frame for clip in clips for frame in clip]
+
+    def encode(_: int = 0) -> list[np.ndarray]:
+        return [np.frombuffer(encode_chunk(layout, "frames", f), np.uint8) for f in frames]
+
+    chunks = encode()
+
+    def decode(_: int = 0) -> list[np.ndarray]:
+        return [decode_chunk(layout, "frames", chunk) for chunk in chunks]
+
+    decoded = decode()
+    seconds = medians(in_turns({"encode": encode, "decode": decode}, rounds=3))
     error = np.mean(
-        [
-            np.mean((a.astype(np.float32) - b) ** 2)
-            for a, b in zip(np.concatenate(clips), decoded, strict=True)
-        ]
+        [np.mean((a.astype(np.float32) - b) ** 2) for a, b in zip(frames, decoded, strict=True)]
     )
     size = 16 * float(np.mean([len(chunk) for chunk in chunks]))
     return {
@@ -124,30 +118,17 @@ def measured(layout: Layout, clips: list[np.ndarray]) -> dict[str, object]:
         "bytes_per_clip": round(size),
         "share_of_raw": round(size / (16 * spec.frame_bytes), 3),
         "psnr_db": round(float(10 * np.log10(255**2 / error)), 1) if error else None,
-        "encoded_per_cpu_s": round(len(clips) / statistics.median(encode_s), 1),
-        "decoded_per_cpu_s": round(len(clips) / statistics.median(decode_s), 1),
+        "encoded_per_cpu_s": round(len(clips) / seconds["encode"], 1),
+        "decoded_per_cpu_s": round(len(clips) / seconds["decode"], 1),
     }
-
-
-def table(results: list[dict[str, object]]) -> str:
-    columns = list(results[0])
-    lines = [
-        "| " + " | ".join(column.replace("_", " ") for column in columns) + " |",
-        "|---" * len(columns) + "|",
-    ]
-    lines += [
-        "| " + " | ".join("lossless" if v is None else str(v) for v in row.values()) + " |"
-        for row in results
-    ]
-    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     cv2.setNumThreads(1)
     results = list(rows())
-    (RESULTS / "codecs.json").write_text(json.dumps(results, indent=1) + "\n")
-    (RESULTS / "codecs.md").write_text(table(results))
-    print(table(results))
+    heads = (column.replace("_", " ") for column in results[0])
+    cells = (["lossless" if v is None else v for v in row.values()] for row in results)
+    write("codecs", {"codecs": results}, table=markdown(heads, cells))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Quality and cost of every foreground map on real footage with moving cameras (DAVIS 2016,
 `../shared/data/davis`).
 
-    python benchmarks/davis.py                 # prints the table, writes results/davis.json and results/davis.md
-    python benchmarks/davis.py --sheet s.png   # also draws six clips with their paper and flow maps (not to be shared)
+    python -m benchmarks.davis                 # prints the table, writes results/davis.json and results/davis.md
+    python -m benchmarks.davis --sheet s.png   # also draws six clips with their paper and flow maps (not to be shared)
 
 Protocol: windows of 16 frames at stride 2, one every 16 source frames; frames resized to 224x224;
 the truth is the object in at least half of the frames; pixels are ranked by the map, resized to
@@ -12,10 +12,7 @@ those of decoding and JPEG-encoding the same clip.
 Shapes: T frames, H W pixels (S, S here), C = 3 RGB.
 """
 
-import argparse
-import json
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +21,7 @@ import cv2
 import numpy as np
 import torch
 
+from benchmarks.harness import FOOTAGE, in_turns, markdown, medians, options, write
 from fame.flow import FlowParameters, flow_score, map_clip
 from fame.foreground import gauss_score, motion_score, paper_score, top_fraction
 from fame.preview import dim, enlarge, heat, tile
@@ -31,8 +29,7 @@ from preprocess.decode import decode
 from preprocess.selection import Sampling
 
 FRAMES, STRIDE, STEP, SIZE, MAP = 16, 2, 16, 224, 56
-RESULTS = Path(__file__).parent / "results"
-DAVIS = Path(__file__).resolve().parents[2] / "shared" / "data" / "davis"
+DAVIS = FOOTAGE / "davis"
 Method = Callable[[np.ndarray], np.ndarray]
 
 
@@ -219,31 +216,22 @@ def costs(repeats: int = 5) -> dict[str, float]:
         geometry="cover",
     )
     frames_THW3 = np.empty(sampling.shape, np.uint8)
-    times: dict[str, list[float]] = {
-        name: [] for name in ("decode", "JPEG encode", "flow map", "paper map", "seed map")
-    }
     with tempfile.TemporaryDirectory() as folder:
         videos = [
             _write_video(Path(folder) / f"{path.name}.mp4", path)
             for path in sorted(DAVIS.iterdir())
         ]
-        for video in videos * repeats:
-            steps = (
-                lambda video=video: decode(str(video), sampling, frames_THW3),
-                lambda: [
-                    cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 90])
-                    for frame in frames_THW3
-                ],
-                *(
-                    lambda method=method: map_clip(method, frames_THW3, height=64, width=85)
-                    for method in ("flow", "paper", "difference")
-                ),
-            )
-            for name, step in zip(times, steps, strict=True):
-                start = time.process_time()
-                step()
-                times[name].append(1e3 * (time.process_time() - start))
-    return {name: float(np.median(values)) for name, values in times.items()}
+        quality = [cv2.IMWRITE_JPEG_QUALITY, 90]
+        steps = {  # a round for each video, which is decoded first
+            "decode": lambda n: decode(str(videos[n % len(videos)]), sampling, frames_THW3),
+            "JPEG encode": lambda _: [cv2.imencode(".jpg", f, quality) for f in frames_THW3],
+            **{
+                f"{name} map": lambda _, name=name: map_clip(name, frames_THW3, height=64, width=85)
+                for name in ("flow", "paper", "difference")
+            },
+        }
+        seconds = in_turns(steps, rounds=len(videos) * repeats)
+    return {name: 1e3 * median for name, median in medians(seconds).items()}
 
 
 def _write_video(path: Path, sequence: Path) -> Path:
@@ -292,9 +280,7 @@ def draw(clips: list[Window], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument("--sheet", type=Path, help="draw six clips here and stop")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -321,22 +307,20 @@ def main() -> None:
         "ms per clip at 256x340": cost,
     }
     result["flow map / (decode + JPEG encode)"] = ratio
-    (RESULTS / "davis.json").write_text(json.dumps(result, indent=2) + "\n")
-    text = table_text(rows, cost, ratio)
-    (RESULTS / "davis.md").write_text(text)
-    print(text)
+    write("davis", result, table=table_text(rows, cost, ratio))
 
 
 def table_text(rows: dict[str, dict[str, float]], cost: dict[str, float], ratio: float) -> str:
     keys = list(next(iter(rows.values())))
-    lines = ["| map | " + " | ".join(keys) + " |", "|---|" + "---|" * len(keys)]
-    lines += [
-        f"| {name} | " + " | ".join(f"{row[key]:.3f}" for key in keys) + " |"
-        for name, row in rows.items()
-    ]
-    lines += ["", "| step, one clip at 256x340 | CPU ms |", "|---|---|"]
-    lines += [f"| {name} | {value:.1f} |" for name, value in cost.items()]
-    return "\n".join([*lines, "", f"flow map / (decode + JPEG encode) = {ratio:.2f}", ""])
+    maps = ([name, *(f"{row[key]:.3f}" for key in keys)] for name, row in rows.items())
+    costs = ([name, f"{value:.1f}"] for name, value in cost.items())
+    return "\n".join(
+        [
+            markdown(["map", *keys], maps),
+            markdown(["step, one clip at 256x340", "CPU ms"], costs),
+            f"flow map / (decode + JPEG encode) = {ratio:.2f}\n",
+        ]
+    )
 
 
 if __name__ == "__main__":

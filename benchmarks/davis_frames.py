@@ -1,6 +1,6 @@
 """Masks held against the object of every single frame of DAVIS: one mask per clip, and one per frame.
 
-    python benchmarks/davis_frames.py    # prints the table, writes results/davis_frames.{json,md}
+    python -m benchmarks.davis_frames    # prints the table, writes results/davis_frames.{json,md}
 
 Protocol: the windows of ``davis.py`` (16 frames at stride 2, 224x224). A mask of the clip stands for
 all of its frames. Kept: share of the object's pixels that the mask holds, over the frames of a
@@ -11,16 +11,16 @@ Cost: CPU time of map and mask, medians on one core.
 Shapes: T frames, H W pixels, C = 3 RGB.
 """
 
-import json
 import time
 from collections.abc import Callable
 
 import cv2
 import numpy as np
 import torch
-from davis import MAP, RESULTS, Window, windows, with_object
 from torch import Tensor
 
+from benchmarks.davis import MAP, Window, windows, with_object
+from benchmarks.harness import markdown, write
 from fame.flow import map_clip, map_frames
 from fame.foreground import foreground_mask, median_score, paper_score
 
@@ -96,16 +96,14 @@ def main() -> None:
     clips, without = with_object(windows())
     made = {name: evaluate(method, clips) for name, method in METHODS.items()}
     columns = [*FIGURES, "CPU ms"]
-    lines = [f"{len(clips)} windows; {without} without the object left out.", ""]
-    lines += ["| mask | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
-    for name, row in made.items():
-        cells = [f"{row[key]:.3f}" for key in FIGURES] + [f"{row['CPU ms']:.0f}"]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    text = "\n".join(lines) + "\n"
+    rows = (
+        [name, *(f"{row[key]:.3f}" for key in FIGURES), f"{row['CPU ms']:.0f}"]
+        for name, row in made.items()
+    )
+    text = f"{len(clips)} windows; {without} without the object left out.\n\n"
+    text += markdown(["mask", *columns], rows)
     result = {"windows": len(clips), "without the object": without, "masks": made}
-    (RESULTS / "davis_frames.json").write_text(json.dumps(result, indent=1) + "\n")
-    (RESULTS / "davis_frames.md").write_text(text)
-    print(text)
+    write("davis_frames", result, table=text)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Flow maps on what DAVIS's ten sequences do not show: windows of them made harder, kind by kind.
 
-    python benchmarks/davis_kinds.py        # prints the table, writes results/davis_kinds.{json,md}
+    python -m benchmarks.davis_kinds        # prints the table, writes results/davis_kinds.{json,md}
 
 The ten sequences are what the flow map was chosen on, and it is near its ceiling there. So every
 window is also shown as footage that defeats a map: ``zoom`` lets the object fill most of the frame,
@@ -13,14 +13,14 @@ kinds. Figures are those of ``davis.py``; a window whose truth fills the frame i
 Shapes: T frames, H W pixels, S = 224 the side of a frame.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import cv2
 import numpy as np
-from davis import DAVIS, MAP, RESULTS, SIZE, Window, measure, windows, with_object
 
+from benchmarks.davis import DAVIS, MAP, SIZE, Window, measure, windows, with_object
+from benchmarks.harness import markdown, read, write
 from fame.flow import FlowParameters, flow_score
 from fame.randomness import numpy_generator
 
@@ -174,24 +174,20 @@ def main() -> None:
             clips, lambda frames: flow_score(frames, height=MAP, width=MAP, parameters=parameters)
         )
 
-    before = json.loads((RESULTS / "davis_kinds.json").read_text())[FIRST]
     rows = {
-        FIRST: before,
+        FIRST: read("davis_kinds")[FIRST],
         "flow": means(flow()),
         "flow, residual not smoothed": means(flow(smoothing=0.0)),
         "flow, no centre weight": means(flow(centre=0.0)),
         "flow, held out": means(held_out([flow(**settings) for settings in GRID])),
     }
     kinds = list(rows["flow"])
-    lines = ["Recall at beta 0.5 / AUC / best IoU, means over ten sequences.", ""]
-    lines += ["| map | " + " | ".join(kinds) + " |", "|---" * (1 + len(kinds)) + "|"]
-    for name, row in rows.items():
-        cells = (" / ".join(f"{row[kind][key]:.3f}" for key in FIGURES) for kind in kinds)
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    text = "\n".join(lines) + "\n"
-    (RESULTS / "davis_kinds.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (RESULTS / "davis_kinds.md").write_text(text)
-    print(text)
+    cells = (
+        [name, *(" / ".join(f"{row[kind][key]:.3f}" for key in FIGURES) for kind in kinds)]
+        for name, row in rows.items()
+    )
+    text = "Recall at beta 0.5 / AUC / best IoU, means over ten sequences.\n\n"
+    write("davis_kinds", rows, table=text + markdown(["map", *kinds], cells))
 
 
 if __name__ == "__main__":

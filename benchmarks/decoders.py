@@ -5,24 +5,22 @@ interleaved and CPU seconds counted; the best round of each side counts. ``decod
 ``with_jpeg`` adds the JPEG of every kept frame, as the stage makes it. Claim: frames per CPU second
 ``with_jpeg`` >= 0.95 of OpenCV's on the three sets of ``offline_stage.py``.
 
-Run: ``python benchmarks/decoders.py``; results: ``results/decoders.json``.
+Run: ``python -m benchmarks.decoders``; results: ``results/decoders.json``.
 """
 
-import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
-from offline_stage import BARE_OPEN, FOOTAGE, LARGE, UCF
 
+from benchmarks.harness import FOOTAGE, in_turns, write
+from benchmarks.offline_stage import BARE_OPEN, LARGE, UCF
 from fame.clipstore.jpeg import encode_tall_jpeg
 from preprocess.decode import fit
 from preprocess.selection import Sampling
 from preprocess.video import open_video
 
-RESULTS = Path(__file__).parent / "results/decoders.json"
 ROUNDS, KEEP = 7, 2
 SAMPLING = Sampling(
     slots=1, keep=KEEP, fps=None, stretch=1, aligned=1, height=256, width=340, geometry="cover"
@@ -61,16 +59,14 @@ def by_pyav(path: Path, keep: Keep) -> int:
     return frames
 
 
-def rate(read: Callable[[Path, Keep], int], paths: list[Path], keep: Keep) -> float:
-    started = time.process_time()
-    frames = sum(read(path, keep) for path in paths)
-    return frames / (time.process_time() - started)
-
-
 def ratio(paths: list[Path], keep: Keep) -> float:
-    rounds = [(rate(by_opencv, paths, keep), rate(by_pyav, paths, keep)) for _ in range(ROUNDS)]
-    opencv, pyav = (max(rates) for rates in zip(*rounds, strict=True))
-    return round(pyav / opencv, 3)
+    """Return frames per CPU second by PyAV over those by OpenCV, the best round of each."""
+    jobs = {
+        read.__name__: lambda _, read=read: [read(path, keep) for path in paths]
+        for read in (by_opencv, by_pyav)
+    }
+    seconds = in_turns(jobs, rounds=ROUNDS)
+    return round(min(seconds["by_opencv"]) / min(seconds["by_pyav"]), 3)
 
 
 def main() -> None:
@@ -80,7 +76,7 @@ def main() -> None:
         assert all(by_opencv(path, len) == by_pyav(path, len) for path in paths)
         results[name] = {"decoded": ratio(paths, len), "with_jpeg": ratio(paths, as_jpeg)}
         print(name, results[name], flush=True)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    write("decoders", results)
 
 
 if __name__ == "__main__":

@@ -7,22 +7,17 @@ the machine does not count: decoding is then not hidden behind the encoder, as i
 ``workers`` or on a GPU. The video is drawn: a blurred texture that pans, harder on the codec than
 most footage.
 
-Run: ``python benchmarks/features.py``.
+Run: ``python -m benchmarks.features``.
 """
 
-import argparse
-import json
-import platform
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 
+from benchmarks.harness import RESULTS, in_turns, medians, options, ratio, write
 from fame.clipstore import (
     ClipStore,
     StoreHeader,
@@ -38,7 +33,6 @@ from fame.randomness import numpy_generator
 from fame.weights import Card, Encoder
 from train.evaluate.features import SquareClips, extract_features
 
-RESULTS = Path(__file__).parent / "results/features.json"
 BATCH, WINDOW, SECONDS = 4, Window(frames=16), 16 / 15  # 16 slots
 CASES = {
     "i3d": (256, 340, 224),
@@ -70,12 +64,6 @@ def drawn_video(spec: StoreSpec, video: int) -> VideoFrames:
     )
 
 
-def seconds(run: Callable[[], object]) -> float:
-    start = time.process_time()
-    run()
-    return time.process_time() - start
-
-
 def case(name: str, folder: Path, *, clips: int, rounds: int) -> dict[str, object]:
     """The rates of one encoder, and the median over the rounds of their ratio within a round."""
     height, width, crop = CASES[name]
@@ -88,23 +76,22 @@ def case(name: str, folder: Path, *, clips: int, rounds: int) -> dict[str, objec
     ]
     encoder.features(batches[0])
     shown = SquareClips(store, window=WINDOW, clips=1, crop=crop)
-    alone, whole = [], []
-    for _ in range(rounds):
-        alone.append(seconds(lambda: [encoder.features(batch) for batch in batches]))
-        whole.append(seconds(lambda: extract_features(encoder, shown, batch=BATCH)))
-    ratio = statistics.median(a / w for a, w in zip(alone, whole, strict=True))
+    jobs = {
+        "encoder": lambda _: [encoder.features(batch) for batch in batches],
+        "extraction": lambda _: extract_features(encoder, shown, batch=BATCH),
+    }
+    seconds = in_turns(jobs, rounds=rounds)
+    rates = {name: round(clips / median, 3) for name, median in medians(seconds).items()}
     return {
         "store": f"{WINDOW.frames}x{height}x{width} jpeg, crop {crop}",
-        "encoder_clips_per_cpu_second": round(clips / statistics.median(alone), 3),
-        "extraction_clips_per_cpu_second": round(clips / statistics.median(whole), 3),
-        "extraction / encoder (target 0.90)": round(ratio, 3),
+        "encoder_clips_per_cpu_second": rates["encoder"],
+        "extraction_clips_per_cpu_second": rates["extraction"],
+        "extraction / encoder (target 0.90)": ratio(seconds, "encoder", "extraction"),
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument("--clips", type=int, default=12, help=f"a multiple of {BATCH}")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -116,14 +103,7 @@ def main() -> None:
             name: case(name, Path(folder), clips=arguments.clips, rounds=arguments.rounds)
             for name in CASES
         }
-    report = {
-        "machine": platform.machine(),
-        "torch": torch.__version__,
-        "threads": 1,
-        "cases": cases,
-    }
-    arguments.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report, indent=1))
+    write("features", {"threads": 1, "cases": cases}, folder=arguments.out)
 
 
 if __name__ == "__main__":

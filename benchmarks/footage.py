@@ -7,12 +7,11 @@ for the same epochs, batch and recipe, and differ in nothing but ``background``.
 three seeds, which decide weights, order and every draw; nothing was tuned on the test clips and the
 weights after the last epoch are tested.
 
-Run: ``python benchmarks/footage.py`` (about 20 minutes of one core). What was measured is kept
+Run: ``python -m benchmarks.footage`` (about 20 minutes of one core). What was measured is kept
 below ``--work`` and not measured again: a killed run goes on, and ``--arms MoCo`` may run beside
 ``--arms FAME untrained``.
 """
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -24,6 +23,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.harness import FOOTAGE as SHARED_DATA
+from benchmarks.harness import RESULTS, markdown, options, write
 from fame.checkpoint import save
 from fame.clipstore import ClipStore
 from fame.weights import read_weights
@@ -34,8 +35,7 @@ from train.finetune import finetune
 from train.pretrain import build_moco, pretrain
 from train.recipes import recipe
 
-FOOTAGE = Path(__file__).resolve().parents[2] / "shared/data/overhead-actions"
-RESULTS = Path(__file__).parent / "results"
+FOOTAGE = SHARED_DATA / "overhead-actions"
 RECIPE = ["--keep", "4", "--height", "48", "--width", "64"]
 SHARED: dict[str, Any] = {"device": "cpu", "crop": 40, "batch": 32}
 # A queue shorter than an epoch's 576 keys: else every video's own older keys are among its
@@ -183,18 +183,13 @@ def table(found: dict[str, dict[str, dict[str, dict[str, float]]]], majority: fl
         f"one clip is 0.75 points. Always answering the commonest class: top-1 {majority:.1f}, mean class 12.5.",
     ]
     for name in ("top-1", "mean class"):
-        lines += ["", f"| {name} | {' | '.join(MEASURES)} |", "|---" * (1 + len(MEASURES)) + "|"]
-        lines += [
-            f"| {arm} | {' | '.join(cell(of[what], name) for what in MEASURES)} |"
-            for arm, of in found.items()
-        ]
+        cells = ([arm, *(cell(of[m], name) for m in MEASURES)] for arm, of in found.items())
+        lines += ["", markdown([name, *MEASURES], cells).rstrip()]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument(
@@ -217,11 +212,8 @@ def main() -> None:
     found = collected(arguments.work, [0, 1, 2])
     settings = {"stores": [*RECIPE, "--foreground", arguments.foreground], "arms": ARMS}
     settings |= {"pretrain": asdict(PRETRAIN), "finetune": asdict(FINETUNE), "majority": majority}
-    (arguments.out / "footage.json").write_text(
-        json.dumps({"settings": settings, "results": found}, indent=1) + "\n"
-    )
-    (arguments.out / "footage.md").write_text(table(found, majority))
-    print(table(found, majority))
+    results = {"settings": settings, "results": found}
+    write("footage", results, table=table(found, majority), folder=arguments.out)
 
 
 if __name__ == "__main__":

@@ -4,20 +4,20 @@ at the room?
 What is cut out is only as good as the stores' flow maps: nobody has drawn true masks of this
 footage.
 
-Run after ``footage.py`` with the same ``--work``, where every report is kept: ``python
-benchmarks/footage_bias.py``. Results: ``results/footage_bias.{md,json}``, every seed;
+Run after ``footage.py`` with the same ``--work``, where every report is kept: ``python -m
+benchmarks.footage_bias``. Results: ``results/footage_bias.{md,json}``, every seed;
 ``docs/images/footage_bias.png``, encoders of the first seed.
 """
 
-import argparse
 import json
 import statistics
 from pathlib import Path
 from typing import Any
 
 import torch
-from footage import ARMS, PRETRAIN, RESULTS, make_stores, start_of
 
+from benchmarks.footage import ARMS, PRETRAIN, make_stores, start_of
+from benchmarks.harness import markdown, options, write
 from train.bias.picture import draw_bars, figure_name
 from train.bias.report import BiasReport, Figure, encoder_report
 from train.evaluate.config import BiasConfig
@@ -82,7 +82,7 @@ def collected(work: Path, name: str) -> dict[str, list[dict[str, Any]]]:
 
 def table(reports: dict[str, list[dict[str, Any]]], figures: list[str]) -> str:
     """A Markdown table: a row for each figure, a column for each arm, the mean and every seed."""
-    lines = [f"| | guessing | {' | '.join(reports)} |", "|---" * (2 + len(reports)) + "|"]
+    rows = []
     for figure in figures:
         chance = next(iter(reports.values()))[0]["figures"][figure]["chance"]
         cells = []
@@ -93,10 +93,8 @@ def table(reports: dict[str, list[dict[str, Any]]], figures: list[str]) -> str:
                 f"({', '.join(f'{value:.1f}' for value in values)})"
             )
         label = f"{figure.split('/')[0]}: {figure_name(figure)}"
-        lines.append(
-            f"| {label} | {'' if chance is None else f'{chance:.1f}'} | {' | '.join(cells)} |"
-        )
-    return "\n".join(lines) + "\n"
+        rows.append([label, "" if chance is None else f"{chance:.1f}", *cells])
+    return markdown(["", "guessing", *reports], rows)
 
 
 def as_report(plain: dict[str, Any]) -> BiasReport:
@@ -107,9 +105,7 @@ def as_report(plain: dict[str, Any]) -> BiasReport:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument("--work", type=Path, default=Path("data/runs/footage"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -122,9 +118,7 @@ def main() -> None:
     text = f"Mean (every seed), %, on {encoders['MoCo'][0]['videos']} test clips of 8 classes.\n\n"
     text += f"Pretrained encoders:\n\n{table(encoders, ENCODER)}\n"
     text += f"Fine-tuned classifiers:\n\n{table(classifiers, CLASSIFIER)}"
-    (RESULTS / "footage_bias.md").write_text(text)
-    kept = {"encoders": encoders, "classifiers": classifiers}
-    (RESULTS / "footage_bias.json").write_text(json.dumps(kept, indent=1) + "\n")
+    write("footage_bias", {"encoders": encoders, "classifiers": classifiers}, table=text)
     first = [as_report(reports[0]) for reports in encoders.values()]
     draw_bars(
         PICTURES / "footage_bias.png",
@@ -132,7 +126,6 @@ def main() -> None:
         list(encoders),
         title="overhead actions, seed 0; 95 % intervals",
     )
-    print(text)
 
 
 if __name__ == "__main__":

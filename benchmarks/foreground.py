@@ -1,8 +1,8 @@
 """The paper's score, mask and merge: parity with the reference, speed and memory on the CPU, cost
 in a GPU step.
 
-    python benchmarks/foreground.py          # writes results/foreground.json
-    python benchmarks/foreground.py --tiny   # seconds: runs the code of the GPU part on the CPU and keeps nothing
+    python -m benchmarks.foreground          # writes results/foreground.json
+    python -m benchmarks.foreground --tiny   # seconds: runs the code of the GPU part on the CPU and keeps nothing
 
 CPU: score + mask + merge of 8x3x16x224x224 float32 on one thread, against the same steps written
 straightforwardly (tests/oracle_foreground.py), in turn, as CPU time. GPU: against one symmetric I3D
@@ -12,30 +12,20 @@ exists.
 Shapes: B batch, C = 3 RGB in 0..1, T frames, H W pixels.
 """
 
-import argparse
-import json
-import resource
-import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks.harness import FOOTAGE, in_turns, medians, options, peak_mib, write
 from fame.foreground import motion_score, paper_score, top_fraction
 from fame.merging import derangement, merge
 from fame.models import build_backbone
 from fame.randomness import generator
+from tests.oracle_foreground import straightforward_merge, straightforward_score
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = Path(__file__).parent / "results"
-GOLDEN = ROOT.parent / "shared" / "golden" / "foreground_reference.npz"
-sys.path.insert(0, str(ROOT))
-
-from tests.oracle_foreground import straightforward_merge, straightforward_score  # noqa: E402
-
+GOLDEN = FOOTAGE.parent / "golden/foreground_reference.npz"
 BETA, REPEATS = 0.5, 7
 
 
@@ -92,9 +82,9 @@ def memory() -> dict[str, float]:
     small = make_clip(2, 4, 32)
     ours(small, torch.tensor([1, 0]))  # libraries and thread pools are not the method's memory
     clip, source = make_clip(8, 16, 224), derangement(8, generator=generator(0, 0, 0, "source"))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mib()
     ours(clip, source)
-    extra_bytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    extra_bytes = (peak_mib() - before) * 2**20
     return {"extra / clip": extra_bytes / clip.nbytes, "clip MB": clip.nbytes / 1e6}
 
 
@@ -105,20 +95,15 @@ def cpu_speed() -> dict[str, float]:
     clip, source = make_clip(8, 16, 224), derangement(8, generator=generator(0, 0, 0, "source"))
     score = paper_score(clip)
     mask = top_fraction(score, BETA)
-    steps: dict[str, Callable[[], object]] = {
-        "ours": lambda: ours(clip, source),
-        "straightforward": lambda: straightforward(clip, source),
-        "ours: score": lambda: paper_score(clip),
-        "ours: mask": lambda: top_fraction(score, BETA),
-        "ours: merge": lambda: merge(clip, mask, source),
+    steps: dict[str, Callable[[int], object]] = {
+        "ours": lambda _: ours(clip, source),
+        "straightforward": lambda _: straightforward(clip, source),
+        "ours: score": lambda _: paper_score(clip),
+        "ours: mask": lambda _: top_fraction(score, BETA),
+        "ours: merge": lambda _: merge(clip, mask, source),
     }
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(REPEATS):
-        for name, step in steps.items():
-            start = time.process_time()
-            step()
-            times[name].append(1e3 * (time.process_time() - start))
-    result = {name: statistics.median(values) for name, values in times.items()}
+    seconds = medians(in_turns(steps, rounds=REPEATS))
+    result = {name: 1e3 * median for name, median in seconds.items()}
     result["ratio"] = result["straightforward"] / result["ours"]
     return result
 
@@ -179,9 +164,7 @@ def gpu() -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument(
         "--tiny", action="store_true", help="only run the code of the GPU part, small, on the CPU"
     )
@@ -195,9 +178,7 @@ def main() -> None:
         "parity": parity() if GOLDEN.is_file() else "golden file not found",
         "GPU": gpu() if torch.cuda.is_available() else "not measured: no CUDA device",
     }
-    text = json.dumps(result, indent=2) + "\n"
-    (RESULTS / "foreground.json").write_text(text)
-    print(text)
+    write("foreground", result)
 
 
 if __name__ == "__main__":

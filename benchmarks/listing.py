@@ -4,22 +4,19 @@ Claim: each takes less than 60 s of one core. CPU seconds count, because other w
 machine; beside them stands the ratio to what cannot be left out, reading the folders and asking
 for every link's target once.
 
-Run: ``python benchmarks/listing.py [LINKS]``; results: ``results/listing.json``.
+Run: ``python -m benchmarks.listing [LINKS]``; results: ``results/listing.json``.
 """
 
-import json
 import os
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.harness import in_turns, write
 from preprocess.datasets import Listing, Source, read
 
 CLASSES = 400
-RESULTS = Path(__file__).with_name("results") / "listing.json"
 
 
 def make(folder: Path, links: int) -> None:
@@ -48,13 +45,6 @@ def bare(root: Path) -> int:
     return found
 
 
-def timed(call: Callable[[], object]) -> float:
-    """CPU seconds of a call."""
-    started = time.process_time()
-    call()
-    return time.process_time() - started
-
-
 def main(links: int) -> None:
     """Measure, print and write the results."""
     with tempfile.TemporaryDirectory() as name:
@@ -72,13 +62,13 @@ def main(links: int) -> None:
         text = replace(tree, root=videos / "train", list_file=folder / "train.txt")
 
         ways = {
-            "bare reading of the tree": lambda: bare(videos),
-            "k400, by the tree": lambda: listed("k400", tree),
-            "k400, by CSV": lambda: listed("k400", table),
-            "folder, by a list": lambda: listed("folder", text),
+            "bare reading of the tree": lambda _: bare(videos),
+            "k400, by the tree": lambda _: listed("k400", tree),
+            "k400, by CSV": lambda _: listed("k400", table),
+            "folder, by a list": lambda _: listed("folder", text),
         }
-        ways["bare reading of the tree"]()  # once, so that no way pays for a cold cache
-        seconds = {way: min(timed(call) for _ in range(2)) for way, call in ways.items()}
+        bare(videos)  # so that no way pays for a cold cache
+        seconds = {way: min(each) for way, each in in_turns(ways, rounds=2).items()}
     least = seconds["bare reading of the tree"]
     ratios = {way: round(value / least, 2) for way, value in seconds.items()}
     results = {
@@ -87,8 +77,7 @@ def main(links: int) -> None:
         "ratio_to_bare_reading": ratios,
         "target_cpu_seconds": 60,
     }
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    print(json.dumps(results, indent=1))
+    write("listing", results)
 
 
 if __name__ == "__main__":

@@ -13,28 +13,24 @@ other work may share the machine the ratio of CPU seconds stands beside that of 
 * ``scale``: what the driver takes at 240,000 and at 10 million videos; ``tasks``: a whole run of
   240,000 videos through Ray with a decoder that invents its frames.
 
-Run: ``python benchmarks/offline_stage.py [CLAIM ...]``; results: ``results/offline_stage.json``.
+Run: ``python -m benchmarks.offline_stage [CLAIM ...]``; results: ``results/offline_stage.json``.
 """
 
-import argparse
 import json
-import multiprocessing
 import os
-import resource
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import psutil
 
+from benchmarks.harness import FOOTAGE, cpu_seconds, in_fresh_process, options, peak_mib, update
 from fame.clipstore import StoreHeader, StoreSpec, create, missing_shards, sized_for
 from fame.clipstore.jpeg import encode_tall_jpeg
 from preprocess import decode, plan
@@ -45,8 +41,6 @@ from preprocess.run import preprocess
 from preprocess.selection import Sampling
 from preprocess.task import ShardResult, ShardTask, Work
 
-FOOTAGE = Path(__file__).resolve().parents[2] / "shared/data"
-RESULTS = Path(__file__).parent / "results/offline_stage.json"
 FAKE_DECODER = (sys.executable, __file__, "--decoder")
 ROUNDS = 3
 BARE_OPEN = [cv2.CAP_PROP_N_THREADS, 1, cv2.CAP_PROP_HW_ACCELERATION, cv2.VIDEO_ACCELERATION_NONE]
@@ -70,29 +64,21 @@ def main() -> None:
         "scale": scale,
         "tasks": tasks,
     }
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options(__doc__)
     parser.add_argument(
         "claims", nargs="*", metavar="claim", help=f"of {', '.join(claims)}; default: all"
     )
     for claim in parser.parse_args().claims or claims:
-        measured = {claim: claims[claim]()}
-        print(json.dumps(measured, indent=1), flush=True)
-        results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        RESULTS.write_text(json.dumps(results | measured, indent=1) + "\n")
+        update("offline_stage", {claim: claims[claim]()})
 
 
 @contextmanager
 def stopwatch() -> Iterator[dict[str, float]]:
     """Wall and CPU seconds, those of ended children included."""
     spent: dict[str, float] = {}
-    wall, cpu = time.monotonic(), _cpu_seconds()
+    wall, cpu = time.monotonic(), cpu_seconds()
     yield spent
-    spent |= {"wall": time.monotonic() - wall, "cpu": _cpu_seconds() - cpu}
-
-
-def _cpu_seconds() -> float:
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    spent |= {"wall": time.monotonic() - wall, "cpu": cpu_seconds() - cpu}
 
 
 @contextmanager
@@ -260,9 +246,9 @@ def memory() -> dict[str, object]:
             videos = Path(folder) / name
             videos.mkdir()
             _write_long_video(videos / "video.avi", seconds * 25)
-            peaks |= {name: _in_fresh_process(_peaks_while_making, videos, spec, (1,))[0]}
+            peaks |= {name: in_fresh_process(_peaks_while_making, videos, spec, (1,))[0]}
     with videos_of(sorted((FOOTAGE / "overhead-actions").rglob("*.mp4")), count=1000) as videos:
-        first, last = _in_fresh_process(_peaks_while_making, videos, spec, (100, 1000))
+        first, last = in_fresh_process(_peaks_while_making, videos, spec, (100, 1000))
     return {
         "peak_mib": peaks | {"100 videos": first, "1000 videos": last},
         "ratio_hour": round(sum(peaks["1 h"].values()) / sum(peaks["10 s"].values()), 3),
@@ -281,11 +267,6 @@ def _write_long_video(path: Path, frames: int) -> None:
     writer.release()
 
 
-def _in_fresh_process(measure: Callable[..., Any], *arguments: object) -> Any:
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(measure, *arguments).result()
-
-
 def _peaks_while_making(
     videos: Path, spec: StoreSpec, at: tuple[int, ...]
 ) -> list[dict[str, float]]:
@@ -302,7 +283,7 @@ def _peaks_while_making(
             done += result.videos
             if done in at:
                 (child,) = psutil.Process().children()
-                peaks.append({"worker": _peak_mib(os.getpid()), "decoder": _peak_mib(child.pid)})
+                peaks.append({"worker": peak_mib(), "decoder": peak_mib(child.pid)})
     return peaks
 
 
@@ -311,24 +292,17 @@ def _begin_store(store: Path, spec: StoreSpec, names: list[str]) -> None:
     create(store, header, names=names, labels=[0] * len(names))
 
 
-def _peak_mib(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return round(
-        next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024, 1
-    )
-
-
 def scale() -> dict[str, object]:
     """What the driver takes for everything but the shards themselves."""
     return {
-        f"{videos} videos": _in_fresh_process(_drive, videos, False)
+        f"{videos} videos": in_fresh_process(_drive, videos, False)
         for videos in (240_000, 10_000_000)
     }
 
 
 def tasks() -> dict[str, object]:
     """A whole run of 240,000 videos through Ray."""
-    return {"240000 videos": _in_fresh_process(_drive, 240_000, True)}
+    return {"240000 videos": in_fresh_process(_drive, 240_000, True)}
 
 
 def _drive(videos: int, made: bool) -> dict[str, float]:
@@ -340,7 +314,7 @@ def _drive(videos: int, made: bool) -> dict[str, float]:
         foreground="none", height=16, width=16, seconds=0.1, stretch=2, videos_per_shard=shard
     )
     names = [f"some kind of action/{number:011d}_000010_000020.mp4" for number in range(videos)]
-    figures = {"names_mib": _peak_mib(os.getpid())}
+    figures = {"names_mib": peak_mib()}
     with tempfile.TemporaryDirectory(dir=MEMORY_DISK) as folder:
         work = Work(
             store=Path(folder) / "store",
@@ -367,7 +341,7 @@ def _drive(videos: int, made: bool) -> dict[str, float]:
             assert not missing_shards(work.store)
             figures |= {"check_records_s": round(time.monotonic() - started, 1)}
             figures |= {"record_bytes": (work.store / "records/0.json").stat().st_size}
-    return figures | {"driver_peak_mib": _peak_mib(os.getpid())}
+    return figures | {"driver_peak_mib": peak_mib()}
 
 
 def _made_of_nothing(work: Work, shards: Iterator[ShardTask]) -> Iterator[ShardResult]:

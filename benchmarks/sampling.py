@@ -10,18 +10,15 @@ Run: ``python -m benchmarks.sampling [STORE]``; without one, ten drawn seconds a
 are stored with the default recipe. Results: ``results/sampling.json``.
 """
 
-import argparse
-import json
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.harness import RESULTS, options, write
 from fame.clipstore import ClipStore, StoreSpec, Window
 from tests.stores import make_store
 from train.data import PairDataset
-
-RESULTS = Path(__file__).parent / "results/sampling.json"
 
 
 def measured(store: ClipStore, window: Window, epochs: int) -> dict[str, float]:
@@ -61,9 +58,7 @@ def _of_gaps(gap_P: np.ndarray, reach: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument("store", nargs="?", type=Path)
     parser.add_argument("--epochs", type=int, default=20_000)
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -88,9 +83,7 @@ def main() -> None:
     report["ratios to the reference"] = {
         name: round(ours[name] / reference[name], 3) for name in ("mean_gap", "overlapping")
     }
-    text = json.dumps(report, indent=1, default=float)
-    arguments.out.write_text(text + "\n")
-    print(text)
+    write("sampling", report, folder=arguments.out)
 
 
 if __name__ == "__main__":

@@ -11,22 +11,16 @@ CPU time of the process, so that other work on the machine does not count):
 * a jpeg store reads at >= 8 times the fastest of OpenCV, PyAV, decord and torchcodec on the same
   videos.
 
-Run: ``python benchmarks/store.py``. Whatever of PyAV, decord, torchcodec, zarrs and tensorstore is
+Run: ``python -m benchmarks.store``. Whatever of PyAV, decord, torchcodec, zarrs and tensorstore is
 installed takes part; without PyAV the videos are MPEG-4 by OpenCV and not h264. Videos: 10 s at 30
 fps, made from the DAVIS sequences in ``../shared/data`` played forth and back (from a drawn scene
 where that is absent), h264 CRF 23, keyframes 250 frames apart.
 """
 
-import argparse
 import importlib
-import json
 import os
-import platform
-import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import cv2
@@ -34,6 +28,17 @@ import numpy as np
 import zarr
 from numcodecs import Blosc
 
+from benchmarks.harness import (
+    FOOTAGE,
+    RESULTS,
+    Seconds,
+    in_turns,
+    installed,
+    medians,
+    options,
+    ratio,
+    write,
+)
 from fame.clipstore import (
     ClipStore,
     StoreHeader,
@@ -54,18 +59,8 @@ from fame.randomness import numpy_generator
 
 HEIGHT, WIDTH, SECONDS, FPS = 256, 340, 10, 30
 WINDOW, CLIPS = Window(frames=16), 100
-DAVIS = Path(__file__).resolve().parents[2] / "shared/data/davis"
-RESULTS = Path(__file__).parent / "results/store.json"
-PACKAGES = (
-    "opencv-python-headless",
-    "zarr",
-    "numcodecs",
-    "av",
-    "decord",
-    "torchcodec",
-    "zarrs",
-    "tensorstore",
-)
+DAVIS = FOOTAGE / "davis"
+ALSO_HERE = ("decord", "torchcodec", "zarrs", "tensorstore")
 Reader = Callable[[int], object]
 
 
@@ -310,38 +305,25 @@ def fly_readers(
     return readers
 
 
-def measure(readers: dict[str, Reader], clips: int, *, rounds: int) -> dict[str, list[float]]:
-    """Clips per CPU second of every reader in every round, readers taking turns on the same random
-    clips.
-    """
-    rates: dict[str, list[float]] = {name: [] for name in readers}
-    for number in range(rounds):
-        order = numpy_generator(0, number, 0, "order").permutation(clips).tolist()
-        for name, read in readers.items():
-            some = order[: max(10, clips // 5)] if name.startswith("on the fly") else order
-            start = time.process_time()
-            for index in some:
+def measure(readers: dict[str, Reader], clips: int, *, rounds: int) -> Seconds:
+    """Return the CPU seconds of a clip, by reader and round, all on the same random clips."""
+
+    def job(name: str, read: Reader) -> Callable[[int], object]:
+        def run(number: int) -> None:
+            order = numpy_generator(0, number, 0, "order").permutation(clips).tolist()
+            for index in order[: counts[name]]:
                 read(index)
-            rates[name].append(len(some) / (time.process_time() - start))
-    return rates
 
+        return run
 
-def ratio(rates: dict[str, list[float]], over: str, under: str) -> float:
-    """Median over the rounds of the ratio within a round."""
-    return statistics.median(a / b for a, b in zip(rates[over], rates[under], strict=True))
-
-
-def installed(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+    counts = {n: max(10, clips // 5) if n.startswith("on the fly") else clips for n in readers}
+    jobs = {name: job(name, read) for name, read in readers.items()}
+    seconds = in_turns(jobs, rounds=rounds)
+    return {name: [each / counts[name] for each in seconds[name]] for name in seconds}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
@@ -355,44 +337,43 @@ def main() -> None:
         clips = random_clips(stores["lz4"], CLIPS)
         fly = fly_readers(stores["lz4"], clips, videos)
         readers = store_readers(stores, clips, root)
-        rates = measure(readers | fly, CLIPS, rounds=arguments.rounds)
+        seconds = measure(readers | fly, CLIPS, rounds=arguments.rounds)
         tall_bytes = (root / "tall").stat().st_size / CLIPS
-        bytes_of_16 = (
-            16 * store_info(root / "jpeg").array_bytes["frames"] / sum(stores["jpeg"].length_V)
+        frame_bytes = (
+            store_info(root / "jpeg").array_bytes["frames"] / stores["jpeg"].length_V.sum()
         )
-    fastest = max(fly, key=lambda name: statistics.median(rates[name]))
+    made = f"{len(videos)} of {SECONDS} s, {WIDTH}x{HEIGHT}, {video_codec}, keyframes 250 apart"
     report = {
         "footage": "DAVIS" if DAVIS.is_dir() else "drawn",
-        "videos": (
-            f"{len(videos)} of {SECONDS} s, {WIDTH}x{HEIGHT}, {video_codec}, keyframes 250 apart"
-        ),
-        "machine": platform.machine(),
-        "versions": {package: installed(package) for package in PACKAGES},
-        "clips_per_cpu_second": {
-            name: round(statistics.median(values), 1) for name, values in rates.items()
-        },
+        "videos": made,
+        "versions": {package: installed(package) for package in ALSO_HERE},
+        **compared(seconds, fly=list(fly), share_of_tall=16 * frame_bytes / tall_bytes),
+    }
+    write("store", report, folder=arguments.out)
+
+
+def compared(seconds: Seconds, *, fly: list[str], share_of_tall: float) -> dict[str, object]:
+    """Return the rates of all readers, and the ratios that the claims are about."""
+    middle = medians(seconds)
+    fastest = min(fly, key=lambda name: middle[name])
+
+    def rates(over: str, under: str) -> float:
+        return ratio(seconds, under, over)  # of rates, not of seconds
+
+    return {
+        "clips_per_cpu_second": {name: round(1 / each, 1) for name, each in middle.items()},
         "fastest_on_the_fly": fastest,
         "ratios": {
-            "store jpeg / bare jpeg (target 0.90)": round(
-                ratio(rates, "store jpeg", "bare jpeg"), 3
-            ),
-            "store lz4 / bare lz4 (target 0.80)": round(ratio(rates, "store lz4", "bare lz4"), 3),
-            "store lz4 / bare lz4 and crc32c": round(
-                ratio(rates, "store lz4", "bare lz4 and crc32c"), 3
-            ),
-            "store jpeg / format 1 jpeg (target 0.90)": round(
-                ratio(rates, "store jpeg", "format 1 jpeg"), 3
-            ),
-            "bytes of 16 frames / of a tall JPEG": round(bytes_of_16 / tall_bytes, 3),
-            "store jpeg / fastest on the fly (target 8)": round(
-                ratio(rates, "store jpeg", fastest), 1
-            ),
-            "zarr-python jpeg / bare jpeg": round(ratio(rates, "zarr-python jpeg", "bare jpeg"), 3),
-            "zarr-python lz4 / bare lz4": round(ratio(rates, "zarr-python lz4", "bare lz4"), 3),
+            "store jpeg / bare jpeg (target 0.90)": rates("store jpeg", "bare jpeg"),
+            "store lz4 / bare lz4 (target 0.80)": rates("store lz4", "bare lz4"),
+            "store lz4 / bare lz4 and crc32c": rates("store lz4", "bare lz4 and crc32c"),
+            "store jpeg / format 1 jpeg (target 0.90)": rates("store jpeg", "format 1 jpeg"),
+            "bytes of 16 frames / of a tall JPEG": round(share_of_tall, 3),
+            "store jpeg / fastest on the fly (target 8)": rates("store jpeg", fastest),
+            "zarr-python jpeg / bare jpeg": rates("zarr-python jpeg", "bare jpeg"),
+            "zarr-python lz4 / bare lz4": rates("zarr-python lz4", "bare lz4"),
         },
     }
-    arguments.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":

@@ -8,18 +8,15 @@ Also: the loader's memory over ``--loader-batches`` batches.
 """
 
 import argparse
-import json
-import multiprocessing
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import psutil
 import torch
 
+from benchmarks.harness import in_fresh_process, in_turns, medians, ratio, update
+from benchmarks.harness import options as parser_of
 from benchmarks.plain_step import PlainStep, check_equal, plain_views, synthetic_pairs
 from fame.clipstore import ClipStore, StoreSpec
 from fame.moco import shuffle
@@ -30,12 +27,11 @@ from train.pretrain import build_moco
 from train.run.optimizer import make_optimizer
 from train.views import make_views
 
-RESULTS = Path(__file__).parent / "results/train_cpu.json"
 CPU = torch.device("cpu")
 
 
 def measure_step(config: PretrainConfig, spec: StoreSpec, *, rounds: int) -> dict[str, float]:
-    """Seconds of CPU per step, both ways, views and network apart."""
+    """Return the CPU seconds of a step, both ways, views and network apart."""
     moco, pairs = build_moco(config).train(), synthetic_pairs(config, spec, CPU)
     difference = check_equal(moco, pairs, config)
     slow = PlainStep(moco.to(memory_format=torch.contiguous_format), config)
@@ -43,7 +39,9 @@ def measure_step(config: PretrainConfig, spec: StoreSpec, *, rounds: int) -> dic
     optimizer = make_optimizer(config, list(moco.encoder_q.parameters()))
     views = make_views(pairs, config, epoch=0, step=0)
 
-    def fast_step(step: int) -> float:
+    losses: dict[str, list[float]] = {"fast": [], "slow": []}
+
+    def fast_step(step: int) -> None:
         shaped = [view.to(memory_format=torch.channels_last_3d) for view in views]
         moco.update_key_encoder_(config.ema)
         optimizer.zero_grad(set_to_none=True)
@@ -53,12 +51,11 @@ def measure_step(config: PretrainConfig, spec: StoreSpec, *, rounds: int) -> dic
         ]
         result = moco.step(shaped[0], shaped[1], shuffles=(orders[0], orders[1]), enqueue="between")
         optimizer.step()
-        return float(result.loss)
+        losses["fast"].append(float(result.loss))
 
-    def slow_step(step: int) -> float:
-        return float(
-            slow.step(views[0].contiguous(), views[1].contiguous(), step=step, momentum=config.ema)
-        )
+    def slow_step(step: int) -> None:
+        pair = [view.contiguous() for view in views]
+        losses["slow"].append(float(slow.step(*pair, step=step, momentum=config.ema)))
 
     jobs: dict[str, Callable[[int], object]] = {
         "views": lambda step: make_views(pairs, config, epoch=0, step=step),
@@ -66,26 +63,20 @@ def measure_step(config: PretrainConfig, spec: StoreSpec, *, rounds: int) -> dic
         "network": fast_step,
         "plain_network": slow_step,
     }
-    seconds: dict[str, list[float]] = {name: [] for name in jobs}
-    losses: list[dict[str, object]] = []
-    for step in range(rounds + 1):
-        outcome = {}
-        for name, job in jobs.items():
-            before = time.process_time()
-            outcome[name] = job(step)
-            seconds[name].append(time.process_time() - before)
-        losses.append(outcome)
-    first = abs(losses[0]["network"] - losses[0]["plain_network"])
+    seconds = in_turns(jobs, rounds=rounds, warm=1)
+    first = abs(losses["fast"][0] - losses["slow"][0])
     if first > 1e-2:
         raise AssertionError(f"the plain step is not the step: losses differ by {first}")
-    medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
-    fast, plain = (
-        medians["views"] + medians["network"],
-        medians["plain_views"] + medians["plain_network"],
-    )
+    whole = {
+        kind: [
+            sum(both)
+            for both in zip(seconds[f"{kind}views"], seconds[f"{kind}network"], strict=True)
+        ]
+        for kind in ("", "plain_")
+    }
     return {
-        **medians,
-        "ratio": plain / fast,
+        **medians(seconds),
+        "ratio": ratio(whole, "plain_", ""),
         "first_loss_difference": first,
         "view_difference": difference,
     }
@@ -109,12 +100,6 @@ def measure_loader(batches: int) -> dict[str, float]:
             if count % max(1, batches // 10) == 0:
                 resident.append(process.memory_info().rss / 2**20)
     return {"batches": batches, "mib_after_a_tenth": resident[1], "mib_at_the_end": resident[-1]}
-
-
-def measure_loader_alone(batches: int) -> dict[str, float]:
-    """The same in a process of its own, whose memory is the loader's."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(measure_loader, batches).result()
 
 
 def measure_steps(options: argparse.Namespace) -> dict[str, object]:
@@ -142,7 +127,6 @@ def measure_steps(options: argparse.Namespace) -> dict[str, object]:
             "batch": 8,
             "threads": 1,
         },
-        "torch": torch.__version__,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "step_seconds": seconds,
     }
@@ -150,7 +134,7 @@ def measure_steps(options: argparse.Namespace) -> dict[str, object]:
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("claims", nargs="*", metavar="claim", help="step, loader; default: both")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--width", type=float, default=1.0)
@@ -158,13 +142,11 @@ def main() -> None:
     parser.add_argument("--loader-batches", type=int, default=10_000)
     options = parser.parse_args()
     claims = options.claims or ["step", "loader"]
-    figures = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     if "step" in claims:
-        figures |= measure_steps(options)
+        update("train_cpu", {"step": measure_steps(options)})
     if "loader" in claims:
-        figures |= {"loader": measure_loader_alone(options.loader_batches)}
-    print(json.dumps(figures, indent=1))
-    RESULTS.write_text(json.dumps(figures, indent=1) + "\n")
+        loader = in_fresh_process(measure_loader, options.loader_batches)
+        update("train_cpu", {"loader": loader})
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.harness import RESULTS, read
+from benchmarks.harness import options as parser_of
 from benchmarks.plain_step import PlainStep, plain_views, synthetic_pairs
 from fame.clipstore import ClipStore, StoreSpec
 from fame.randomness import generator
@@ -67,7 +69,7 @@ class Results:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.path = folder, folder / "train_gpu.json"
-        self.parts: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.parts = read("train_gpu", folder)
 
     def put(self, name: str, value: Any) -> None:
         """Print a part, add it to the file, and judge again."""
@@ -282,12 +284,12 @@ def measure(options: argparse.Namespace, results: Results, folder: Path) -> None
 
 def main() -> None:
     """Read the options and measure."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--batch", type=int, nargs="+", default=[64], help="the first is also fed")
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--tiny", action="store_true")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):

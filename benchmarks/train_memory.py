@@ -7,24 +7,21 @@ recipe's bf16. Each figure is of a fresh process: on the CPU its resident memory
 tensors took.
 """
 
-import argparse
 import json
-import multiprocessing
-import resource
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import psutil
 import torch
 
+from benchmarks.harness import in_fresh_process, peak_mib, write
+from benchmarks.harness import options as parser_of
 from benchmarks.plain_step import synthetic_pairs
 from fame.clipstore import ClipStore, StoreSpec
 from tests.stores import make_store
 from train.pretrain import PretrainTask
 from train.recipes import recipe
 
-RESULTS = Path(__file__).parent / "results/train_memory.json"
 VARIANTS = {
     "plain": [],
     "accumulate=2": ["accumulate=2"],
@@ -56,63 +53,49 @@ def _held(device: torch.device) -> float:
 def _peak(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return peak_mib()
 
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--crop", type=int, default=112)
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--batch", type=int, nargs="+", default=[4, 8, 16])
     options = parser.parse_args()
-    on_gpu = options.device == "cuda"
-    common = [
-        f"device={options.device}",
-        f"crop={options.crop}",
-        f"width={options.width}",
-        "compile=false",
-    ]
-    common += [f"precision={'bf16' if on_gpu else 'fp32'}", "bn_group=4", "merge_group=4"]
-    height, width = (
-        options.crop // 6 * 6 + 12,
-        options.crop // 8 * 12,
-    )  # sizes that the procedural clips come in
-    maps = {
-        "foreground": "difference",
-        "foreground_height": height // 2,
-        "foreground_width": width // 2,
-    }
-    spec = StoreSpec(seconds=2.0, stretch=16, height=height, width=width, **maps)
-    rows = []
+    on_gpu, crop = options.device == "cuda", options.crop
+    common = [f"device={options.device}", f"crop={crop}", f"width={options.width}"]
+    common += [f"precision={'bf16' if on_gpu else 'fp32'}", "compile=false"]
+    common += ["bn_group=4", "merge_group=4"]
+    rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as folder:
-        store = make_store(Path(folder) / "store", videos=max(options.batch), spec=spec)
+        store = make_store(Path(folder) / "store", videos=max(options.batch), spec=_spec(crop))
         for batch in options.batch:
             for name, settings in VARIANTS.items():
                 if name == "accumulate=2" and batch < 8:
                     continue  # parts of whole groups
-                with ProcessPoolExecutor(
-                    1, mp_context=multiprocessing.get_context("spawn")
-                ) as pool:
-                    figures = pool.submit(
-                        measure, store, [*common, f"batch={batch}", *settings]
-                    ).result()
-                rows.append({"batch": batch, "variant": name, **figures})
+                asked = [*common, f"batch={batch}", *settings]
+                memory = in_fresh_process(measure, store, asked)
+                rows.append({"batch": batch, "variant": name, **memory})
                 print(json.dumps(rows[-1]), flush=True)
-    figures = {
-        "device": torch.cuda.get_device_name() if on_gpu else "CPU, resident memory",
-        "torch": torch.__version__,
-        "config": {
-            "encoder": "i3d",
-            "frames": 16,
-            "crop": options.crop,
-            "width": options.width,
-            "groups": 4,
-        },
-        "steps": rows,
-    }
-    RESULTS.write_text(json.dumps(figures, indent=1) + "\n")
+    config = {"encoder": "i3d", "frames": 16, "crop": crop, "width": options.width, "groups": 4}
+    device = torch.cuda.get_device_name() if on_gpu else "CPU, resident memory"
+    write("train_memory", {"device": device, "config": config, "steps": rows})
+
+
+def _spec(crop: int) -> StoreSpec:
+    """Frames in which the crop lies, of a size that the procedural clips come in."""
+    height, width = crop // 6 * 6 + 12, crop // 8 * 12
+    return StoreSpec(
+        seconds=2.0,
+        stretch=16,
+        height=height,
+        width=width,
+        foreground="difference",
+        foreground_height=height // 2,
+        foreground_width=width // 2,
+    )
 
 
 if __name__ == "__main__":

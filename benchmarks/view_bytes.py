@@ -6,11 +6,8 @@ machine; uncompiled, the inputs and outputs of every operation on tensors withou
 a few pairs, and scaled to 64: all buffers of note grow with the pairs. Nothing is timed.
 """
 
-import argparse
-import json
 from collections.abc import Generator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +15,8 @@ from torch._inductor.graph import GraphLowering
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchmarks.harness import options as parser_of
+from benchmarks.harness import write
 from benchmarks.plain_step import synthetic_pairs
 from fame.clipstore import StoreSpec
 from fame.transfer import send
@@ -25,7 +24,6 @@ from train.config import PretrainConfig
 from train.recipes import recipe
 from train.views import draw_views, render
 
-RESULTS = Path(__file__).parent / "results/view_bytes.json"
 PAIRS = 64
 
 
@@ -121,7 +119,7 @@ def compiled_bytes(config: PretrainConfig, spec: StoreSpec) -> dict[str, float]:
 
 def main() -> None:
     """Count, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--pairs", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -132,13 +130,11 @@ def main() -> None:
     scale = PAIRS / 1e9
     figures = {
         "pairs": PAIRS,
-        "torch": torch.__version__,
         "uncompiled_gb": round(eager * scale, 2),
         "compiled_gb": round(sum(parts.values()) * scale, 2),
         "parts_gb": {name: round(count * scale, 2) for name, count in parts.items()},
     }
-    print(json.dumps(figures, indent=1))
-    RESULTS.write_text(json.dumps(figures, indent=1) + "\n")
+    write("view_bytes", figures)
 
 
 if __name__ == "__main__":

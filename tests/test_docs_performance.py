@@ -73,7 +73,7 @@ FIGURES: dict[str, tuple[str, Callable[[Any], float]]] = {
     ),
     "memory beside the batch": (".2f", lambda of: of["foreground"]["memory"]["extra / clip"]),
     "share of the mask": (".4f", _worst_mask),
-    "plain training step": (".2f", lambda of: of["train_cpu"]["step_seconds"]["ratio"]),
+    "plain training step": (".2f", lambda of: of["train_cpu"]["step"]["step_seconds"]["ratio"]),
     "loader's memory": (
         ".2f",
         lambda of: (
