@@ -50,6 +50,13 @@ Checkpoints = Annotated[
 ]
 
 _GIVEN = "commands.options.given"  # the words of the command, in the meta of its context
+_MUST_BE = {  # pydantic's kinds of problems, in the words of the settings
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
+}
 _SIGNALLED = 128  # exit codes above it name a signal
 PANELS = (
     "Arguments",
@@ -317,9 +324,23 @@ class Commands(TyperGroup):
         try:
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
         except TyperException as error:
-            print("fame:", plain(" ".join(error.format_message().split())), file=sys.stderr)
+            print("fame:", plain(" ".join(_in_one_line(error).split())), file=sys.stderr)
             code = 2
         sys.exit(code or 0)
+
+
+def _in_one_line(error: TyperException) -> str:
+    """Return an error as one line; that of a bad value names option, what it must be and value."""
+    problems = getattr(error.__cause__, "errors", None)  # of pydantic, which typer reads values by
+    option = getattr(error, "param", None)
+    if problems is None or option is None:
+        return error.format_message()
+    (problem, *_) = problems()
+    words = _MUST_BE.get(problem["type"])
+    if words is None:
+        return error.format_message().replace("Value error, ", "")
+    must_be = words.format(**problem.get("ctx", {}))
+    return f"{option.opts[0]} must be {must_be}, got {problem['input']!r}"
 
 
 class App(typer.Typer):

@@ -157,8 +157,9 @@ class Report:
 
 
 def write_report(report: Report) -> None:
-    """Write ``STORE.report.json`` and ``STORE.failures.jsonl``, beside the store because its bytes
-    tell of no times.
+    """Write ``STORE.report.json`` and, where videos failed, ``STORE.failures.jsonl``.
+
+    They lie beside the store because its bytes tell of no times.
     """
     failures = "".join(
         json.dumps({"video": name, "reason": reason}, ensure_ascii=False) + "\n"

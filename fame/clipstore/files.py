@@ -61,7 +61,10 @@ class Folder(Storage):
                 shutil.rmtree(self._folder / PARTIAL)
 
     def write_beside(self, suffix: str, text: str) -> None:
-        self._beside(suffix).write_text(text, encoding="utf-8")
+        if text:
+            self._beside(suffix).write_text(text, encoding="utf-8")
+        else:
+            self._beside(suffix).unlink(missing_ok=True)
 
     def has_beside(self, suffix: str) -> bool:
         return self._beside(suffix).exists()

@@ -69,7 +69,10 @@ class Bucket(Storage):
             )
 
     def write_beside(self, suffix: str, text: str) -> None:
-        self.call("put_object", self.prefix + suffix, doing="write", Body=text.encode())
+        if text:
+            self.call("put_object", self.prefix + suffix, doing="write", Body=text.encode())
+        elif self.has_beside(suffix):
+            self.call("delete_object", self.prefix + suffix, doing="write")
 
     def has_beside(self, suffix: str) -> bool:
         return self._head(self.prefix + suffix) is not None

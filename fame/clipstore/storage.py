@@ -107,7 +107,10 @@ class Storage(ABC):
 
     @abstractmethod
     def write_beside(self, suffix: str, text: str) -> None:
-        """Write a file that is no part of the store: its name is the store's, and ``suffix``."""
+        """Write a file that is no part of the store: its name is the store's, and ``suffix``.
+
+        An empty text removes the file: an empty one would say nothing.
+        """
 
     @abstractmethod
     def has_beside(self, suffix: str) -> bool:

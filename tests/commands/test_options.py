@@ -113,6 +113,22 @@ def test_what_cannot_be_is_one_line(options: list[str], words: str) -> None:
     assert same.exit_code == 0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("pretrain --epochs abc", "--epochs must be a whole number, got 'abc'"),
+        ("pretrain --beta x", "--beta must be a number, got 'x'"),
+        ("evaluate knn --k 1.5", "--k must be a whole number, got '1.5'"),
+        ("finetune ucf101 --fold 7", "--fold must be at most 3, got '7'"),
+        ("store verify x --workers 0", "--workers must be at least 1, got '0'"),
+        ("pretrain --device x", "Invalid value for '--device': 'x' is not one of 'auto', 'cpu'"),
+        ("pretrain --resume", "Option '--resume' requires an argument"),
+    ],
+)
+def test_a_bad_value_is_echoed_with_its_option(arguments: str, words: str) -> None:
+    assert refused(*arguments.split()).startswith(f"fame: {words}")
+
+
 def test_the_config_of_a_run_is_a_config_file(tmp_path: Path) -> None:
     config = replace(recipe("small-cpu"), beta=0.3)
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))

@@ -117,6 +117,19 @@ def test_runs_on_one_store_exclude_each_other(configure: Configure) -> None:
     assert preprocess(config).ok == 5
 
 
+def test_a_store_without_failures_has_no_file_of_failures(
+    configure: Configure, corpus: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "whole").mkdir()
+    shutil.copy(corpus / "a" / "slow_0.mkv", tmp_path / "whole")
+    config = configure(executor="serial", videos=tmp_path / "whole")
+    left = config.store.with_name("store.failures.jsonl")
+    left.parent.mkdir(parents=True, exist_ok=True)
+    left.write_text('{"video": "of an earlier run", "reason": "gone"}\n')
+    assert preprocess(config).ok == 1
+    assert not left.exists()
+
+
 def test_reports_lie_beside_the_store(configure: Configure) -> None:
     config = configure(executor="serial", max_failed=0.1)
     report = preprocess(config)
