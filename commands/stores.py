@@ -36,6 +36,30 @@ def existing_store(path: AnyPath, *, root: Path, hint: str = "") -> AnyPath:
     raise ValueError("; ".join(note for note in notes if note))
 
 
+def shares(words: list[str]) -> tuple[list[str], list[float] | None]:
+    """Read ``STORE`` or ``STORE=SHARE`` words: the stores, and their shares if they have them.
+
+    A store of that very name, with its ``=``, is taken as it is. Raise ``ValueError`` where some
+    have a share and others have none.
+    """
+    read = [_share(word) for word in words]
+    given = [share for _, share in read if share is not None]
+    if given and len(given) < len(read):
+        without = next(path for path, share in read if share is None)
+        raise ValueError(f"{without} has no share: write STORE=SHARE for every store or for none")
+    return [path for path, _ in read], given or None
+
+
+def _share(word: str) -> tuple[str, float | None]:
+    path, equals, text = word.rpartition("=")
+    if not equals or Path(word).exists():
+        return word, None
+    try:
+        return path, float(text)
+    except ValueError:
+        return word, None
+
+
 def _named(folder: Path) -> str:
     """Return the stores that lie in a folder, in words; "" where there are none."""
     found = sorted(root.parent for root in folder.glob(f"*/{_ROOT_KEY}"))

@@ -19,7 +19,7 @@ from commands.options import (
     say,
     watch,
 )
-from commands.stores import existing_store
+from commands.stores import existing_store, shares
 from fame.settings import Settings
 from train.config import FinetuneConfig, LaunchConfig, PretrainConfig
 from train.recipes import RECIPES, recipe
@@ -101,7 +101,9 @@ def pretrain(
     stores: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[STORES]...", help="Clip stores (default: ROOT/stores/k400-train.zarr)."
+            metavar="[STORE[=SHARE]]...",
+            help="Clip stores (default: ROOT/stores/k400-train.zarr). With shares, such as "
+            "A=0.7 B=0.3, an epoch mixes them so.",
         ),
     ] = None,
     recipe_name: Annotated[
@@ -145,7 +147,8 @@ def pretrain(
     )
     if show_config:
         return _show(config)
-    paths: list[Path | str] = [*(stores or ())] or [root / "stores" / "k400-train.zarr"]
+    given_paths, proportion = shares(stores or [])
+    paths: list[Path | str] = [*given_paths] or [root / "stores" / "k400-train.zarr"]
     for path in paths:
         existing_store(path, root=root, hint="`fame preprocess k400` makes the default one")
     if knn_store is not None:
@@ -154,6 +157,7 @@ def pretrain(
         "stores": paths,
         "run_dir": run_dir or root / "runs" / name,
         "knn_store": knn_store,
+        "proportion": proportion,
     }
     if launch.launcher == "ray":
         result = _ray_launcher(resume).pretrain_on_ray(config, **where, launch=launch)

@@ -8,7 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fame.clipstore import ClipStore
+    from fame.clipstore import ClipStore, Window
+    from fame.dataset import ClipDataset
     from fame.flow import flow_score as flow_map
     from fame.foreground import motion_score, paper_score, top_fraction
     from fame.merging import derangement, merge
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOME = {
+    "ClipDataset": "fame.dataset:ClipDataset",
     "ClipStore": "fame.clipstore:ClipStore",
     "Encoder": "fame.weights:Encoder",
     "Merge": "fame.transform:Merge",
+    "Window": "fame.clipstore:Window",
     "derangement": "fame.merging:derangement",
     "flow_map": "fame.flow:flow_score",
     "load": "fame.weights:load",
@@ -31,9 +34,11 @@ _HOME = {
 }
 
 __all__ = [
+    "ClipDataset",
     "ClipStore",
     "Encoder",
     "Merge",
+    "Window",
     "derangement",
     "flow_map",
     "load",

@@ -13,21 +13,19 @@ can be shown).
 import math
 import signal
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Sampler, get_worker_info
 
 from fame.clipstore import ClipStore, CorruptChunk, Window
+from fame.dataset import Address, ClipDataset
 from fame.processes import server
-from fame.randomness import numpy_generator
 from train.config import TrainingConfig
 from train.run.loading import batches
 
-Address = tuple[int, int]  # epoch, position in the epoch's order
 PART = 8  # most pairs that one worker decodes at a time: it bounds what prefetching holds
 
 
@@ -46,7 +44,7 @@ class Pairs(NamedTuple):
     error: str | None = None
 
 
-class PairDataset(Dataset[Pairs]):
+class PairDataset(ClipDataset):
     """The videos of one or several stores that can be shown, as pairs of clips by address.
 
     A video's two clips start anywhere, drawn independently and anew each epoch, as in the
@@ -66,35 +64,22 @@ class PairDataset(Dataset[Pairs]):
         maps: bool,
         frame_maps: bool = False,
         on_corrupt: str = "stop",
+        proportion: Sequence[float] | None = None,
     ) -> None:
-        _check_stores(stores, window, maps=maps)
-        self.stores, self.seed, self.window = list(stores), seed, window
-        self.maps, self.frame_maps, self.on_corrupt = maps, frame_maps, on_corrupt
-        videos = [
-            (number, int(video))
-            for number, store in enumerate(self.stores)
-            for video in np.flatnonzero(store.valid_V)
-        ]
-        if not videos:
-            paths = ", ".join(str(store.path) for store in stores)
-            raise ValueError(f"{paths}: no video could be decoded, nothing to train on")
-        self.video_S2 = np.asarray(videos, np.int64)
-
-    def __len__(self) -> int:
-        return len(self.video_S2)
-
-    def __getitem__(self, address: Address) -> Pairs:
-        return self.__getitems__([address])
+        super().__init__(
+            stores,
+            seed=seed,
+            window=window,
+            clips=self.views,
+            maps="none" if not maps else "frames" if frame_maps else "clip",
+            proportion=proportion,
+        )
+        self.on_corrupt = on_corrupt
 
     def __getitems__(self, addresses: Sequence[Address]) -> Pairs:
         """Decode a part of a batch to where it will be read: in a worker that is shared memory."""
-        spec, count = self.stores[0].spec, len(addresses)
-        clips = _room((count, self.views, self.window.frames, spec.height, spec.width, 3))
-        map_shape = (spec.foreground_height, spec.foreground_width) if self.maps else (0, 0)
-        if self.frame_maps:
-            map_shape = (self.window.frames, *map_shape)
-        maps = _room((count, self.views, *map_shape))
-        samples = torch.empty(count, dtype=torch.int64)
+        clips, maps = (_room((len(addresses), *shape)) for shape in self.shapes())
+        samples = torch.empty(len(addresses), dtype=torch.int64)
         skipped = 0
         try:
             for row, (epoch, position) in enumerate(addresses):
@@ -107,19 +92,6 @@ class PairDataset(Dataset[Pairs]):
             return Pairs(clips, maps, samples, error=str(error))
         return Pairs(clips, maps, samples, skipped)
 
-    def order(self, epoch: int) -> np.ndarray:
-        """The epoch's order of samples: a pure function of seed and epoch."""
-        return _order(self.seed, epoch, len(self))
-
-    def starts_of(self, epoch: int, sample: int) -> tuple[int, ...]:
-        """Where the clips start that a sample shows in an epoch."""
-        number, video = self.video_S2[sample].tolist()
-        start_S = self.stores[number].starts(video, self.window)
-        drawn = numpy_generator(self.seed, epoch, sample, "clips").integers(
-            len(start_S), size=self.views
-        )
-        return tuple(start_S[drawn].tolist())
-
     def _read_readable(
         self, epoch: int, position: int, clips: np.ndarray, maps: np.ndarray
     ) -> tuple[int, int]:
@@ -130,22 +102,13 @@ class PairDataset(Dataset[Pairs]):
         for missed in range(len(order)):
             sample = int(order[(position + missed) % len(order)])
             try:
-                self._read(epoch, sample, clips, maps)
+                self.read(epoch, sample, clips, maps)
             except CorruptChunk:
                 if self.on_corrupt == "stop":
                     raise
             else:
                 return sample, missed
         raise CorruptChunk(f"{self.stores[0].path}: no video can be read")
-
-    def _read(self, epoch: int, sample: int, clips: np.ndarray, maps: np.ndarray) -> None:
-        number, video = self.video_S2[sample].tolist()
-        store = self.stores[number]
-        for view, start in enumerate(self.starts_of(epoch, sample)):
-            store.clip(video, start, self.window, out=clips[view])
-            if self.maps:
-                read = store.maps if self.frame_maps else store.foreground
-                maps[view] = read(video, start, self.window)
 
 
 def _room(shape: tuple[int, ...]) -> Tensor:
@@ -300,29 +263,3 @@ def _join(parts: list[Pairs]) -> Pairs:
         torch.cat([part.sample_B for part in parts]),
         sum(part.skipped for part in parts),
     )
-
-
-@lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, samples: int) -> np.ndarray:
-    return numpy_generator(seed, epoch, 0, "order").permutation(samples)
-
-
-def _check_stores(stores: Sequence[ClipStore], window: Window, *, maps: bool) -> None:
-    if not stores:
-        raise ValueError("no store was given to train on")
-    shape = ("kept", "height", "width")
-    shape += ("foreground_height", "foreground_width") if maps else ()
-    first = stores[0]
-    for store in stores:
-        store.check(window)
-        if maps and store.spec.foreground == "none":
-            raise ValueError(
-                f"{store.path}: the store has no foreground maps; use mask=online, or "
-                "make it with maps"
-            )
-        for name in shape:
-            mine, other = getattr(first.spec, name), getattr(store.spec, name)
-            if mine != other:
-                raise ValueError(
-                    f"{store.path}: {name} is {other}, but {mine} in {first.path}: they do not mix"
-                )

@@ -51,8 +51,8 @@ class LabelledClips(PairDataset):
     ) -> None:
         super().__init__([store], seed=seed, window=window, maps=maps, on_corrupt=on_corrupt)
         if without is not None:
-            self.video_S2 = self.video_S2[~without[self.video_S2[:, 1]]]
-        self.label_S = torch.from_numpy(store.labels_V[self.video_S2[:, 1]])
+            kept_S = ~without[self.video_S2[:, 1]]
+            self.video_S2, self.label_S = self.video_S2[kept_S], self.label_S[kept_S]
 
 
 def unseen_classes(store: ClipStore, dataset: LabelledClips) -> tuple[str, ...]:

@@ -36,6 +36,7 @@ def pretrain_on_ray(
     run_dir: Path,
     launch: LaunchConfig,
     knn_store: StorePath | None = None,
+    proportion: Sequence[float] | None = None,
 ) -> RunResult:
     """:func:`train.pretrain.pretrain` in ``launch.processes`` processes of the cluster that Ray
     is connected to.
@@ -50,6 +51,7 @@ def pretrain_on_ray(
         "stores": [str(absolute(store)) for store in stores],
         "run_dir": str(run_dir),
         "knn_store": str(absolute(knn_store)) if knn_store else None,
+        "proportion": proportion,
     }
     _fit(_pretrain, arguments, config=config, run_dir=run_dir, launch=launch)
     return _outcome(config, run_dir)
@@ -128,6 +130,7 @@ def _pretrain(arguments: dict[str, Any]) -> None:
         stores=arguments["stores"],
         run_dir=Path(arguments["run_dir"]),
         knn_store=arguments["knn_store"],
+        proportion=arguments["proportion"],
     )
 
 

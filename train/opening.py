@@ -1,6 +1,7 @@
 """What pretraining says before its first step."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -19,14 +20,20 @@ def opening_lines(
     videos: int,
     steps_per_epoch: int,
     frame: tuple[int, int],
+    mixture: Sequence[tuple[int, int]] | None = None,
 ) -> list[str]:
     """Return three lines about a run, each with its warnings after it. ``frame`` is height and
-    width of the store's frames.
+    width of the store's frames, ``mixture`` the videos of each store and how many an epoch shows.
     """
+    mixed = "; ".join(
+        f"{count} of store {number}, which has {size}"
+        for number, (size, count) in enumerate(mixture or (), 1)
+    )
     data = (
         f"data: {videos} videos; {config.epochs} epochs of {steps_per_epoch} steps of "
         f"{config.batch} videos, {config.epochs * steps_per_epoch} steps in all"
     )
+    data += f"; an epoch mixes {mixed}" if mixed else ""
     network = _network_and_device(config, device=device, processes=processes)
     queue = _long_queue(config, keys=2 * config.batch * steps_per_epoch)
     return [*network, data, *queue, *_crops(config, frame=frame)]

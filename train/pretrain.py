@@ -38,12 +38,14 @@ def pretrain(
     run_dir: Path,
     resume: Resume = "auto",
     knn_store: StorePath | None = None,
+    proportion: Sequence[float] | None = None,
 ) -> RunResult:
     """Train on ``stores`` into ``run_dir``; see :func:`train.run.loop.train` for how it stops and
     resumes.
 
     Under torchrun or Ray every process calls this with the same arguments. ``knn_store`` is the
-    labelled store that ``config.knn_every`` asks for. Raises ``ValueError`` (one clear line) for
+    labelled store that ``config.knn_every`` asks for, ``proportion`` mixes the stores as
+    :class:`fame.ClipDataset` does. Raises ``ValueError`` (one clear line) for
     stores, configs and checkpoints that do not fit.
     """
     device = choose_device(config.device)
@@ -54,6 +56,7 @@ def pretrain(
             peers=peers,
             device=device,
             knn_store=ClipStore.open(knn_store) if knn_store else None,
+            proportion=proportion,
         )
         return train(task, run_dir, peers=peers, resume=resume)
 
@@ -69,22 +72,25 @@ class PretrainTask(Task[PretrainConfig]):
         peers: Peers | None = None,
         device: torch.device,
         knn_store: ClipStore | None = None,
+        proportion: Sequence[float] | None = None,
     ) -> None:
         groups = {
             "bn_group": config.bn_group,
             "merge_group": config.merge_group if config.merges else None,
         }
         self.moco = build_moco(config).to(device)
+        dataset = PairDataset(
+            stores,
+            seed=config.seed,
+            window=config.window,
+            maps=reads_maps(config),
+            frame_maps=config.mask == "frames",
+            on_corrupt=config.on_corrupt,
+            proportion=proportion,
+        )
         super().__init__(
             config,
-            dataset=PairDataset(
-                stores,
-                seed=config.seed,
-                window=config.window,
-                maps=reads_maps(config),
-                frame_maps=config.mask == "frames",
-                on_corrupt=config.on_corrupt,
-            ),
+            dataset=dataset,
             network=self.moco.encoder_q,
             groups=groups,
             model={
@@ -92,7 +98,7 @@ class PretrainTask(Task[PretrainConfig]):
                 "options": config.encoder_options,
                 "head": config.head_options,
             },
-            data=[store_identity(store) for store in stores],
+            data=_identities(dataset),
             peers=peers,
             device=device,
         )
@@ -110,6 +116,7 @@ class PretrainTask(Task[PretrainConfig]):
             videos=len(self.dataset),
             steps_per_epoch=self.steps_per_epoch,
             frame=(spec.height, spec.width),
+            mixture=self.dataset.mixture,
         )
 
     def backward(self, step: int, batch: Pairs) -> Mapping[str, Tensor | float]:
@@ -127,11 +134,12 @@ class PretrainTask(Task[PretrainConfig]):
             shuffle(config.batch, seed=config.seed, epoch=epoch, step=step, view=view)
             for view in (1, 2)
         ]
+        video_B = batch.sample_B % len(self.dataset)  # a video may be shown twice in an epoch
         result = moco.step(
             view_1,
             view_2,
             shuffles=(shuffles[0], shuffles[1]),
-            sample_B=batch.sample_B if config.negatives == "others" else None,
+            sample_B=video_B if config.negatives == "others" else None,
             enqueue=config.enqueue,
             accumulate=config.accumulate,
             collectives=self.peers,
@@ -225,6 +233,15 @@ def build_moco(config: PretrainConfig) -> MoCo:
         moco.encoder_q.compile()
         moco.encoder_k.compile()
     return moco
+
+
+def _identities(dataset: PairDataset) -> list[str]:
+    """Return what a resumed run has to find again: the stores, and how they are mixed."""
+    stores = [store_identity(store) for store in dataset.stores]
+    if dataset.mixture is None:
+        return stores
+    shown = [f"{count} shown in an epoch" for _, count in dataset.mixture]
+    return [f"{store}, {words}" for store, words in zip(stores, shown, strict=True)]
 
 
 def _check_knn(config: PretrainConfig, store: ClipStore | None) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from commands.stores import _ROOT_KEY, existing_store  # pyright: ignore[reportPrivateUsage]
+from commands.stores import _ROOT_KEY, existing_store, shares  # pyright: ignore[reportPrivateUsage]
 from fame.clipstore.layout import ROOT_KEY
 from tests.stores import make_store
 
@@ -62,3 +62,14 @@ def test_files_and_other_folders_are_named_for_what_they_are(root: Path, tmp_pat
     assert refused(tmp_path / "empty", root).startswith(" is a folder without a clip store; `fame")
     assert refused(tmp_path / "a.mp4", root).startswith(" is a file, but a clip store is a folder")
     assert refused(root / "stores", root).startswith(" is no clip store; there are the stores ")
+
+
+def test_shares_stand_behind_the_stores(tmp_path: Path) -> None:
+    odd = tmp_path / "fps=25"
+    odd.mkdir()
+    assert shares(["a", "s3://b/c"]) == (["a", "s3://b/c"], None)
+    assert shares(["a=0.7", "s3://b/c=3"]) == (["a", "s3://b/c"], [0.7, 3.0])
+    assert shares([str(odd), "x=y"]) == ([str(odd), "x=y"], None)  # names with an =
+    assert shares([f"{odd}=2"]) == ([str(odd)], [2.0])
+    with pytest.raises(ValueError, match="b has no share: write STORE=SHARE for"):
+        shares(["a=0.7", "b"])

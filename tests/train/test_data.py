@@ -145,7 +145,7 @@ def test_several_stores_are_one(store: Path, tmp_path: Path):
     data = dataset(store, other)
     assert len(data) == 22
     sample = 18 + 2
-    row = data.__getitem__((0, int(np.flatnonzero(data.order(0) == sample)[0])))
+    row = data.__getitems__([(0, int(np.flatnonzero(data.order(0) == sample)[0]))])
     first, _ = data.starts_of(0, sample)
     assert np.array_equal(row.clip_B2THWC[0, 0], ClipStore.open(other).clip(2, first, WINDOW))
 

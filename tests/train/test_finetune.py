@@ -129,7 +129,7 @@ def test_one_clip_of_every_video_an_epoch(store: Path) -> None:
     assert clips.label_S.tolist() == [opened.labels_V[video] for video in clips.video_S2[:, 1]]
     shown = [[clips.starts_of(epoch, sample) for sample in range(18)] for epoch in range(3)]
     assert shown[0] != shown[1] != shown[2]
-    pair = clips[(1, 4)]
+    pair = clips.__getitems__([(1, 4)])
     sample = int(pair.sample_B[0])
     video, (start,) = int(clips.video_S2[sample, 1]), shown[1][sample]
     assert np.array_equal(pair.clip_B2THWC[0, 0].numpy(), opened.clip(video, start, WINDOW))

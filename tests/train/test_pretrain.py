@@ -374,3 +374,18 @@ def test_a_save_that_dies_leaves_the_old_checkpoint(
 
 def test_flat_reaches_every_leaf():
     assert flat({"a": {"b": 1, "c": {"d": 2}}}) == {"/a/b": 1, "/a/c/d": 2}
+
+
+def test_stores_are_mixed_by_their_shares(store: Path, tmp_path: Path):
+    other = make_store(tmp_path / "other", videos=6, seed=1)
+    config = TINY.override(["epochs=1", "queue=8"])
+    run = {"stores": [store, other], "run_dir": tmp_path / "run"}
+    assert pretrain(config, **run, proportion=(0.25, 0.75)).total == 6  # 24 videos, batches of 4
+    state = state_of(tmp_path / "run")
+    assert int(state["/queue_sample"].max()) < 24  # a video shown again is the same video
+    longer = TINY.override(["epochs=2", "queue=8"])
+    with pytest.raises(ValueError, match="begun on other stores"):
+        pretrain(longer, **run, proportion=(0.5, 0.5))
+    with pytest.raises(ValueError, match="begun on other stores"):
+        pretrain(longer, **run)
+    assert pretrain(longer, **run, proportion=(1.0, 3.0)).step == 12
