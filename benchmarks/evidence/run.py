@@ -79,7 +79,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "untrained": {"trained": False},
     "MoCo": {},
     "FAME, paper's maps": {"settings": ("background=inter", "mask=online")},
-    "FAME, frame difference": {"settings": ("background=inter", "mask=seed")},
+    "FAME, frame difference": {"settings": ("background=inter", "mask=difference")},
     "FAME, masks per frame": {"settings": ("background=inter", "mask=median")},
     "FAME, masks per frame, adaptive": {
         "settings": ("background=inter", "mask=median", "cut=adaptive")
@@ -120,7 +120,7 @@ def ablations() -> list[Arm]:
     rows += [(f"beta {beta}", (*paper, f"beta={beta}")) for beta in (0.1, 0.5)]
     rows += [
         (f"mask {mask}", ("background=inter", f"mask={mask}"))
-        for mask in ("gauss", "seed", "grid", "stored")
+        for mask in ("gauss", "difference", "grid", "stored")
     ]
     rows += [("both views", (*paper, "views=both")), ("hue corrected", (*paper, "hue=correct"))]
     return [Arm(name=name, settings=settings) for name, settings in rows]
@@ -133,11 +133,8 @@ EXPERIMENTS = {
     "ablations": ablations(),
     "longer": longer(arms("still", ("MoCo", "FAME, frame difference", "FAME, flow maps"))),
     "backgrounds": longer(arms("backgrounds", ("untrained", "MoCo", "FAME, frame difference"))),
-    **{f"tempting_{world}": arms(world, MOVING) for world in ("backgrounds", "bold", "strong")},
-    **{
-        f"tempting_{world}_longer": longer(arms(world, MOVING))
-        for world in ("backgrounds", "bold", "strong")
-    },
+    **{f"tempting_{world}": arms(world, MOVING) for world in worlds.TEMPTING},
+    **{f"tempting_{world}_longer": longer(arms(world, MOVING)) for world in worlds.TEMPTING},
 }
 COLUMNS = {  # of the tables: figure of the bias report -> heading
     "linear/original": "linear probe",
@@ -169,7 +166,7 @@ def run_trial(arm: Arm, seed: int, work: Path) -> dict[str, Any]:
         BiasConfig(
             test_store=world / "test.zarr",
             train_store=world / "train.zarr",
-            backgrounds=world / "world" / "videos.csv",
+            backgrounds=worlds.background_table(arm.world, work),
             cache=folder / "features",
             beta=config.beta,
             batch=128,
@@ -211,19 +208,29 @@ def sweep(chosen: Sequence[Arm], seeds: Sequence[int], work: Path, *, workers: i
     """Run all trials, ``workers`` at a time, the first seed of every arm first."""
     for world in dict.fromkeys(arm.world for arm in chosen):
         worlds.prepare(world, work)
+    trials = [(arm, seed) for seed in seeds for arm in chosen]
+    if workers == 1:
+        for arm, seed in trials:
+            say(arm, seed, run_trial(arm, seed, work))
+        return
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
     remote = ray.remote(max_retries=3)(run_trial)
-    names = {remote.remote(arm, seed, work): (arm.name, seed) for seed in seeds for arm in chosen}
+    names = {remote.remote(arm, seed, work): (arm, seed) for arm, seed in trials}
     waiting = list(names)
     while waiting:
         (done,), waiting = ray.wait(waiting)
-        figures = ray.get(done)["report"]["figures"]
-        shown = ", ".join(
-            f"{heading} {figures[name]['value']:.1f}" for name, heading in COLUMNS.items()
-        )
-        print(f"{', seed '.join(map(str, names[done]))}: {shown}", flush=True)
+        say(*names[done], ray.get(done))
     ray.shutdown()
+
+
+def say(arm: Arm, seed: int, result: dict[str, Any]) -> None:
+    """Print one line on a trial that is done."""
+    figures = result["report"]["figures"]
+    shown = ", ".join(
+        f"{heading} {figures[name]['value']:.1f}" for name, heading in COLUMNS.items()
+    )
+    print(f"{arm.name}, seed {seed}: {shown}", flush=True)
 
 
 # What is shown ------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ Shapes: T frames of a source video, L of them kept, H W their size, h w size of 
 import csv
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,19 +44,21 @@ WORLDS = {
     "still": STILL,
     "camera": replace(STILL, camera_motion=True),
     "backgrounds": replace(STILL, backgrounds=80),
-    "bold": replace(STILL, backgrounds=80, contrast=2.0),
-    "strong": replace(STILL, backgrounds=80, contrast=2.0, smallest=0.3, largest=0.42),
 }
-RECIPE = [
-    "--keep",
-    "3",
-    "--height",
-    "36",
-    "--width",
-    "48",
-    "--codec",
-    "zstd",
-]
+# Worlds whose training videos have a background each, as footage has: more tempting from one to
+# the next. The videos that are tested on share 12 backgrounds, so that leakage can be measured.
+OWN = replace(STILL, backgrounds=None, videos=1615)  # 1,292 to train on, 12 of them left out
+TEMPTING = {
+    "own": OWN,
+    "bold": replace(OWN, contrast=2.0),
+    "strong": replace(OWN, contrast=2.0, smallest=0.3, largest=0.42),
+}
+WORLDS |= TEMPTING
+WORLDS |= {
+    f"{name}-tested": replace(spec, backgrounds=12, videos=400, test_share=0.8)
+    for name, spec in TEMPTING.items()
+}
+RECIPE = ["--keep", "3", "--height", "36", "--width", "48", "--codec", "zstd"]
 
 
 def prepare(name: str, work: Path) -> Path:
@@ -63,30 +66,60 @@ def prepare(name: str, work: Path) -> Path:
     ``{train,test}.zarr``, ``truth.zarr``.
 
     The stores hold flow maps; ``truth.zarr`` is the training store with the ground-truth masks as
-    its maps.
+    its maps. A tempting world has the test videos of another, and no ``truth.zarr``.
     """
-    folder = work / name
-    if not (folder / "world" / "videos.csv").exists():  # written last
-        write_world(WORLDS[name], folder / "world")
-    for split in ("train", "test"):
-        videos, listed = folder / "world" / "videos", folder / "world" / f"{split}.txt"
-        command = [
-            "preprocess",
-            "folder",
-            "--name",
-            name,
-            "--videos",
-            videos,
-            "--list",
-            listed,
-            "--split",
-            split,
-        ]
-        where = ["--store", folder / f"{split}.zarr", "--executor", "serial", *RECIPE]
-        subprocess.run([sys.executable, "-m", "cli", *map(str, command + where)], check=True)
-    with lock(folder / "truth.zarr"):
-        write_truth(folder / "train.zarr", folder / "truth.zarr", folder / "world" / "masks")
+    folder, tested = work / name, work / (f"{name}-tested" if name in TEMPTING else name)
+    draw(name, folder / "world")
+    draw(tested.name, tested / "world")
+    if name in TEMPTING:
+        leave_out(folder / "world", backgrounds(tested, videos(tested / "world", "test")))
+    make_store(folder / "world", "train", folder / "train.zarr")
+    make_store(tested / "world", "test", folder / "test.zarr")
+    if name not in TEMPTING:
+        with lock(folder / "truth.zarr"):
+            write_truth(folder / "train.zarr", folder / "truth.zarr", folder / "world" / "masks")
     return folder
+
+
+def background_table(name: str, work: Path) -> Path:
+    """The table of the backgrounds of a world's test videos."""
+    return work / (f"{name}-tested" if name in TEMPTING else name) / "world" / "videos.csv"
+
+
+def draw(name: str, folder: Path) -> None:
+    """Write the videos of a world, unless they are there."""
+    if not (folder / "videos.csv").exists():  # written last
+        write_world(WORLDS[name], folder)
+
+
+def videos(folder: Path, split: str) -> list[str]:
+    """Names of the videos of a split."""
+    return (folder / f"{split}.txt").read_text().split()
+
+
+def leave_out(folder: Path, unseen: Iterable[int]) -> None:
+    """Take the videos with these backgrounds off the training list of a world: a background has
+    its number in every world of a seed.
+    """
+    names = videos(folder, "train")
+    number = dict(zip(names, backgrounds(folder.parent, names), strict=True))
+    kept = [name for name in names if number[name] not in set(unseen)]
+    (folder / "train.txt").write_text("\n".join(kept) + "\n")
+
+
+def make_store(world: Path, split: str, store: Path) -> None:
+    """Preprocess one split of a world."""
+    where = {"videos": world / "videos", "listed": world / f"{split}.txt"}
+    preprocessed(world.parent.name, split, store, options=RECIPE, **where)
+
+
+def preprocessed(
+    name: str, split: str, store: Path, *, videos: Path, listed: Path, options: Iterable[str]
+) -> None:
+    """Make a store of listed videos with the command that anybody would use."""
+    command = ["preprocess", "folder", "--name", name, "--split", split, "--videos", videos]
+    command += ["--list", listed, "--store", store, "--executor", "serial", *options]
+    subprocess.run([sys.executable, "-m", "cli", *map(str, command)], check=True)
 
 
 def write_truth(source: Path, path: Path, masks: Path) -> None:
@@ -125,7 +158,7 @@ def true_maps(store: ClipStore, video: int, masks: Path) -> VideoFrames:
     )
 
 
-def backgrounds(folder: Path, names: tuple[str, ...]) -> list[int]:
+def backgrounds(folder: Path, names: Iterable[str]) -> list[int]:
     """The number of the background of each video of a store of this world."""
     with (folder / "world" / "videos.csv").open(newline="") as file:
         number = {row["video"]: int(row["background"]) for row in csv.DictReader(file)}
