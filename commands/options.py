@@ -14,6 +14,7 @@ import inspect
 import json
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -318,7 +319,7 @@ class Commands(TyperGroup):
             raise TyperException(str(error) or type(error).__name__) from error
         except KeyboardInterrupt as error:
             print("fame: interrupted; the same command goes on", file=sys.stderr)
-            raise typer.Exit(130) from error
+            raise typer.Exit(_SIGNALLED + getattr(error, "number", signal.SIGINT)) from error
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         try:

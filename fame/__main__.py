@@ -1,4 +1,4 @@
-"""The command line: the console script ``fame`` enters here, and so does ``python -P -m fame``."""
+"""The command line: ``python -P -m fame`` enters here, the console script by ``fame_video``."""
 
 import os
 import sys

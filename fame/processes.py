@@ -5,6 +5,7 @@ was installed, and leaves the keyboard and the terminal to its parent.
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Generator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -13,7 +14,37 @@ from multiprocessing.context import ForkServerContext
 
 from fame.beside import installed
 
-_OF_THE_PARENT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+_OF_THE_PARENT = (signal.SIGINT, *_ENDING)
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal that ends the process came; it unwinds what runs as Ctrl-C does."""
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextmanager
+def endings_as_ctrl_c() -> Generator[None]:
+    """Raise :class:`Stopped` where SIGTERM comes, as a scheduler sends it, or SIGHUP, unless nohup
+    has it ignored. Signals reach the main thread only; elsewhere nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise Stopped(number)
+
+    kept = [number for number in _ENDING if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in kept}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def server(*preload: str) -> ForkServerContext:
@@ -23,7 +54,7 @@ def server(*preload: str) -> ForkServerContext:
     server serves the whole process, so what is preloaded is what its first user asked for.
     """
     context = multiprocessing.get_context("forkserver")
-    first = ["fame.__main__"] if installed() else []
+    first = ["fame_video"] if installed() else []
     context.set_forkserver_preload([*first, *preload])
     with _blocked(_OF_THE_PARENT), _safe_path():
         forkserver.ensure_running()

@@ -3,9 +3,7 @@ finalise, report.
 """
 
 import errno
-import signal
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -28,6 +26,7 @@ from fame.clipstore import (
     store_info,
 )
 from fame.flow import FlowParameters
+from fame.processes import endings_as_ctrl_c
 from preprocess import plan
 from preprocess.config import PreprocessConfig
 from preprocess.datasets import Listing
@@ -50,7 +49,7 @@ def preprocess(
 ) -> Report:
     """Make the clip store, or as much of it as is still missing, and report.
 
-    Killed at any moment, the same call goes on where it was. SIGTERM is taken as Ctrl-C.
+    Killed at any moment, the same call goes on where it was. SIGTERM and SIGHUP are taken as Ctrl-C.
 
     Args:
         config: what to make.
@@ -72,7 +71,7 @@ def preprocess(
         memory_limit=round(config.memory_per_worker * 2**30),
         decoder=decoder,
     )
-    with _sigterm_as_ctrl_c():
+    with endings_as_ctrl_c():
         listing = _settled(listing, work)
         report = Report(
             dataset=config.dataset,
@@ -239,22 +238,3 @@ def _estimate(config: PreprocessConfig, listing: Listing, work: Work) -> plan.Es
     return plan.extrapolate(
         sample, videos=len(listing.names), spec=spec, workers=config.num_workers
     )
-
-
-@contextmanager
-def _sigterm_as_ctrl_c() -> Generator[None]:
-    """Let SIGTERM, as a scheduler sends it, unwind the run as Ctrl-C does. Signals reach the main
-    thread only.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

@@ -14,8 +14,6 @@ from preprocess.run import preprocess
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["preprocess.run", "preprocess.executors.ray"])
 
-INTERRUPTED = 130
-
 
 def start(config: PreprocessConfig, *, decoder: tuple[str, ...]) -> BaseProcess:
     """Start a run; it leads a process group of its own."""
@@ -33,5 +31,5 @@ def _drive(config: PreprocessConfig, decoder: tuple[str, ...]) -> None:
     )  # a script's background begins with it ignored
     try:
         preprocess(config, decoder=decoder)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+    except KeyboardInterrupt as stopped:
+        sys.exit(128 + getattr(stopped, "number", signal.SIGINT))

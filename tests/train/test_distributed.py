@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import socket
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -15,8 +16,10 @@ import torch.multiprocessing
 
 from fame.clipstore import ClipStore
 from fame.moco import SingleProcess, shuffle
+from tests.train.test_loading import workers_of_this_process
 from tests.train.tiny import SMOOTH, TINY, figures, flat, state_of
 from train import pretrain as pretraining
+from train.data import Pairs
 from train.pretrain import PretrainTask, build_moco, pretrain
 from train.recipes import recipe
 from train.run import loop
@@ -256,3 +259,55 @@ def test_a_device_that_is_not_there_is_refused():
     assert choose_device("auto").type == "cpu"
     with pytest.raises(ValueError, match="no CUDA device"):
         choose_device("cuda")
+
+
+class Hurt(PretrainTask):
+    """Before step 2 of its second process, its loader workers or the process itself are killed."""
+
+    whole = False
+
+    def step(self, step: int, batch: Pairs) -> Any:
+        if step == 2 and self.peers.rank == 1:
+            for worker in workers_of_this_process():
+                worker.kill()
+            if self.whole:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().step(step, batch)
+
+
+def train_hurt(rank: int, store: str, folder: str, whole: bool) -> None:
+    config = CONFIG.override(["workers=1", "prefetch=1", "epochs=40", "log_every=10"])
+    Hurt.whole = whole
+    said = Path(folder) / f"said-{rank}"
+    try:
+        with process_group(CPU) as peers:
+            task = Hurt(config, stores=[ClipStore.open(store)], peers=peers, device=CPU)
+            loop.train(task, Path(folder) / "run", peers=peers)
+    except ValueError as error:
+        said.write_text(f"{type(error).__name__}: {error}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_loss_in_one_process_ends_all_in_one_line(store: Path, tmp_path: Path, whole: bool):
+    port, context = free_port(), torch.multiprocessing.get_context("spawn")
+    arguments = (str(store), str(tmp_path), whole)
+    processes = [
+        context.Process(target=enter, args=(rank, port, train_hurt, arguments))
+        for rank in range(WORLD)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    said = {path.name: path.read_text() for path in tmp_path.glob("said-*")}
+    last = tmp_path / "run" / "checkpoints" / "last.pt"
+    if whole:
+        assert said.keys() == {"said-0"}
+        assert said["said-0"].startswith("PeerError: another process of this run died")
+        step = 2  # the end of the first epoch
+    else:
+        assert "SIGKILL" in said["said-1"] and "of another process" in said["said-0"]
+        assert all("the run stands at step 10 of" in words for words in said.values())
+        step = 10  # the first at which the processes agree
+    assert torch.load(last, weights_only=True)["progress"]["step"] == step

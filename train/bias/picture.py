@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from PIL import Image
 
 from fame.bias import VARIANTS
@@ -18,6 +16,7 @@ from fame.files import whole
 from fame.preview import tile
 from train.bias.clips import VariantClips
 from train.bias.report import BiasReport
+from train.figures import Axes, Figure
 
 MEASURES = {
     "knn": "kNN accuracy, %",

@@ -9,10 +9,10 @@ from typing import Any
 import cv2
 import numpy as np
 from jaxtyping import Int, UInt8
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from fame.files import whole
+from train.figures import Figure
 
 # Metric of a pretraining run, title, and what its numbers are.
 CURVES = (

@@ -11,6 +11,7 @@ import json
 import math
 import platform
 import subprocess
+import threading
 import time
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -125,8 +126,13 @@ class RunLog:
         self._writes = peers.rank == 0
         if self._writes:
             truncate_metrics(folder / "metrics.jsonl", first)
-            self._lines = (folder / "metrics.jsonl").open("a")
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first)
+            truncate_metrics(folder / "epochs.jsonl", first + 1)  # an epoch's end is the next step
+            with ExitStack() as stack:
+                stack.enter_context(_disk_errors_once())
+                self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first)
+                stack.callback(self._board.close)
+                self._lines = stack.enter_context((folder / "metrics.jsonl").open("a"))
+                self._files = stack.pop_all()
             self._console = Console(stderr=True)
             self._bar = _bar(self._console)
             self._row = self._bar.add_task("", total=total, completed=first, figures="")
@@ -140,8 +146,7 @@ class RunLog:
         if self._writes:
             if self._console.is_terminal:  # elsewhere it would end with an empty line
                 self._bar.stop()
-            self._lines.close()
-            self._board.close()
+            self._files.close()
 
     def record(self, step: int, figures: Mapping[str, Tensor | float], *, waited: float) -> None:
         """Keep a step's figures; nothing waits for the device."""
@@ -240,6 +245,24 @@ class RunLog:
             self._plain_at = now
             left = (self.total - done) * self.clips / max(line["clips_per_second"], 1e-9)
             self.say(f"step {done}/{self.total}  {text}  {left / 60:.1f} min left")
+
+
+@contextmanager
+def _disk_errors_once() -> Generator[None]:
+    """Leave an ``OSError`` of TensorBoard's thread to the next call of its writer, which raises it;
+    Python would print it with a traceback besides.
+    """
+    before = threading.excepthook
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        if not isinstance(failed.exc_value, OSError):
+            before(failed)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _bar(console: Console) -> Progress:

@@ -7,11 +7,11 @@ that a checkpoint holds.
 
 import signal
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from fame.archive import RUN_CHECKPOINT
 from fame.checkpoint import open_checkpoint, save
@@ -54,7 +54,7 @@ def train(task: Task[Any], folder: Path, *, peers: Peers, resume: Resume = "auto
     SIGINT, SIGTERM and SIGHUP save and return; a loss that is not finite raises
     :class:`DivergedError`, a disk that is full :class:`~fame.files.WriteError`, and both leave the
     last good checkpoint in place. Where no batches come any more,
-    :class:`~train.run.loading.LoaderError` is raised after saving.
+    :class:`~train.run.loading.LoaderError` is raised after saving, in every process.
     """
     last = folder / RUN_CHECKPOINT
     step, changes = _begin(task, folder, resume, peers)
@@ -76,25 +76,24 @@ def train(task: Task[Any], folder: Path, *, peers: Peers, resume: Resume = "auto
             report.say(line)
         if step:
             report.say(f"resumed at step {step} of {total}{changes}")
-        batches = task.batches(step, total)
+        feed = _Feed(task, step, total)
         saved_at, saved = time.monotonic(), step
         while step < total:
             asked = time.monotonic()
             try:
-                batch = next(batches)
-            except LoaderError as error:
-                if step > saved and peers.world == 1:  # the others wait for this process
+                batch = feed.next(step)
+            except LoaderError:
+                if step > saved:
                     _flush(report, last)
                     _save(task, folder, step, peers)
-                stands = f"the run stands at step {step} of {total}"
-                raise LoaderError(f"{error}; {stands}, the same command goes on") from error
+                feed.end(step)
             waited = time.monotonic() - asked
             with memory_errors(task.device, ways=task.less_memory):
                 figures = task.step(step, batch)
             report.record(step, figures, waited=waited)
             step += 1
             ends_epoch = step % task.steps_per_epoch == 0
-            stop = _stop(caught, peers, step=step, every=task.config.log_every)
+            stop = _stop(caught or feed.lost, peers, step=step, every=task.config.log_every)
             if not (ends_epoch or stop or step % task.config.log_every == 0):
                 continue
             _flush(report, last)
@@ -105,6 +104,8 @@ def train(task: Task[Any], folder: Path, *, peers: Peers, resume: Resume = "auto
                 _save(task, folder, step, peers)
                 saved_at, saved = time.monotonic(), step
             if stop and step < total:
+                if peers.any(bool(feed.lost)):
+                    feed.end(step)
                 report.say(
                     f"stopped by {signal.Signals(stop).name}; saved at step {saved} of "
                     f"{total}: {last}"
@@ -113,6 +114,35 @@ def train(task: Task[Any], folder: Path, *, peers: Peers, resume: Resume = "auto
                     status="interrupted", step=step, total=total, checkpoint=last, signal=stop
                 )
     return RunResult(status="finished", step=step, total=total, checkpoint=last)
+
+
+class _Feed:
+    """The batches of a run. Where several processes train, one whose loader workers died decodes
+    in its main process until all have agreed to save and stop.
+    """
+
+    def __init__(self, task: Task[Any], step: int, total: int) -> None:
+        self._task, self._total = task, total
+        self._batches = task.batches(step, total)
+        self._why = "the loader workers of another process died or cannot be reached"
+        self.lost: list[int] = []  # the signal to stop by, where workers are lost
+
+    def next(self, step: int) -> Any:
+        """The batch of ``step``. Raises :class:`LoaderError` in a run of one process."""
+        try:
+            return next(self._batches)
+        except LoaderError as error:
+            self._why = str(error)
+            if self._task.peers.world == 1:
+                raise
+            self.lost = [signal.SIGTERM]
+            self._batches = self._task.batches(step, self._total, workers=0)
+            return next(self._batches)
+
+    def end(self, step: int) -> NoReturn:
+        """Raise :class:`LoaderError` that says where the run stands."""
+        stands = f"the run stands at step {step} of {self._total}"
+        raise LoaderError(f"{self._why}; {stands}, the same command goes on") from None
 
 
 @contextmanager
@@ -208,7 +238,7 @@ def _save(task: Task[Any], folder: Path, step: int, peers: Peers) -> None:
     peers.barrier()
 
 
-def _stop(caught: list[int], peers: Peers, *, step: int, every: int) -> int:
+def _stop(caught: Sequence[int], peers: Peers, *, step: int, every: int) -> int:
     """The signal to stop for, 0 for none; several processes agree, at most every ``every``
     steps.
     """

@@ -20,6 +20,9 @@ from torch import Tensor, nn
 
 from fame.moco import Collectives, SingleProcess
 
+# What gloo says of a process that is gone; it raises plain RuntimeErrors.
+_GONE = ("onnection closed", "onnection reset", "onnection refused", "roken pipe", "imed out")
+
 
 class Peers(Collectives, Protocol):
     """The processes that train together."""
@@ -54,6 +57,25 @@ class Alone(SingleProcess):
         """Wait for nobody."""
 
 
+class PeerError(ValueError):
+    """Another process of this run died or cannot be reached."""
+
+
+@contextmanager
+def _peer_errors() -> Generator[None]:
+    """Raise :class:`PeerError` in place of what a backend raises when a process is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        if not isinstance(error, dist.DistError) and not any(word in why for word in _GONE):
+            raise
+        raise PeerError(
+            "another process of this run died or cannot be reached: see what it said; the same "
+            f"command goes on from the last checkpoint ({why})"
+        ) from error
+
+
 class Group:
     """The processes of the default process group."""
 
@@ -65,7 +87,8 @@ class Group:
         """Rows of all processes in order of rank."""
         row_B = row_B.contiguous()
         rows = row_B.new_empty((self.world * len(row_B), *row_B.shape[1:]))
-        dist.all_gather(list(rows.chunk(self.world)), row_B)
+        with _peer_errors():
+            dist.all_gather(list(rows.chunk(self.world)), row_B)
         return rows
 
     def exchange(self, row_B: Tensor, wanted_G: Tensor) -> Tensor:
@@ -80,14 +103,16 @@ class Group:
         sent = row_B[torch.cat(outgoing).to(row_B.device)].contiguous()
         received = torch.empty_like(row_B, memory_format=torch.contiguous_format)
         incoming = torch.bincount(mine, minlength=self.world).tolist()
-        dist.all_to_all_single(received, sent, incoming, [len(rows) for rows in outgoing])
+        with _peer_errors():
+            dist.all_to_all_single(received, sent, incoming, [len(rows) for rows in outgoing])
         arrival_B = torch.argsort(mine, stable=True)
         return received[torch.argsort(arrival_B).to(row_B.device)]
 
     def average_(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its mean over processes, in one reduction per data type."""
         flat = torch.cat([tensor.flatten() for tensor in tensors])
-        dist.all_reduce(flat)
+        with _peer_errors():
+            dist.all_reduce(flat)
         flat /= self.world
         for tensor, part in zip(
             tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True
@@ -97,12 +122,14 @@ class Group:
     def any(self, flag: bool) -> bool:
         """Whether any process raised its flag."""
         flags = torch.tensor(int(flag), device=self.device)
-        dist.all_reduce(flags, dist.ReduceOp.MAX)
+        with _peer_errors():
+            dist.all_reduce(flags, dist.ReduceOp.MAX)
         return bool(flags.item())
 
     def barrier(self) -> None:
         """Wait until all processes are here."""
-        dist.barrier()
+        with _peer_errors():
+            dist.barrier()
 
 
 def choose_device(wanted: str) -> torch.device:

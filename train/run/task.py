@@ -94,12 +94,15 @@ class Task(ABC, Generic[C]):
             ways.append(f"a smaller {fitting_batch(fewer, **self._dealt)} (now {config.batch})")
         return ways or ["fewer --frames or a smaller --crop"]
 
-    def batches(self, start: int, stop: int) -> Iterator[Pairs]:
-        """Yield what this process trains on in steps ``start``..``stop``, decoded by workers."""
+    def batches(self, start: int, stop: int, *, workers: int | None = None) -> Iterator[Pairs]:
+        """Yield what this process trains on in steps ``start``..``stop``, decoded by workers: as
+        many as the config says, unless given.
+        """
         rank, world = self.peers.rank, self.peers.world
+        config = self.config
         return stream(
             self.dataset,
-            self.config,
+            config if workers is None else dataclasses.replace(config, workers=workers),
             start=start,
             stop=stop,
             device=self.device,
