@@ -49,7 +49,7 @@ def preprocess(
 ) -> Report:
     """Make the clip store, or as much of it as is still missing, and report.
 
-    Killed at any moment, the same call goes on where it was. SIGTERM and SIGHUP are taken as Ctrl-C.
+    Killed at any moment, the same call goes on where it was. SIGTERM and SIGHUP are as Ctrl-C.
 
     Args:
         config: what to make.

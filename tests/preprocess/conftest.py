@@ -72,9 +72,9 @@ def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     ray.shutdown()
 
 
-@pytest.fixture(params=["serial", "ray"])
+@pytest.fixture(params=["serial", pytest.param("ray", marks=pytest.mark.slow)])
 def executor(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Fields of the config that choose an executor; the test runs on both."""
+    """Fields of the config that choose an executor; the test runs on both, on Ray where slow tests do."""
     if request.param == "serial":
         return {"executor": "serial"}
     return {"executor": "ray", "workers": 2, "address": request.getfixturevalue("ray_address")}

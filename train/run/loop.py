@@ -104,8 +104,7 @@ def train(task: Task[Any], folder: Path, *, peers: Peers, resume: Resume = "auto
                 _save(task, folder, step, peers)
                 saved_at, saved = time.monotonic(), step
             if stop and step < total:
-                if peers.any(bool(feed.lost)):
-                    feed.end(step)
+                feed.end_if_lost(step)
                 report.say(
                     f"stopped by {signal.Signals(stop).name}; saved at step {saved} of "
                     f"{total}: {last}"
@@ -138,6 +137,11 @@ class _Feed:
             self.lost = [signal.SIGTERM]
             self._batches = self._task.batches(step, self._total, workers=0)
             return next(self._batches)
+
+    def end_if_lost(self, step: int) -> None:
+        """Raise :class:`LoaderError` in all processes where one has lost its workers."""
+        if self._task.peers.any(bool(self.lost)):
+            self.end(step)
 
     def end(self, step: int) -> NoReturn:
         """Raise :class:`LoaderError` that says where the run stands."""
