@@ -17,7 +17,7 @@ app = App("Decode videos once into clip stores with foreground maps.")
 
 _DEFAULTS = {"videos": "ROOT/videos/DATASET", "store": "ROOT/stores/DATASET-SPLIT.zarr"}
 _ANNOTATED = {**_DEFAULTS, "annotations": "VIDEOS/annotations"}
-_LISTS = ("list_file", "class_file")
+_LISTS = ("list_file", "list_numbers", "class_file")
 _ONE_FOLD = ("fold", *_LISTS)
 _Spec = Annotated[Values, Options(StoreSpec)]
 _Tree = Annotated[Values, Options(PreprocessConfig, without=_ONE_FOLD, defaults=_DEFAULTS)]

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from fame.settings import Setting, Settings
 from fame.store_spec import StorePath, StoreSpec
 from preprocess.datasets import DATASETS, Source
+from preprocess.datasets.files import ListNumbers
 
 Dataset = Literal[
     "k400", "k600", "k700", "ssv2", "jester", "ucf101", "hmdb51", "diving48", "folder"
@@ -43,6 +44,14 @@ class PreprocessConfig(Settings):
             "Only these videos, one a line, with or without a label.", panel="Data", option="list"
         ),
     ] = None
+    list_numbers: Annotated[
+        ListNumbers,
+        Setting(
+            "What the two numbers between a listed name and its label are: first frame and end, or "
+            "first frame and how many.",
+            panel="Data",
+        ),
+    ] = "start-end"
     class_file: Annotated[
         Path | None,
         Setting(
@@ -125,6 +134,7 @@ class PreprocessConfig(Settings):
             annotations=self.annotations,
             fold=self.fold,
             list_file=self.list_file,
+            list_numbers=self.list_numbers,
             class_file=self.class_file,
             allow_links=self.allow_links,
             frames_folders=self.frames_folders,

@@ -26,6 +26,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from preprocess.part import WHOLE, Part, part_of
 from preprocess.pictures import PictureFolder
 from preprocess.selection import Kept, Sampling, slots_of
 from preprocess.video import READING, DecodeError, Video, open_video
@@ -70,11 +71,13 @@ def fit(frame_hw3: np.ndarray, sampling: Sampling) -> np.ndarray:
 
 
 class _Reading(NamedTuple):
-    """One pass over a video: its frames, how many of them are wanted, how many are lost to damage,
-    and (number, milliseconds) of what went into the slots.
+    """One pass over a video, or over a part of it: its frames and how many were read to get there,
+    how many of them are wanted, how many are lost to damage or behind the end, and (number,
+    milliseconds) of what went into the slots.
     """
 
     frames: int
+    read: int
     wanted: int
     lost: int
     source: list[tuple[int, int]]
@@ -92,25 +95,49 @@ def _opened(path: str) -> Generator[AnyVideo]:
             yield video
 
 
-def _read(video: AnyVideo, sampling: Sampling, kept: Kept, frames_FHW3: np.ndarray) -> _Reading:
-    """Read the video to its end and put what is kept into the slots."""
+def _file_and_part(path: str) -> tuple[str, Part]:
+    """What a path names: ``x.mp4[30:90]`` is a part of ``x.mp4`` unless there is such a file."""
+    file, part = part_of(path)
+    if part != WHOLE:
+        with READING.running():
+            if os.path.lexists(path):
+                return path, WHOLE
+    return file, part
+
+
+def _read(
+    video: AnyVideo, part: Part, sampling: Sampling, kept: Kept, frames_FHW3: np.ndarray
+) -> _Reading:
+    """Read the part to its end and put what is kept into the slots; its first frame is number 0 at
+    0 seconds for the sampling, ``source`` has the numbers and times of the file.
+    """
     source = [(0, 0)] * sampling.slots
-    frames = wanted = 0
+    read = frames = wanted = 0
+    began, end = 0.0, part.start
     for frame in video:
-        before, wanted = wanted, max(wanted, sampling.wanted(frame.index, frame.seconds))
-        frames = frame.index + 1
+        if part.stop is not None and frame.place >= part.stop:
+            break
+        read = frame.index + 1
+        if frame.place < part.start:
+            continue
+        began, end = began if frames else frame.seconds, frame.place + 1
+        before, wanted = wanted, max(wanted, sampling.wanted(frames, frame.seconds - began))
+        frames += 1
         if slots := slots_of(kept, before, wanted):
             frames_FHW3[slots[0]] = fit(frame.rgb(), sampling)
             for slot in slots:
                 if slot != slots[0]:
                     frames_FHW3[slot] = frames_FHW3[slots[0]]
                 source[slot] = (frame.index, min(round(frame.seconds * 1000), _MAX_INT32))
-    return _Reading(frames, wanted, video.lost, source)
+    lost = video.lost if part == WHOLE or isinstance(video, Video) else 0
+    absent = (part.stop or end) - part.start - frames  # gaps of a folder, or what is past the end
+    return _Reading(frames, read, wanted, max(lost, absent), source)
 
 
-def _planned(video: AnyVideo, sampling: Sampling) -> Kept:
+def _planned(video: AnyVideo, part: Part, sampling: Sampling) -> Kept:
     """What to keep by the header."""
-    last = video.declared_frames - 1
+    stop = min(video.declared_frames or _MAX_INT32, part.stop or _MAX_INT32)
+    last = stop - part.start - 1 if stop < _MAX_INT32 else -1
     return _room(sampling, sampling.wanted(last, last / video.rate) if last >= 0 else 0)
 
 
@@ -122,24 +149,28 @@ def _room(sampling: Sampling, wanted: int) -> Kept:
 
 
 def decode(path: str, sampling: Sampling, frames_FHW3: np.ndarray) -> Decoded:
-    """Read a video into the first of ``frames_FHW3`` (u8, RGB, written in place). One pass; two
-    where the header's count is wrong and that changes which frames are kept.
+    """Read a video, or the part of one that ``path`` names, into the first of ``frames_FHW3`` (u8,
+    RGB, written in place). One pass; two where the header's count is wrong and that changes which
+    frames are kept.
 
     Raises:
         DecodeError: nothing can be opened, no frame comes out, or two passes disagree.
         OSError: the file cannot be read, which says nothing about the video.
     """
-    with _opened(path) as video:
-        planned = _planned(video, sampling)
-        first = found = _read(video, sampling, planned, frames_FHW3)
-    frames_read = found.frames
+    file, part = _file_and_part(path)
+    with _opened(file) as video:
+        planned = _planned(video, part, sampling)
+        first = found = _read(video, part, sampling, planned, frames_FHW3)
+    frames_read = found.read
     if planned != (needed := _room(sampling, found.wanted)):
-        with _opened(path) as video:
-            found = _read(video, sampling, needed, frames_FHW3)
-        frames_read += found.frames
+        with _opened(file) as video:
+            found = _read(video, part, sampling, needed, frames_FHW3)
+        frames_read += found.read
         if (found.frames, found.wanted) != (first.frames, first.wanted):
             raise DecodeError(f"two readings found {first.frames} and {found.frames} frames")
     if not found.frames:
+        if found.read:
+            raise DecodeError(f"the part begins at frame {part.start}, the video has {found.read}")
         raise DecodeError("no frame could be decoded")
     kept = sampling.kept(found.wanted)
     return Decoded(

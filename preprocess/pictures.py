@@ -21,10 +21,13 @@ _NUMBERED = re.compile(r"(.*?)([0-9]{1,12})\.(?:jpe?g|png|webp|bmp)", re.IGNOREC
 
 
 class Picture:
-    """A frame: its number in the folder's order, and ``seconds`` since the first one."""
+    """A frame: its number in the folder's order, its ``place`` (that number if no picture were left
+    out), and ``seconds`` since the first one.
+    """
 
-    def __init__(self, path: Path, *, index: int, seconds: float) -> None:
+    def __init__(self, path: Path, *, index: int, place: int, seconds: float) -> None:
         self.index = index
+        self.place = place
         self.seconds = seconds
         self._path = path
 
@@ -80,8 +83,8 @@ class PictureFolder:
         """Frames by their number: of ``1, 6, 16`` the third one is shown after 3 steps of 5."""
         first = next(iter(self._paths))
         for index, (number, path) in enumerate(self._paths.items()):
-            seconds = (number - first) // self._step / self.rate
-            yield Picture(path, index=index, seconds=seconds)
+            place = (number - first) // self._step
+            yield Picture(path, index=index, place=place, seconds=place / self.rate)
 
 
 def is_whole(data: bytes) -> bool:

@@ -117,12 +117,14 @@ class _File(FileIO):
 
 
 class Frame:
-    """A frame as it is shown: its number, and ``seconds`` since the first one, which never fall."""
+    """A frame as it is shown: its number, which is its ``place`` too, and ``seconds`` since the
+    first one, which never fall.
+    """
 
     def __init__(
         self, picture: VideoFrame, *, index: int, seconds: float, converter: VideoReformatter
     ) -> None:
-        self.index = index
+        self.index = self.place = index
         self.seconds = seconds
         self._picture = picture
         self._converter = converter

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from preprocess.datasets.rows import UNSPEAKABLE
 
@@ -16,6 +17,7 @@ _SUFFIXES = (
 )
 VIDEO_SUFFIXES = frozenset(_SUFFIXES.split())
 FRAME_SUFFIXES = frozenset(("jpg", "jpeg", "png", "webp", "bmp"))
+ListNumbers = Literal["start-end", "offset-total"]
 _LEADS_NOWHERE = (errno.ENOENT, errno.ENOTDIR)
 _MAX_WAYS = 64  # to one folder, through links: more make a tree without end
 
@@ -31,6 +33,7 @@ class Source:
         annotations: folder of the official annotations, or one file of them.
         fold: 1, 2 or 3.
         list_file: only these videos.
+        list_numbers: what the two numbers between a listed name and its label are.
         class_file: class names in index order.
         allow_links: folders out of the root that links may lead to.
         frames_folders: videos are folders of pictures, one a frame.
@@ -41,6 +44,7 @@ class Source:
     annotations: Path | None = None
     fold: int = 1
     list_file: Path | None = None
+    list_numbers: ListNumbers = "start-end"
     class_file: Path | None = None
     allow_links: tuple[Path, ...] = ()
     frames_folders: bool = False

@@ -3,13 +3,14 @@ did not match.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from preprocess.datasets.files import Files, is_video, stem_of
 from preprocess.datasets.rows import UNSPEAKABLE, Line, shown
+from preprocess.part import WHOLE, Part
 
 UNLABELLED = -1
 
@@ -18,13 +19,20 @@ class Entry(NamedTuple):
     """A video as annotations list it, or, without a line, as it was found in the tree.
 
     Its file is the one of that name; else one beside it that differs only in its suffix; else,
-    where ``stems`` are given, one anywhere with such a stem.
+    where ``stems`` are given, one anywhere with such a stem. Several entries may be of different
+    parts of one file.
     """
 
     name: str
     label: int
     line: Line | None = None
     stems: tuple[str, ...] = ()
+    part: Part = WHOLE
+
+    @property
+    def own_name(self) -> str:
+        """The name with the part: no two entries share it."""
+        return self.part.named(self.name)
 
     def error(self, message: str) -> ValueError:
         """The error to raise about this entry."""
@@ -132,25 +140,30 @@ def match(
             classes.
     """
     wanted, doubled = _once(entries)
-    others, _ = _once(entry for entry in elsewhere if entry.name not in wanted)
-    found = _find((*wanted.values(), *others.values()), files)
+    others, _ = _once(entry for entry in elsewhere if entry.own_name not in wanted)
+    found = _find({entry.name: entry for entry in (*wanted.values(), *others.values())}, files)
     taken, missing, moved = dict[str, Entry](), list[str](), list[str]()
     choices = dict[str, tuple[str, ...]]()
     for name, entry in wanted.items():
-        if not found[name]:
+        if not (candidates := found[entry.name]):
             missing.append(_missing(entry, files))
             continue
-        file, *rest = found[name]
+        file, *rest = candidates
         if file in files.outside:
             raise entry.error(str(files.refuse_outside(file)))
-        if file in taken:
-            _expect_one_class(taken[file], entry)
-        if file in taken or name in doubled:
-            doubled = (doubled - {name}) | {file}
-        if is_video(name) and folder_of(name) != folder_of(file):
-            moved.append(f"{name} as {file}")
-        taken.setdefault(file, entry)
-        choices[file] = tuple(other for other in rest if other not in files.outside)
+        if is_video(entry.name) and folder_of(entry.name) != folder_of(file):
+            moved.append(f"{entry.name} as {file}")
+        own_name = entry.part.named(file)
+        if own_name != file and own_name in files.videos:
+            raise entry.error(f"{shown(own_name)} is a part of a video, and another one's name")
+        if own_name in taken:
+            _expect_one_class(taken[own_name], entry)
+        if own_name in taken or name in doubled:
+            doubled = (doubled - {name}) | {own_name}
+        taken.setdefault(own_name, entry)
+        choices[own_name] = tuple(
+            entry.part.named(other) for other in rest if other not in files.outside
+        )
     if moved:
         notes = (*notes, f"{len(moved)} found in another folder than the list says: {moved[0]}")
     names = sorted(taken)
@@ -181,16 +194,17 @@ def folder_of(name: str) -> str:
 
 
 def _once(entries: Iterable[Entry]) -> tuple[dict[str, Entry], set[str]]:
-    """Entries by name, and the names that came more than once."""
+    """Entries by their own names, and the names that came more than once."""
     once, doubled = dict[str, Entry](), set[str]()
     for entry in entries:
         if entry.line:
             entry = entry._replace(name=checked_name(entry.name, entry.line))
-        if entry.name in once:
-            doubled.add(entry.name)
-            _expect_one_class(once[entry.name], entry)
+        name = entry.own_name
+        if name in once:
+            doubled.add(name)
+            _expect_one_class(once[name], entry)
         else:
-            once[entry.name] = entry
+            once[name] = entry
     return once, doubled
 
 
@@ -198,13 +212,13 @@ def _expect_one_class(first: Entry, second: Entry) -> None:
     if first.label != second.label:
         before = f" (before on line {first.line.number})" if first.line else ""
         raise second.error(
-            f"{shown(second.name)} is listed under two classes, "
+            f"{shown(second.own_name)} is listed under two classes, "
             f"{first.label} and {second.label}{before}"
         )
 
 
-def _find(entries: Collection[Entry], files: Files) -> dict[str, list[str]]:
-    """The files of each entry, the best first.
+def _find(wanted: Mapping[str, Entry], files: Files) -> dict[str, list[str]]:
+    """The files of each name, the best first.
 
     A file that an entry names, or that lies where an entry says, is not taken for another entry:
     of the lists ``a/x.avi`` and ``b/x.avi`` each gets its own ``x.mp4``.
@@ -215,14 +229,14 @@ def _find(entries: Collection[Entry], files: Files) -> dict[str, list[str]]:
         stem = stem_of(file)
         places[f"{folder_of(file)}/{stem}"].append(file)
         stems[stem].append(file)
-    named = {entry.name for entry in entries if entry.name in known}
+    named = wanted.keys() & known
     found: dict[str, list[str]] = {}
-    for entry in entries:
-        beside = places.get(f"{folder_of(entry.name)}/{stem_of(entry.name)}", ())
-        own = [entry.name] if entry.name in named else []
-        found[entry.name] = own + [file for file in beside if file not in named]
+    for name in wanted:
+        beside = places.get(f"{folder_of(name)}/{stem_of(name)}", ())
+        own = [name] if name in named else []
+        found[name] = own + [file for file in beside if file not in named]
     claimed = {file for candidates in found.values() for file in candidates}
-    for entry in entries:
+    for entry in wanted.values():
         for stem in entry.stems:
             found[entry.name] += [file for file in stems.get(stem, ()) if file not in claimed]
     return found
@@ -237,4 +251,4 @@ def _missing(entry: Entry, files: Files) -> str:
             folder.endswith("/") and (entry.stems or f"{entry.name}/".startswith(folder))
         ):
             raise entry.error(str(files.refuse_outside(folder)))
-    return entry.name
+    return entry.own_name

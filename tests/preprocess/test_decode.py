@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preprocess.decode import Decoded, DecodeError, complaint, decode, fit
+from preprocess.part import Part
 from preprocess.selection import Sampling
 from tests.preprocess.test_selection import slow_kept, slow_wanted
-from tests.preprocess.videos import all_frames, frame_number, write_video
+from tests.preprocess.videos import all_frames, frame, frame_number, write_video
 
 samplings = st.builds(
     Sampling,
@@ -79,6 +80,54 @@ def lossless_videos(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 LOSSLESS: dict[int, Path] = {}
+
+
+@settings(max_examples=40, deadline=None)
+@given(samplings, st.integers(1, 40), st.data())
+def test_a_part_is_what_its_frames_alone_would_give(
+    wanted: Sampling, frame_count: int, data: st.DataObject
+) -> None:
+    path = LOSSLESS[frame_count]
+    start = data.draw(st.integers(0, frame_count - 1), "start")
+    stop = data.draw(st.one_of(st.none(), st.integers(start + 1, frame_count + 5)), "stop")
+    result, frames_LHW3 = decoded(path.with_name(Part(start, stop).named(path.name)), wanted)
+    last = min(stop or frame_count, frame_count)
+    alone, alone_LHW3 = decoded(LOSSLESS[last - start], wanted)
+    assert [number - start for number, _ in result.source] == [n for n, _ in alone.source]
+    assert [ms - 40 * start for _, ms in result.source] == [ms for _, ms in alone.source]
+    assert (result.stretches, result.cut) == (alone.stretches, alone.cut)
+    assert [frame_number(frame) - start for frame in frames_LHW3] == [
+        frame_number(frame) for frame in alone_LHW3
+    ]
+    assert result.lost == max(0, (stop or 0) - frame_count), "frames that the list promised"
+    assert (result.frame_count, result.frames_read % last) == (last - start, 0)
+
+
+def test_a_part_that_no_frame_belongs_to(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mkv", 9)
+    with pytest.raises(DecodeError, match="the part begins at frame 9, the video has 9"):
+        decoded(path.with_name("a.mkv[9:20]"), sampling())
+    with pytest.raises(FileNotFoundError):
+        decoded(path.with_name("b.mkv[0:9]"), sampling())
+
+
+def test_a_file_may_be_called_like_a_part(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mkv", 9).rename(tmp_path / "a.mkv[2:4]")
+    assert decoded(path, sampling())[0].frame_count == 9
+
+
+@pytest.mark.parametrize(
+    ("part", "numbers", "lost"),
+    [("[0:4]", [1, 2, 4], 1), ("[2:6]", [4], 3), ("[3:]", [4, 9], 4), ("[8:99]", [9], 90)],
+)
+def test_a_part_of_a_folder_counts_the_pictures_that_are_left_out(
+    tmp_path: Path, part: str, numbers: list[int], lost: int
+) -> None:
+    for number in (1, 2, 4, 9):
+        cv2.imwrite(str(tmp_path / f"img_{number:05d}.png"), frame(number))
+    result, frames_LHW3 = decoded(Path(f"{tmp_path}{part}"), sampling(keep=1))
+    assert [frame_number(frame_HW3) for frame_HW3 in frames_LHW3] == numbers
+    assert result.lost == lost
 
 
 @pytest.mark.parametrize("wanted", [sampling(), sampling(fps=20.0), sampling(slots=12)])

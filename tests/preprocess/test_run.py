@@ -62,6 +62,23 @@ def test_the_store_holds_the_frames_it_says(configure: Configure, corpus: Path) 
     assert failed == ["a/slow_text.mp4", "b/slow_empty.avi"]
 
 
+def test_parts_of_one_file_are_videos_of_their_own(
+    configure: Configure, corpus: Path, executor: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "list").write_text("a/slow_8.mkv 4 9 b\na/slow_8.mkv 0 4 a\na/slow_8.mkv 9 99 a\n")
+    spec = replace(SPEC, codec="lz4")
+    report = preprocess(configure(list_file=tmp_path / "list", spec=spec, **executor))
+    store = ClipStore.open(report.store)
+    assert store.names == ("a/slow_8.mkv[0:4]", "a/slow_8.mkv[4:9]", "a/slow_8.mkv[9:99]")
+    assert store.labels_V.tolist() == [0, 1, 0]
+    kept = [store.source(video)[:, 0].tolist() for video in range(3)]
+    assert kept == [[0, 2], [4, 6, 8], [9, 11, 13, 15]]
+    for video, numbers in enumerate(kept):
+        shown = store.clip(video, 0, Window(frames=len(numbers)))
+        assert [frame_number(frame) for frame in shown] == numbers
+    assert report.damaged == (("a/slow_8.mkv[9:99]", 83),), "the file has 16 frames"
+
+
 @pytest.mark.parametrize("foreground", ["flow", "paper", "difference"])
 def test_maps_are_those_of_the_stored_frames(configure: Configure, foreground: str) -> None:
     config = configure(executor="serial", spec=replace(SPEC, codec="zstd", foreground=foreground))

@@ -1,5 +1,6 @@
 """Any folder, and lists as people have them."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,9 @@ FORMS = {
     "a header": "path,label\na/x.mp4,0\nb/y z.mp4,1\n",
     "byte order mark and CRLF": "\ufeffa/x.mp4 0\r\nb/y z.mp4 1\r\n",
     "total and label": "a/x.mp4 300 0\nb/y z.mp4 250 1\n",
-    "start, end and label": "a/x.mp4 0 300 0\nb/y z.mp4 1 250 1\n",
+    "start, any end and label": "a/x.mp4 0 -1 0\nb/y z.mp4 1 -1 1\n",
+    "a header of three": "path,total,label\na/x.mp4,300,0\nb/y z.mp4,250,1\n",
+    "a header in another order": 'video;class;num_frames\na/x.mp4;a;300\n"b/y z.mp4";b;250\n',
     "absolute": "{root}/a/x.mp4 0\n{root}/b/y z.mp4 1\n",
     "re-encoded": "a/x.avi 0\nb/y z.webm 1\n",
     "no suffix": "a/x 0\nb/y z 1\n",
@@ -74,7 +77,57 @@ def test_lists_as_people_have_them(root: Path, annotations: Path, form: str) -> 
     listing = listed("folder", root, list_file=annotations / "list")
     assert labelled(listing) == {"a/x.mp4": "a", "b/y z.mp4": "b"}
     assert not listing.missing and not listing.extra
-    assert bool(listing.notes) == (form == "start, end and label"), "whole videos are read: told"
+    assert not listing.notes
+
+
+PARTS = {
+    "start and end": ("a/x.mp4 10 40 0\na/x.mp4 0 10 0\na/x.mp4 40 -1 0\n", "start-end"),
+    "counted from 1": ("a/x.mp4 10 40 0\na/x.mp4 1 10 0\na/x.mp4 40 -1 0\n", "start-end"),
+    "with commas": ("a/x.mp4,10,40,0\na/x.mp4,0,10,0\na/x.mp4,40,-1,0\n", "start-end"),
+    "offset and total": ("a/x.mp4 10 30 0\na/x.mp4 0 10 0\na/x.mp4 40 -1 0\n", "offset-total"),
+    "no suffix": ("a/x 10 40 0\na/x 0 10 0\na/x 40 -1 0\n", "start-end"),
+    "a header": (
+        "video_path,label,start_frame,end_frame\na/x.mp4,a,10,40\na/x.mp4,a,0,10\na/x.mp4,a,40,-1\n",
+        "offset-total",
+    ),
+    "a header of offsets": (
+        "frame_dir offset total_frames label\na/x.mp4 10 30 0\na/x.mp4 0 10 0\na/x.mp4 40 -1 0\n",
+        "start-end",
+    ),
+}
+
+
+@pytest.mark.parametrize("form", PARTS)
+def test_lists_of_parts_of_videos(root: Path, annotations: Path, form: str) -> None:
+    touch(root, ["a/x.mp4", "a/y.mp4"])
+    text, numbers = PARTS[form]
+    write(annotations, {"list": text})
+    listing = listed("folder", root, list_file=annotations / "list", list_numbers=numbers)
+    assert listing.names == ("a/x.mp4[0:10]", "a/x.mp4[10:40]", "a/x.mp4[40:]")
+    assert (listing.labels, listing.missing, listing.extra) == ((0, 0, 0), (), ("a/y.mp4",))
+    (note,) = listing.notes
+    assert re.fullmatch(r"3 lines name parts of videos, .* 0: a/x(.mp4)?\[10:40\], ...", note)
+
+
+def test_parts_are_of_one_class_each(root: Path, annotations: Path) -> None:
+    touch(root, ["a/x.mp4", "b/y.mp4"])
+    write(annotations, {"list": "a/x.mp4 0 9 b\na/x.mp4 9 18 a\na/x.mp4 a\na/x.mp4 0 9 b\n"})
+    listing = listed("folder", root, list_file=annotations / "list")
+    assert labelled(listing) == {"a/x.mp4": "a", "a/x.mp4[0:9]": "b", "a/x.mp4[9:18]": "a"}
+    assert listing.doubled == ("a/x.mp4[0:9]",)
+    write(annotations, {"list": "a/x.mp4 0 9 b\na/x.mp4 9 18 a\na/x.mp4 0 9 a\n"})
+    with pytest.raises(ValueError, match=r"line 3: 'a/x.mp4\[0:9\]' is listed under two classes"):
+        listed("folder", root, list_file=annotations / "list")
+
+
+def test_a_folder_of_frames_named_like_a_part(root: Path, annotations: Path) -> None:
+    touch(root, ["a/x/1.jpg", "a/x[0:9]/1.jpg"])
+    write(annotations, {"list": "a/x[0:9] 0\n"})
+    fields = {"list_file": annotations / "list", "frames_folders": True}
+    assert listed("folder", root, **fields).names == ("a/x[0:9]",)
+    write(annotations, {"list": "a/x 0 9 0\n"})
+    with pytest.raises(ValueError, match=r"line 1: 'a/x\[0:9\]' is a part of a video, and"):
+        listed("folder", root, **fields)
 
 
 def test_utf_16_as_spreadsheets_write_it(root: Path, annotations: Path) -> None:
@@ -103,7 +156,20 @@ def test_numbers_count_in_the_file_of_classes(root: Path, annotations: Path) -> 
         ("a/x.mp4 0\nb/y.mp4 0\n", "line 2: '0' for the folder 'b', but line 1 has '0' for 'a'"),
         ("a/x.mp4 0\na/z.mp4 1\n", "line 2: '1' for the folder 'a', but line 1 has '0' for 'a'"),
         ("top.mp4 0\n", "line 1: the number '0' names no class: .*--classes"),
-        ("a/x.mp4 10 60 0\n", "line 1: a part of 'a/x.mp4', from '10' on"),
+        (
+            "a/x.mp4 60 10 0\n",
+            "line 1: the part of 'a/x.mp4' from frame 60 on ends at 10; .*--list-n",
+        ),
+        (
+            "a/x.mp4 0 9 0\na/x.mp4 9 9 0\n",
+            "line 2: the part of 'a/x.mp4' from frame 9 on ends at 9",
+        ),
+        ("a/x.mp4 -5 9 0\n", "line 1: '-5' should be a whole number from 0"),
+        ("a/x.mp4 5 -9 0\n", "line 1: '-9' should be a whole number from -1"),
+        ("a/x.mp4 1.5 3.0 0\n", "line 1: '1.5 3.0 0' are times: parts of videos are named by"),
+        ("path,label,fps\na/x.mp4,0,25\n", "line 1: the column 'fps' is not known"),
+        ("path,label,label\na/x.mp4,0,0\n", "line 1: the column 'label' is not known, or there tw"),
+        ("path,label,start,end\na/x.mp4,0,5\n", "line 2: 3 cells under a header of 4"),
         ("a/x.mp4 0 1 2 3\n", "line 1: .* at most two numbers between"),
         ("a/x.mp4 nothing\n", "line 1: 'a/x.mp4' is of class 'nothing'"),
         ("/elsewhere/x.mp4 0\n", "line 1: '/elsewhere/x.mp4' is not the name of a video below"),
@@ -130,7 +196,8 @@ def test_names_that_look_like_something_else(root: Path, annotations: Path) -> N
 
 def test_frame_folders_by_the_lists_of_mmaction2(root: Path, annotations: Path) -> None:
     touch(root, ["some/directory-1/img_00001.jpg", "some/take 2/img_00001.jpg"])
-    write(annotations, {"list": "some/directory-1 163 0\nsome/take 2 1 122 1\n", "classes": "a\nb"})
+    text = "some/directory-1 163 0\nsome/take 2 1 122 1\n"
+    write(annotations, {"list": text, "classes": "a\nb"})
     listing = listed(
         "folder",
         root,
@@ -138,7 +205,7 @@ def test_frame_folders_by_the_lists_of_mmaction2(root: Path, annotations: Path) 
         class_file=annotations / "classes",
         frames_folders=True,
     )
-    assert labelled(listing) == {"some/directory-1": "a", "some/take 2": "b"}
+    assert labelled(listing) == {"some/directory-1": "a", "some/take 2[0:122]": "b"}
 
 
 def test_a_root_one_level_too_high_is_told(root: Path) -> None:

@@ -1,0 +1,173 @@
+"""One line of a list of videos, in the forms that people have: a name, a label, numbers between."""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from preprocess.datasets.files import VIDEO_SUFFIXES, Files, Source
+from preprocess.datasets.listing import checked_name
+from preprocess.datasets.rows import Line, lines, shown
+from preprocess.part import Part
+
+_SUFFIXES = "|".join(sorted(VIDEO_SUFFIXES))
+# A video's name up to its suffix, one delimiter (blanks around it), and what follows.
+_VIDEO = re.compile(rf"(.+?\.(?:{_SUFFIXES}))(?:\s*([,;\t ])\s*(.*))?", re.IGNORECASE)
+NUMBER = re.compile(r"[+-]?[0-9]+")
+_TIME = re.compile(r"[+-]?[0-9]*\.[0-9]+")
+_LAST_FRAME = 10**9 - 2
+_COLUMNS = {
+    "path": "path video_path video filename file name video_name video_id frames_dir frame_dir",
+    "label": "label labels label_id class class_id class_name class_index action category target",
+    "start": "start start_frame start_index frame_start first first_frame begin offset",
+    "end": "end end_frame frame_end last last_frame stop stop_frame",
+    "total": "total total_frames num_frames n_frames frame_count frames length count",
+}
+_KIND = {name: kind for kind, names in _COLUMNS.items() for name in names.split()}
+
+
+class Row(NamedTuple):
+    """One line of a list: the video's name, its label (a number, a name, or nothing), and which
+    part of the video it is about.
+    """
+
+    line: Line
+    name: str
+    label: str
+    part: Part
+
+
+def rows(source: Source, files: Files) -> Iterator[Row]:
+    """Lines of the list, read with an eye on what is there: ``a b.mp4 1`` may be a name.
+
+    Raises ``ValueError`` for a line of another form, and for a name that leaves the root.
+    """
+    assert source.list_file is not None
+    known = files.videos | files.outside.keys()
+    roots = tuple(f"{root}/" for root in (files.root.absolute(), files.root.resolve()))
+    header: _Header | None = None
+    for line in lines(source.list_file):
+        if line.text.startswith("#") and _split(line, known)[0] not in known:
+            continue
+        if line.number == 1 and _KIND.get(re.split(r"[,;\s]", line.text.lower())[0]) == "path":
+            header = _header(line)
+            continue
+        if header and header.kinds:
+            name, cells, kinds = *header.split(line), header.kinds
+        else:
+            name, cells = _split(line, known)
+            kinds = _usual(line, cells, source)
+        for root in roots:
+            name = name.removeprefix(root)
+        name = checked_name(name, line)
+        found = dict(zip(kinds, cells, strict=True))
+        yield Row(line, name, found.get("label", ""), _part(line, name, found))
+
+
+class _Header(NamedTuple):
+    """The first line of a list that names its columns: what parts them (blanks: nothing), and what
+    those behind the name are; none where there are no more than two, a name and a label whatever
+    they are called.
+    """
+
+    delimiter: str
+    kinds: list[str]
+
+    def split(self, line: Line) -> tuple[str, list[str]]:
+        """Name and cells of a line below it."""
+        if self.delimiter:
+            name, *cells = line.cells(self.delimiter)
+        else:
+            name, *cells = line.text.rsplit(None, len(self.kinds))
+        if len(cells) != len(self.kinds):
+            raise line.error(f"{len(cells) + 1} cells under a header of {len(self.kinds) + 1}")
+        return name, cells
+
+
+def _header(line: Line) -> _Header:
+    delimiter = next((mark for mark in ",;\t" if mark in line.text), "")
+    _, *columns = line.text.lower().split(delimiter or None)
+    columns = [re.sub(r"[^a-z0-9]+", "_", name.strip()) for name in columns]
+    kinds = [_KIND.get(name, "") for name in columns]
+    if len(kinds) < 2:
+        return _Header(delimiter, [])
+    for name, kind in zip(columns, kinds, strict=True):
+        if kind in ("", "path") or kinds.count(kind) > 1:
+            raise line.error(
+                f"the column {shown(name)} is not known, or there twice: a list has a path, a "
+                "label, and for parts of videos start and end, or start and total"
+            )
+    return _Header(delimiter, kinds)
+
+
+def _usual(line: Line, cells: list[str], source: Source) -> list[str]:
+    """What the cells behind a name are where no header tells."""
+    if len(cells) > 3:
+        raise line.error(
+            f"{shown(line.text)} should be a name and a label, with at most two numbers between"
+        )
+    between = ["start", source.list_numbers.partition("-")[2]] if len(cells) == 3 else ["total"]
+    return ([*between, "label"])[-len(cells) :] if cells else []
+
+
+def _part(line: Line, name: str, found: dict[str, str]) -> Part:
+    """The frames that a line names. A list that counts from 1 begins at 1, one that counts from 0
+    at 0: both are the first frame. Of later numbers nobody can tell, so the frames are taken that
+    are meant either way.
+    """
+    numbers = {
+        kind: line.whole(found[kind], low=-(kind != "start"), high=_LAST_FRAME // 2)
+        for kind in ("start", "end", "total")
+        if kind in found
+    }
+    start = numbers.get("start", 0)
+    if "end" in numbers:
+        start, end = start - (start == 1), numbers["end"]
+    elif "start" in numbers and numbers.get("total", -1) >= 0:
+        end = start + numbers["total"]
+    else:
+        end = -1
+    if end == -1:
+        return Part(start)
+    if end <= start:
+        raise line.error(
+            f"the part of {shown(name)} from frame {start} on ends at {end}; if the second number "
+            "counts frames, as mmaction2 writes it: --list-numbers offset-total"
+        )
+    return Part(start, end)
+
+
+def _split(line: Line, known: frozenset[str]) -> tuple[str, list[str]]:
+    """The name on a line, and the cells behind it."""
+    text = line.text
+    if text in known:
+        return text, []
+    if text.startswith('"'):
+        name, *cells = line.cells(",")
+        return name, cells
+    found = _VIDEO.fullmatch(text)
+    if not found:
+        return _without_suffix(text, known)
+    name, delimiter, rest = found.groups(default="")
+    if not rest:
+        return name, []
+    cells = [cell.strip() for cell in rest.split(None if delimiter == " " else delimiter)]
+    if any(map(_TIME.fullmatch, cells)):
+        raise line.error(f"{shown(rest)} are times: parts of videos are named by their frames")
+    return name, cells if all(map(NUMBER.fullmatch, cells[:-1])) else [rest]
+
+
+def _without_suffix(text: str, known: frozenset[str]) -> tuple[str, list[str]]:
+    """Name and cells of a line that names no file: a folder of frames, or a name without suffix.
+    Up to three numbers at its end are cells, unless a folder's name ends with some of them.
+    """
+    delimiter = next((mark for mark in ",;\t" if mark in text), None)
+    splits = [[cell.strip() for cell in text.rsplit(delimiter, count)] for count in (1, 2, 3)]
+    splits = [cells for cells in splits if all(map(NUMBER.fullmatch, cells[1:]))]
+    known_ones = [cells for cells in splits if cells[0] in known]
+    if splits:
+        name, *cells = (known_ones or splits)[-1]
+        return name, cells
+    name, _, label = text.partition(delimiter or " ")
+    if not delimiter and name not in known:
+        return text, []
+    return name.strip(), [label.strip()] if label else []
