@@ -1,6 +1,7 @@
 """Masks held against the object of every single frame of DAVIS: one mask per clip, and one per frame.
 
-    python -m benchmarks.davis_frames    # prints the table, writes results/davis_frames.{json,md}
+    python -m benchmarks.davis_frames              # prints the table, writes results/davis_frames.{json,md}
+    python -m benchmarks.davis_frames --sheet s.png    # only draws masks beside each other (not to be shared)
 
 Protocol: the windows of ``davis.py`` (16 frames at stride 2, 224x224). A mask of the clip stands for
 all of its frames. Kept: share of the object's pixels that the mask holds, over the frames of a
@@ -12,7 +13,8 @@ Shapes: T frames, H W pixels, C = 3 RGB.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -20,9 +22,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.davis import MAP, Window, windows, with_object
-from benchmarks.harness import markdown, write
+from benchmarks.harness import markdown, options, write
 from fame.flow import map_clip, map_frames
 from fame.foreground import foreground_mask, median_score, paper_score
+from fame.preview import dim, tile
 
 FIGURES = ("kept", "of the mask", "IoU", "share")
 
@@ -90,10 +93,30 @@ def evaluate(method: Callable[[np.ndarray], Tensor], clips: list[Window]) -> dic
     return means | {"CPU ms": float(np.median(times))}
 
 
+def draw(clips: Sequence[np.ndarray], path: Path, *, frames: Sequence[int] = (2, 8, 14)) -> None:
+    """A picture of what each mask keeps of some frames of clips [T, H, W, 3], a row a frame."""
+    rows = []
+    for clip_THWC in clips:
+        masks = (method(clip_THWC)[0].numpy() for method in METHODS.values())
+        whole = [np.broadcast_to(mask, clip_THWC.shape[:3]) for mask in masks]
+        rows += [
+            [clip_THWC[t], *(dim(clip_THWC[t], mask_THW[t]) for mask_THW in whole)] for t in frames
+        ]
+    picture = tile(rows, ["frame", *METHODS])
+    cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+
+
 def main() -> None:
+    parser = options(__doc__)
+    parser.add_argument("--sheet", type=Path, help="draw one clip of every sequence here and stop")
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     clips, without = with_object(windows())
+    if arguments.sheet:
+        first = {clip.sequence: clip.frames_THWC for clip in reversed(clips)}
+        draw(list(first.values()), arguments.sheet)
+        return
     made = {name: evaluate(method, clips) for name, method in METHODS.items()}
     columns = [*FIGURES, "CPU ms"]
     rows = (
