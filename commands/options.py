@@ -33,6 +33,8 @@ from fame.words import plain
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from fame.progress import Progress
+
 Values = dict[str, Any]
 Root = Annotated[
     Path,
@@ -318,7 +320,8 @@ class Commands(TyperGroup):
                 raise
             raise TyperException(str(error) or type(error).__name__) from error
         except KeyboardInterrupt as error:
-            print("fame: interrupted; the same command goes on", file=sys.stderr)
+            given = ctx.meta.get(_GIVEN, "fame")  # that of the innermost command
+            print(plain(f"fame: interrupted; to go on: {given}"), file=sys.stderr)
             raise typer.Exit(_SIGNALLED + getattr(error, "number", signal.SIGINT)) from error
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
@@ -413,28 +416,29 @@ def table(rows: dict[str, str]) -> None:
 
 
 @contextmanager
-def watch(what: str, clips: int) -> Generator[Callable[[int], None]]:
-    """A bar of encoded clips on a terminal, a line at the start elsewhere."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+def starting(phase: str) -> Generator["Progress"]:
+    """Show the progress of a command from its first phase on.
 
-    console, what = Console(stderr=True, markup=False, emoji=False), plain(what)
-    if not console.is_terminal:
-        console.print(f"encoding {clips} clips: {what}", highlight=False, soft_wrap=True)
-        yield lambda count: None
-        return
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
-        row = bar.add_task(what, total=clips)
-        yield lambda count: bar.advance(row, count)
+    Elsewhere than on a terminal the first phase is no line: an error stays the only one.
+    """
+    from fame.progress import Progress
+
+    with Progress(show=first_process()) as progress:
+        progress.phase(phase, on_terminal_only=True)
+        yield progress
+
+
+@contextmanager
+def watch(what: str, clips: int) -> Generator[Callable[[int], None]]:
+    """Show how many clips are encoded; the context takes how many more were."""
+    with starting("encoding") as progress:
+        progress.say(f"encoding {clips} clips: {what}")
+        progress.phase("encoding", total=clips)
+        done = 0
+
+        def on_clips(count: int) -> None:
+            nonlocal done
+            done += count
+            progress.at(done, what)
+
+        yield on_clips

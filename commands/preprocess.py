@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commands.options import App, Options, Root, Values, existing, say
+from commands.options import App, Options, Root, Values, existing, say, starting
 from fame.store_spec import StoreSpec
 from preprocess.config import Dataset, PreprocessConfig
 
 if TYPE_CHECKING:
-    from preprocess.datasets import Listing
+    from fame.progress import Progress
 
 app = App("Decode videos once into clip stores with foreground maps.")
 
@@ -142,13 +142,6 @@ def _preprocess(
     name: str = "",
 ) -> None:
     """Make one store per split; exit with 1 if one of them is not as asked for."""
-    from rich.console import Console
-
-    from preprocess.isolation import DecoderStartError, SourceError
-    from preprocess.plan import list_videos
-    from preprocess.report import show_progress
-    from preprocess.run import preprocess
-
     if "store" in given and len(splits) > 1:
         raise ValueError(
             f"--store names one store, but there are {len(splits)} splits; choose one with --split"
@@ -158,17 +151,29 @@ def _preprocess(
         made_by="put the videos there or name their folder with --videos",
     )
     recipe, stores = _with_maps(StoreSpec(**spec)), root / "stores"
-    asked: list[tuple[PreprocessConfig, Listing]] = []
-    for split in splits:  # all are listed before the first is made, which may take days
+    asked: list[PreprocessConfig] = []
+    for split in splits:
         store = stores / f"{name or dataset}-{split}{given.get('fold', '')}.zarr"
         places: Values = {"store": store, **given, "videos": videos}
-        config = PreprocessConfig(dataset=dataset, split=split, spec=recipe, **places)
-        asked.append((config, list_videos(config)))
-    console, problems = Console(stderr=True), False
-    for config, listing in asked:
+        asked.append(PreprocessConfig(dataset=dataset, split=split, spec=recipe, **places))
+    with starting("listing the videos") as progress:
+        problems = _make(asked, progress)
+    if problems:
+        raise typer.Exit(1)
+
+
+def _make(asked: list[PreprocessConfig], progress: "Progress") -> bool:
+    """Make the stores and print the report of each. Return whether one of them has problems."""
+    from preprocess.isolation import DecoderStartError, SourceError
+    from preprocess.plan import list_videos
+    from preprocess.report import shown_on
+    from preprocess.run import preprocess
+
+    problems = False
+    # All are listed before the first is made, which may take days.
+    for config, listing in [(config, list_videos(config)) for config in asked]:
         try:
-            with show_progress(console) as progress:
-                report = preprocess(config, listing=listing, progress=progress)
+            report = preprocess(config, listing=listing, progress=shown_on(progress))
         except DecoderStartError as error:
             raise ValueError(str(error)) from error
         except SourceError as error:
@@ -178,8 +183,8 @@ def _preprocess(
             ) from error
         say(report)
         problems |= bool(report.problems)
-    if problems:
-        raise typer.Exit(1)
+    progress.say(progress.took())
+    return problems
 
 
 def _with_maps(spec: StoreSpec) -> StoreSpec:

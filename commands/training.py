@@ -17,6 +17,7 @@ from commands.options import (
     first_process,
     in_words,
     say,
+    starting,
     watch,
 )
 from commands.stores import existing_store, shares
@@ -162,9 +163,10 @@ def pretrain(
     if launch.launcher == "ray":
         result = _ray_launcher(resume).pretrain_on_ray(config, **where, launch=launch)
     else:
-        from train.pretrain import pretrain as train_here
+        with starting("loading PyTorch and the stores") as progress:
+            from train.pretrain import pretrain as train_here
 
-        result = train_here(config, **where, resume=_source(resume))
+            result = train_here(config, **where, resume=_source(resume), progress=progress)
     if first_process():
         say(f"{result.status} at step {result.step} of {result.total}: {result.checkpoint}")
     raise typer.Exit(result.exit_code)
@@ -288,8 +290,9 @@ def _finetune(
         ray = _ray_launcher(options.resume)
         result = ray.finetune_on_ray(config, **where, pretrained=origin, launch=launch)
     else:
-        source = _source(options.resume)
-        result = finetune(config, **where, weights=weights, resume=source, watch=watch)
+        with starting("loading the stores") as progress:
+            where |= {"weights": weights, "resume": _source(options.resume), "watch": watch}
+            result = finetune(config, **where, progress=progress)
     if first_process():
         _print(result, folder)
     raise typer.Exit(result.run.exit_code)

@@ -2,30 +2,18 @@
 
 import dataclasses
 import json
-import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-
 from fame.clipstore import StorePath, locate
+from fame.progress import Progress, duration
 from preprocess.datasets import Listing
 from preprocess.plan import Estimate
 from preprocess.task import ShardResult
 
 REPORT_SUFFIX, FAILURES_SUFFIX = ".report.json", ".failures.jsonl"
-_SECONDS_BETWEEN_LINES = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,14 +51,9 @@ class Snapshot:
         return self.frames_read / self.seconds if self.seconds else 0.0
 
     def __str__(self) -> str:
-        left = (
-            (self.videos - self.videos_done) / self.videos_per_second
-            if self.videos_made
-            else float("nan")
-        )
         return (
-            f"{self.videos_done}/{self.videos} videos, {self.videos_per_second:.2f} videos/s, "
-            f"{self.frames_per_second:.0f} frames/s, {self.failed} failed, {_duration(left)} left"
+            f"{self.videos_per_second:.2f} videos/s, {self.frames_per_second:.0f} frames/s, "
+            f"{self.failed} failed"
         )
 
 
@@ -125,7 +108,7 @@ class Report:
         else:
             opening = (
                 f"{self.store}: {self.shards_made} of {self.shards} shards "
-                f"made in {_duration(self.seconds)}"
+                f"made in {duration(self.seconds)}"
             )
         return [
             opening,
@@ -193,45 +176,21 @@ def _as_json(report: Report) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def show_progress(console: Console) -> Generator[Callable[[Snapshot], None]]:
-    """A bar on a terminal, a plain line every few seconds elsewhere; yields what `run.preprocess`
-    takes as progress.
-    """
-    if not console.is_terminal:
-        yield _plain_lines(console)
-        return
-    columns = (
-        SpinnerColumn(),
-        BarColumn(),
-        TextColumn("{task.description}", markup=False),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
-        shown = bar.add_task("listing", total=None)
-        yield lambda snapshot: bar.update(
-            shown, total=snapshot.videos, completed=snapshot.videos_done, description=str(snapshot)
-        )
-
-
-def _plain_lines(console: Console) -> Callable[[Snapshot], None]:
-    last = float("-inf")
+def shown_on(progress: Progress) -> Callable[[Snapshot], None]:
+    """Return what ``run.preprocess`` takes as its progress: it shows every snapshot."""
 
     def show(snapshot: Snapshot) -> None:
-        nonlocal last
-        if (
-            time.monotonic() - last >= _SECONDS_BETWEEN_LINES
-            or snapshot.videos_done == snapshot.videos
-        ):
-            last = time.monotonic()
-            console.print(str(snapshot), highlight=False)
+        done, total = snapshot.videos_done, snapshot.videos
+        if not snapshot.videos_made:
+            progress.phase("making shards", total=total, done=done)
+        progress.at(done, str(snapshot), now=done == total)
 
     return show
 
 
 def _planned(estimate: Estimate) -> list[str]:
     cost = (
-        f"{_size(estimate.bytes)} and {_duration(estimate.seconds)} "
+        f"{_size(estimate.bytes)} and {duration(estimate.seconds)} "
         f"with {estimate.workers} free cores"
     )
     sample = f"a sample of {estimate.sampled} videos ({estimate.sampled_failed} failed)"
@@ -240,13 +199,6 @@ def _planned(estimate: Estimate) -> list[str]:
         f"plan: {videos} in {estimate.shards} shards",
         f"about {cost}, by {sample}",
     ]
-
-
-def _duration(seconds: float) -> str:
-    if seconds != seconds:
-        return "unknown time"
-    minutes, hours = divmod(round(seconds) // 60, 60)[::-1]
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {round(seconds) % 60:02d} s"
 
 
 def _size(num_bytes: int) -> str:

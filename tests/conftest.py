@@ -38,6 +38,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="rewrite golden files from this run"
     )
+    parser.addoption(
+        "--update-pages",
+        metavar="FOLDER",
+        help="write what the commands of the guides print into the pages, after a whole `fame demo` "
+        "that is in FOLDER (demo/, and what it printed as demo.txt)",
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,11 @@ run is run here.
 
 The steps of a page run where a short ``fame demo`` has been, with options that keep them short.
 What they print is held against the page: its lines come in this order, numbers apart.
+
+With ``--update-pages FOLDER`` they run as the page has them where a whole demo has been, and the
+numbers that they print are written into the page (make pages):
+
+    (cd FOLDER && fame demo > demo.txt) && pytest tests/test_docs_commands.py --update-pages FOLDER
 """
 
 import os
@@ -75,10 +80,12 @@ def test_every_command_that_is_mentioned_exists(page: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def demonstration(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def demonstration(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """A folder where a short ``fame demo`` was run, with the files of its steps as the command line
-    makes them.
+    makes them; with ``--update-pages`` that of the whole one.
     """
+    if whole := request.config.getoption("--update-pages"):
+        return Path(whole)
     place = tmp_path_factory.mktemp("docs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
@@ -94,8 +101,13 @@ def demonstration(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.filterwarnings("ignore:.*(num_workers|GPU available|log_every_n):UserWarning")
 @pytest.mark.parametrize("page", RUNNABLE)
 def test_the_page_can_be_followed(
-    page: str, demonstration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: str,
+    demonstration: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
+    whole = request.config.getoption("--update-pages")
     shutil.copytree(demonstration, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FAME_ROOT", raising=False)
@@ -105,37 +117,66 @@ def test_the_page_can_be_followed(
         Path("data/runs/pretrain").symlink_to(tmp_path / "demo/run")
     names: dict[str, Any] = {}
     for step in RUNNABLE[page]:
-        if step.command:
-            check_output(step, call(step.code))
+        if step.code == "fame demo":  # it has run where the pages are updated, and takes minutes
+            if whole:
+                update(ROOT / page, step, matched(step, Path("demo.txt").read_text()))
+        elif step.command:
+            lines = matched(step, call(step.code, short=not whole))
+            if whole:
+                update(ROOT / page, step, lines)
         else:
             with torch.random.fork_rng():  # an example may draw
                 exec(compile(step.code, page, "exec"), names)
 
 
-def call(command: str) -> str:
+def update(page: Path, step: Step, lines: list[str]) -> None:
+    """Put the lines that a step printed in the place of those that the page has."""
+    text, old, new = page.read_text(), "\n".join(step.output), "\n".join(lines)
+    assert old == new or text.count(old) == 1, f"{page}: more than once is there {old}"
+    page.write_text(text.replace(old, new))
+
+
+def call(command: str, *, short: bool = True) -> str:
     """Run a command line in this process, shortened, and return what it prints."""
     program, name, *arguments = shlex.split(command, comments=True)
     assert program == "fame", f"only fame is run here: {command}"
-    if "--dry-run" not in arguments:
+    if short and "--dry-run" not in arguments:
         arguments += SHORT.get(name, [])
     result = CliRunner().invoke(cli.app, [name, *arguments])
     assert result.exit_code == 0, f"{command}\n{result.output}"
     return result.output
 
 
-def check_output(step: Step, printed: str) -> None:
-    """Each line of the page is a line that was printed, in the same order; `...` stands for any
-    number of lines.
+def matched(step: Step, printed: str) -> list[str]:
+    """Return the printed line for each line of the page. They must be the same in the same order,
+    numbers and times apart; `...` stands for any number of lines.
     """
-    lines = iter([without_numbers(line) for line in printed.splitlines()])
+    lines, found = iter(printed.splitlines()), []
     for line in step.output:
         wanted = without_numbers(line)
-        assert wanted in ("", "...") or wanted in lines, (
-            f"$ {step.code}\ndid not print: {line}\nbut:\n{printed}"
+        same = (
+            line
+            if wanted in ("", "...")
+            else next((other for other in lines if without_numbers(other) == wanted), None)
         )
+        assert same is not None, f"$ {step.code}\ndid not print: {line}\nbut:\n{printed}"
+        found.append(same.rstrip())
+    return found
 
 
 def without_numbers(line: str) -> str:
-    """The line with its numbers, their units, hashes and the widths of tables made one."""
+    """The line with its times, numbers, their units, hashes and the widths of tables made one."""
+    line = re.sub(r"\b(\d+ h \d+ min|\d+ min \d+ s|\d+ s)\b", "TIME", line)
     line = re.sub(r"\b[0-9a-f]{16}\b|\d[\d.,]*(?: ?[kKMGT]?B\b)?", "#", line)
     return re.sub(r"([━─])+", r"\1", " ".join(line.split()))
+
+
+def test_lines_are_matched_without_their_numbers() -> None:
+    step = Step("fame x", command=True, output=("made in 1 min 10 s", "...", "loss 4.1  │ a │"))
+    assert matched(step, "made in 9 s\nmore\nloss 3 │ a  │ ") == [
+        "made in 9 s",
+        "...",
+        "loss 3 │ a  │",
+    ]
+    with pytest.raises(AssertionError, match="did not print: made in"):
+        matched(step, "loss 3 │ a │\nmade in 9 s, slowly")

@@ -21,6 +21,7 @@ from fame.checkpoint import Maybe, Number, Schema, expected, save
 from fame.clipstore import ClipStore, StorePath
 from fame.metrics import topk_accuracy
 from fame.models import Backbone, build_encoder, set_activation_checkpointing, set_norm_group
+from fame.progress import Progress
 from fame.weights import Weights
 from train.config import FinetuneConfig
 from train.data import Pairs, store_identity
@@ -65,6 +66,7 @@ def finetune(
     resume: Resume = "auto",
     crops: int = 1,
     watch: Watch = unwatched,
+    progress: Progress | None = None,
 ) -> FinetuneResult:
     """Train into ``run_dir`` (see :func:`train.run.loop.train` for how it stops and resumes), then
     test.
@@ -88,7 +90,7 @@ def finetune(
         )
         if task.unseen_classes and peers.rank == 0:
             warnings.warn(_told_unseen(task), stacklevel=2)
-        run = train(task, run_dir, peers=peers, resume=resume)
+        run = train(task, run_dir, peers=peers, resume=resume, progress=progress)
         if run.status != "finished":
             return FinetuneResult(run=run, selection="", figures=None)
         selection = task.select_()

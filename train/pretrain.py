@@ -15,6 +15,7 @@ from fame.checkpoint import Expected, Maybe, Schema, expected
 from fame.clipstore import ClipStore, StorePath
 from fame.moco import NOBODY, MoCo, shuffle
 from fame.models import Backbone, build_encoder, set_activation_checkpointing, set_norm_group
+from fame.progress import Progress
 from fame.transfer import send
 from train.config import PretrainConfig
 from train.data import PairDataset, Pairs, store_identity
@@ -39,6 +40,7 @@ def pretrain(
     resume: Resume = "auto",
     knn_store: StorePath | None = None,
     proportion: Sequence[float] | None = None,
+    progress: Progress | None = None,
 ) -> RunResult:
     """Train on ``stores`` into ``run_dir``; see :func:`train.run.loop.train` for how it stops and
     resumes.
@@ -58,7 +60,7 @@ def pretrain(
             knn_store=ClipStore.open(knn_store) if knn_store else None,
             proportion=proportion,
         )
-        return train(task, run_dir, peers=peers, resume=resume)
+        return train(task, run_dir, peers=peers, resume=resume, progress=progress)
 
 
 class PretrainTask(Task[PretrainConfig]):

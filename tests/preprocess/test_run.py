@@ -15,10 +15,11 @@ from rich.console import Console
 
 from fame.clipstore import ClipStore, StoreError, Window, is_finished, lock
 from fame.flow import map_clip, map_frames
+from fame.progress import Progress
 from preprocess.config import PreprocessConfig
 from preprocess.isolation import DecoderStartError, SourceError
 from preprocess.plan import list_videos
-from preprocess.report import Snapshot, show_progress
+from preprocess.report import Snapshot, shown_on
 from preprocess.run import preprocess
 from tests.preprocess.conftest import SPEC, Configure, tree
 from tests.preprocess.test_isolation import ROGUE
@@ -364,7 +365,13 @@ def test_an_empty_root_is_refused(configure: Configure, tmp_path: Path) -> None:
 @pytest.mark.parametrize("terminal", [True, False])
 def test_progress_is_shown(configure: Configure, terminal: bool) -> None:
     console = Console(force_terminal=terminal, width=200, record=True)
-    with show_progress(console) as progress:
-        preprocess(configure(executor="serial"), progress=progress)
+    with Progress(console=console) as progress:
+        preprocess(configure(executor="serial"), progress=shown_on(progress))
     text = console.export_text()
-    assert "12/12 videos" in text and "2 failed" in text and "videos/s" in text and "left" in text
+    assert (
+        "making shards" in text
+        and "12/12" in text
+        and "2 failed" in text
+        and "videos/s" in text
+        and "left" in text
+    )

@@ -79,7 +79,7 @@ def test_a_run_says_it_once_and_rank_0_alone(
     class Second(Alone):
         rank = 1
 
-    log = RunLog(tmp_path, first=0, total=4, clips=2, peers=Second(), device=CPU)
+    log = RunLog(tmp_path, first=0, total=4, per_epoch=2, clips=2, peers=Second(), device=CPU)
     log.say("recipe: none")
     assert capsys.readouterr().err == ""
 
@@ -87,7 +87,7 @@ def test_a_run_says_it_once_and_rank_0_alone(
 def test_the_time_left_is_estimated_after_the_first_steps(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with RunLog(tmp_path, first=0, total=4, clips=2, peers=Alone(), device=CPU) as log:
+    with RunLog(tmp_path, first=0, total=4, per_epoch=2, clips=2, peers=Alone(), device=CPU) as log:
         for step in range(4):
             log.record(step, {"loss": 1.0}, waited=0.0)
             log.flush()

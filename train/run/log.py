@@ -15,23 +15,21 @@ import threading
 import time
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from fame.files import sweep, whole
 from fame.lock import hold
+from fame.progress import Progress, duration
 from train.run.peers import Peers
 
-PLAIN_SECONDS = 10.0
+TRAINING, DATA_WAIT = "training", "waiting for data"  # phases
 _STEADY = 2  # log entries; the first one's time holds compiling, and workers that start
 
 
@@ -99,8 +97,8 @@ class RunLog:
     """Figures of a run, kept on the device until asked for, then averaged over processes and
     written by rank 0.
 
-    Use as a context. ``first`` and ``total`` are steps; ``clips`` the clips of a step over all
-    processes.
+    Use as a context. ``first`` and ``total`` are steps; ``per_epoch`` the steps of an epoch;
+    ``clips`` the clips of a step over all processes; ``progress`` where the command shows its own.
     """
 
     def __init__(
@@ -109,19 +107,17 @@ class RunLog:
         *,
         first: int,
         total: int,
+        per_epoch: int,
         clips: int,
         peers: Peers,
         device: torch.device,
+        progress: Progress | None = None,
     ) -> None:
-        self.folder, self.total, self.clips, self.peers, self.device = (
-            folder,
-            total,
-            clips,
-            peers,
-            device,
-        )
+        self.folder, self.clips, self.peers, self.device = folder, clips, peers, device
+        self.first, self.total, self.per_epoch = first, total, per_epoch
+        self.progress = progress or Progress(show=peers.rank == 0)
         self._pending: list[tuple[int, dict[str, Tensor | float]]] = []
-        self._since, self._waited, self._plain_at = time.monotonic(), 0.0, 0.0
+        self._since, self._waited = time.monotonic(), 0.0
         self._flushes = 0
         self._writes = peers.rank == 0
         if self._writes:
@@ -133,25 +129,26 @@ class RunLog:
                 stack.callback(self._board.close)
                 self._lines = stack.enter_context((folder / "metrics.jsonl").open("a"))
                 self._files = stack.pop_all()
-            self._console = Console(stderr=True)
-            self._bar = _bar(self._console)
-            self._row = self._bar.add_task("", total=total, completed=first, figures="")
 
     def __enter__(self) -> Self:
-        if self._writes and self._console.is_terminal:
-            self._bar.start()
+        self.progress.__enter__()
         return self
 
     def __exit__(self, *exception: object) -> None:
+        if exception[0] is None:
+            self.say(self.progress.took())
+        self.progress.__exit__(*exception)
         if self._writes:
-            if self._console.is_terminal:  # elsewhere it would end with an empty line
-                self._bar.stop()
             self._files.close()
 
     def record(self, step: int, figures: Mapping[str, Tensor | float], *, waited: float) -> None:
         """Keep a step's figures; nothing waits for the device."""
         self._pending.append((step, dict(figures)))
         self._waited += waited
+        if step == self.first:  # what is left is reckoned without the first step, which compiles
+            self.progress.phase(TRAINING, total=self.total, done=step + 1)
+        else:
+            self.progress.waited(waited, DATA_WAIT)
 
     def flush(self) -> None:
         """Write the kept steps. Raises :class:`DivergedError` at the first one whose loss is not
@@ -202,13 +199,12 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """Tell the person who watches."""
-        if self._writes:
-            self._console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self.progress.say(text)
 
     def _estimate(self, *, done: int, rate: float) -> None:
         """Say how long the steps that are left will take."""
         if left := self.total - done:
-            took = timedelta(seconds=round(left * self.clips / max(rate, 1e-9)))
+            took = duration(left * self.clips / max(rate, 1e-9))
             self.say(f"estimate: {took} for the {left} steps that are left, at {rate:.1f} clips/s")
 
     def _averaged(self) -> list[dict[str, float]]:
@@ -236,15 +232,10 @@ class RunLog:
 
     def _show(self, line: dict[str, float]) -> None:
         done = int(line["step"]) + 1
-        text = f"loss {line['loss']:.4f}  {line['clips_per_second']:.1f} clips/s"
-        self._bar.update(self._row, completed=done, figures=text)
-        now = time.monotonic()
-        if not self._console.is_terminal and (
-            now - self._plain_at > PLAIN_SECONDS or done == self.total
-        ):
-            self._plain_at = now
-            left = (self.total - done) * self.clips / max(line["clips_per_second"], 1e-9)
-            self.say(f"step {done}/{self.total}  {text}  {left / 60:.1f} min left")
+        epoch, epochs = -(-done // self.per_epoch), self.total // self.per_epoch
+        speed = f"{line['clips_per_second']:.1f} clips/s"
+        notes = f"epoch {epoch}/{epochs}, loss {line['loss']:.4f}, {speed}"
+        self.progress.at(done, notes, now=done == self.total)
 
 
 @contextmanager
@@ -263,16 +254,6 @@ def _disk_errors_once() -> Generator[None]:
         yield
     finally:
         threading.excepthook = before
-
-
-def _bar(console: Console) -> Progress:
-    return Progress(
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[figures]}"),
-        TimeRemainingColumn(),
-        console=console,
-    )
 
 
 def _revision() -> str | None:

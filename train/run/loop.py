@@ -16,6 +16,7 @@ from typing import Any, Literal, NoReturn
 from fame.archive import RUN_CHECKPOINT
 from fame.checkpoint import open_checkpoint, save
 from fame.files import write_errors
+from fame.progress import Progress
 from train.run import checkpoint
 from train.run.loading import LoaderError
 from train.run.log import DivergedError, RunLog, environment, write_json
@@ -25,6 +26,7 @@ from train.run.peers import Peers
 from train.run.task import Task
 
 Resume = Literal["auto", "never"] | Path
+_FIRST_STEP = {False: "first step", True: "compiling, first step"}  # phases
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,17 +49,25 @@ class RunResult:
         return 128 + self.signal if self.signal else 0
 
 
-def train(task: Task[Any], folder: Path, *, peers: Peers, resume: Resume = "auto") -> RunResult:
+def train(
+    task: Task[Any],
+    folder: Path,
+    *,
+    peers: Peers,
+    resume: Resume = "auto",
+    progress: Progress | None = None,
+) -> RunResult:
     """Train ``task`` to its last epoch in the run folder, going on where its last checkpoint ends.
 
     ``resume="never"`` refuses a folder with a checkpoint; a path resumes from that checkpoint.
     SIGINT, SIGTERM and SIGHUP save and return; a loss that is not finite raises
     :class:`DivergedError`, a disk that is full :class:`~fame.files.WriteError`, and both leave the
     last good checkpoint in place. Where no batches come any more,
-    :class:`~train.run.loading.LoaderError` is raised after saving, in every process.
+    :class:`~train.run.loading.LoaderError` is raised after saving, in every process. ``progress``
+    is that of a command which shows one already.
     """
     last = folder / RUN_CHECKPOINT
-    step, changes = _begin(task, folder, resume, peers)
+    begun, changes = _begin(task, folder, resume, peers)
     total = task.config.epochs * task.steps_per_epoch
     with (
         sound_kernels(task.config, task.device),
@@ -65,19 +75,20 @@ def train(task: Task[Any], folder: Path, *, peers: Peers, resume: Resume = "auto
         write_errors(folder),
         RunLog(
             folder,
-            first=step,
+            first=begun,
             total=total,
+            per_epoch=task.steps_per_epoch,
             clips=task.clips_per_step,
             peers=peers,
             device=task.device,
+            progress=progress,
         ) as report,
     ):
-        for line in task.opening():
-            report.say(line)
-        if step:
-            report.say(f"resumed at step {step} of {total}{changes}")
-        feed = _Feed(task, step, total)
-        saved_at, saved = time.monotonic(), step
+        resumed = [f"resumed at step {begun} of {total}{changes}"] if begun else []
+        report.say("\n".join((*task.opening(), *resumed)))
+        report.progress.phase("loading the first batch")
+        feed = _Feed(task, begun, total)
+        step, saved_at, saved = begun, time.monotonic(), begun
         while step < total:
             asked = time.monotonic()
             try:
@@ -88,6 +99,8 @@ def train(task: Task[Any], folder: Path, *, peers: Peers, resume: Resume = "auto
                     _save(task, folder, step, peers)
                 feed.end(step)
             waited = time.monotonic() - asked
+            if step == begun:
+                report.progress.phase(_FIRST_STEP[task.config.compile])
             with memory_errors(task.device, ways=task.less_memory):
                 figures = task.step(step, batch)
             report.record(step, figures, waited=waited)
@@ -98,10 +111,12 @@ def train(task: Task[Any], folder: Path, *, peers: Peers, resume: Resume = "auto
                 continue
             _flush(report, last)
             if ends_epoch:
-                _end_epoch(task, report, step)
+                with report.progress.aside("ends of epochs"):
+                    _end_epoch(task, report, step)
             overdue = peers.rank == 0 and time.monotonic() - saved_at >= task.config.save_seconds
             if ends_epoch or stop or peers.any(overdue):  # clocks differ: the first process decides
-                _save(task, folder, step, peers)
+                with report.progress.aside("saving"):
+                    _save(task, folder, step, peers)
                 saved_at, saved = time.monotonic(), step
             if stop and step < total:
                 feed.end_if_lost(step)
