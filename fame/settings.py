@@ -180,7 +180,7 @@ class Field:
                 return tuple(Path(part) for part in text.split(os.pathsep) if part)
             if get_origin(kind) is tuple:
                 return tuple(int(part) for part in text.split(",") if part)
-            return kind(text) if kind in _NUMBERS else text
+            return kind(text) if kind is Path or kind in _NUMBERS else text
         except (ValueError, KeyError):
             raise ValueError(f"{self.name} must be {self.allowed}, got {text!r}") from None
 

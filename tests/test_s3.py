@@ -44,6 +44,8 @@ from fame.clipstore.layout import record_key
 from tests.fame.clipstore import small
 from tests.preprocess.videos import write_video
 from tests.stores import make_store
+from train.config import PretrainConfig
+from train.data import PairDataset, Pairs, stream
 
 BUCKET = "clips"
 PAIR = Window(frames=2)
@@ -318,6 +320,30 @@ def test_a_loader_with_workers_gives_what_a_local_store_gives(address: str, loca
         given.append(list(clips.batches(3, workers=workers, device=torch.device("cpu"))))
     for (clip, video), (other_clip, other_video) in zip(*given, strict=True):
         assert torch.equal(clip, other_clip) and torch.equal(video, other_video)
+
+
+def test_workers_that_share_a_cache_give_what_a_folder_gives_and_go_on_exactly(
+    address: str, local: Path, tmp_path: Path
+):
+    small.make(address)
+
+    def pairs(store: object, start: int, stop: int, *settings: str) -> list[Pairs]:
+        size = ["frames=2", "batch=2", "bn_group=none", "merge_group=none", "device=cpu"]
+        config = PretrainConfig().override([*size, *settings])
+        data = PairDataset(
+            [config.opened(store)], seed=config.seed, window=config.window, maps=True
+        )
+        return list(stream(data, config, start=start, stop=stop, device=torch.device("cpu")))
+
+    expected = pairs(local, 0, 8, "workers=0")
+    kept = f"cache={tmp_path / 'cache'}"
+    for workers, limit in ((2, 1.0), (0, 1.0), (2, 1e-9)):  # filled, full of it, room for nothing
+        settings = [f"workers={workers}", f"cache_gb={limit}", kept]
+        for start in (0, 3):
+            found = pairs(address, start, 8, *settings)
+            for one, other in zip(found, expected[start:], strict=True):
+                assert all(torch.equal(a, b) for a, b in zip(one[:3], other[:3], strict=True))
+    assert len(list((tmp_path / "cache").rglob("index"))) == 6
 
 
 # The lease ----------------------------------------------------------------------------------------

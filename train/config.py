@@ -5,12 +5,13 @@
 
 import difflib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fame.settings import SEED, Setting, Settings
 
 if TYPE_CHECKING:
-    from fame.clipstore import Window
+    from fame.clipstore import ClipStore, StorePath, Window
 
 ENCODERS = ("i3d", "r2plus1d_18", "c3d_small")
 _FOREIGN = "Networks of other projects are hf:FOLDER, torchvision:NAME, package.module:function"
@@ -168,6 +169,18 @@ class TrainingConfig(Settings):
             "Batches that each decoding process prepares ahead.", low=1, panel="Speed and memory"
         ),
     ] = 2
+    cache: Annotated[
+        Path | None,
+        Setting(
+            "Folder that keeps what is read of stores in buckets, for all runs (default: none).",
+            panel="Speed and memory",
+            metavar="FOLDER",
+        ),
+    ] = None
+    cache_gb: Annotated[
+        float,
+        Setting("Most that this folder holds, in GB.", above=0, panel="Speed and memory"),
+    ] = 100.0
     on_corrupt: Annotated[
         Literal["stop", "skip"],
         Setting("What to do at a damaged chunk of a store.", panel="Data"),
@@ -225,6 +238,18 @@ class TrainingConfig(Settings):
         from fame.clipstore import Window
 
         return Window(frames=self.frames, step=self.step, span=self.span)
+
+    def opened(self, store: "StorePath") -> "ClipStore":
+        """Open a store, with the cache where there is one. Raise ``ValueError`` as
+        ``ClipStore.open``, and for a folder in which nothing can be kept.
+        """
+        from fame.clipstore import Cache, ClipStore
+
+        if self.cache is None:
+            return ClipStore.open(store)
+        cache = Cache(folder=self.cache.absolute(), limit=int(self.cache_gb * 1e9))
+        cache.begin()
+        return ClipStore.open(store, cache=cache)
 
     @property
     def encoder_options(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from fame.clipstore import ClipStore, CorruptChunk, Window
 from fame.dataset import Address, ClipDataset
@@ -92,6 +92,15 @@ class PairDataset(ClipDataset):
             return Pairs(clips, maps, samples, error=str(error))
         return Pairs(clips, maps, samples, skipped)
 
+    def prefetch(self, addresses: Sequence[Address]) -> None:
+        """Have what these addresses need fetched in the background, where stores have a cache."""
+        for epoch, position in addresses:
+            sample = int(self.order(epoch)[position])
+            number, video = self.video_S2[sample % len(self)].tolist()
+            for start in self.starts_of(epoch, sample):
+                maps = self.maps != "none"
+                self.stores[number].prefetch(video, start, self.window, maps=maps)
+
     def _read_readable(
         self, epoch: int, position: int, clips: np.ndarray, maps: np.ndarray
     ) -> tuple[int, int]:
@@ -143,14 +152,47 @@ class StepSampler(Sampler[list[Address]]):
         self.share = range(rank * batch // world, (rank + 1) * batch // world)
 
     def __iter__(self) -> Iterator[list[Address]]:
-        for step in range(self.start, self.stop):
-            epoch, within = divmod(step, self.steps_per_epoch)
-            rows = [(epoch, within * self.batch + row) for row in self.share]
-            for first in range(0, len(rows), self.part):
-                yield rows[first : first + self.part]
+        return map(self._part, range(len(self)))
 
     def __len__(self) -> int:
         return (self.stop - self.start) * (len(self.share) // self.part)
+
+    def later(self, addresses: Sequence[Address], parts: int) -> list[Address]:
+        """The addresses that come ``parts`` parts after these, none after the end."""
+        epoch, position = addresses[0]
+        within, row = divmod(position, self.batch)
+        steps = epoch * self.steps_per_epoch + within - self.start
+        place = (row - self.share.start) // self.part
+        number = steps * (len(self.share) // self.part) + place + parts
+        return self._part(number) if number < len(self) else []
+
+    def _part(self, number: int) -> list[Address]:
+        # Part 5 of shares of 16 rows in parts of 8 is the second of step start + 2: rows 8 to 15.
+        step, place = divmod(number, len(self.share) // self.part)
+        epoch, within = divmod(self.start + step, self.steps_per_epoch)
+        first = self.share.start + place * self.part
+        return [(epoch, within * self.batch + row) for row in range(first, first + self.part)]
+
+
+class _Ahead(Dataset[Pairs]):
+    """A dataset that has the bytes of a worker's next part fetched while it decodes one.
+
+    Workers take parts in turn, so the next one of this worker comes ``workers`` parts later.
+    """
+
+    def __init__(self, dataset: PairDataset, sampler: StepSampler, workers: int) -> None:
+        self.dataset, self.sampler, self.turn = dataset, sampler, max(1, workers)
+        self._begun = False
+
+    def __getitem__(self, address: Address) -> Pairs:
+        return self.dataset[address]
+
+    def __getitems__(self, addresses: Sequence[Address]) -> Pairs:
+        if not self._begun:
+            self.dataset.prefetch(addresses)
+            self._begun = True
+        self.dataset.prefetch(self.sampler.later(addresses, self.turn))
+        return self.dataset.__getitems__(addresses)
 
 
 def store_identity(store: ClipStore) -> str:
@@ -211,7 +253,7 @@ def _loader(
     if config.workers:
         workers = {"multiprocessing_context": server(__name__), "prefetch_factor": config.prefetch}
     return DataLoader(
-        dataset,
+        _Ahead(dataset, sampler, config.workers) if config.cache else dataset,
         batch_sampler=sampler,
         num_workers=config.workers,
         collate_fn=_shared if config.workers else _as_it_is,

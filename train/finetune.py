@@ -82,8 +82,8 @@ def finetune(
     with process_group(device) as peers, one_writer(run_dir, peers):
         task = FinetuneTask(
             config,
-            train_store=ClipStore.open(train_store),
-            test_store=ClipStore.open(test_store),
+            train_store=config.opened(train_store),
+            test_store=config.opened(test_store),
             weights=weights,
             peers=peers,
             device=device,

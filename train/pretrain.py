@@ -54,10 +54,10 @@ def pretrain(
     with process_group(device) as peers, one_writer(run_dir, peers):
         task = PretrainTask(
             config,
-            stores=[ClipStore.open(path) for path in stores],
+            stores=[config.opened(path) for path in stores],
             peers=peers,
             device=device,
-            knn_store=ClipStore.open(knn_store) if knn_store else None,
+            knn_store=config.opened(knn_store) if knn_store else None,
             proportion=proportion,
         )
         return train(task, run_dir, peers=peers, resume=resume, progress=progress)

@@ -5,6 +5,7 @@ Making one: ``with lock(path): create(...)``, ``write_shard`` for each of ``miss
 ``finalise``. Using one: :class:`ClipStore`. The format is described in ``docs/store-format.md``.
 """
 
+from fame.clipstore.cache import Cache
 from fame.clipstore.info import StoreInfo, store_info
 from fame.clipstore.locate import absolute, locate, lock
 from fame.clipstore.read import ClipStore
@@ -33,6 +34,7 @@ from fame.clipstore.write import (
 )
 
 __all__ = [
+    "Cache",
     "ClipStore",
     "CorruptChunk",
     "ShardRecord",

@@ -31,6 +31,7 @@ class Bucket(Storage):
     """The files of a store as objects; ``path`` is ``s3://bucket/prefix``."""
 
     max_open = 4096  # of each only its index is held
+    remote = True
 
     def __init__(self, address: str) -> None:
         self._bucket, _, prefix = address.removeprefix("s3://").partition("/")

@@ -10,13 +10,14 @@ event loop, so it is as safe in forked workers as in spawned ones.
 """
 
 from collections.abc import Callable
-from functools import cached_property, lru_cache
-from typing import Any, TypeVar
+from functools import cached_property, lru_cache, partial
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 
 from fame.clipstore.arrays import read_labels, read_lengths, read_names
+from fame.clipstore.cache import Cache, CachedShard, in_background
 from fame.clipstore.chunk import decode_into, decode_source, max_chunk_bytes
 from fame.clipstore.layout import SEAL_KEY, Layout
 from fame.clipstore.locate import absolute, locate
@@ -36,11 +37,12 @@ class ClipStore:
     A clip is a video, a start among its kept frames and a :class:`Window`. ``labels_V`` holds the
     class of each video (-1 unknown), ``length_V`` its kept frames (0 where it failed),
     ``stretches_V`` in how many runs they come and ``valid_V`` whether it can be shown. Pickles as
-    its path: a worker opens the store anew.
+    its path and its cache: a worker opens the store anew.
     """
 
-    def __init__(self, storage: Storage, layout: Layout) -> None:
+    def __init__(self, storage: Storage, layout: Layout, cache: Cache | None = None) -> None:
         self.path, self._storage, self._layout = storage.path, storage, layout
+        self._cache = cache if storage.remote else None
         storage.refuse_links(layout.array_metadata())
         self.labels_V = read_labels(storage, layout).astype(np.int64)
         self.length_V, self.stretches_V = read_lengths(storage, layout)
@@ -48,13 +50,13 @@ class ClipStore:
         self._shard = lru_cache(maxsize=storage.max_open)(self._open_shard)
 
     @classmethod
-    def open(cls, path: StorePath) -> "ClipStore":
-        """Open a finished store; raises :class:`StoreError` where there is none or its metadata is
-        damaged.
+    def open(cls, path: StorePath, *, cache: Cache | None = None) -> "ClipStore":
+        """Open a finished store; what is read of one in a bucket goes through ``cache``. Raises
+        :class:`StoreError` where there is none or its metadata is damaged.
         """
         storage = locate(absolute(path))
         try:
-            return cls(storage, Layout.from_root_json(read_sealed_root(storage)))
+            return cls(storage, Layout.from_root_json(read_sealed_root(storage)), cache)
         except StoreError as error:
             raise StoreError(f"cannot open the clip store {storage}: {error}") from error
 
@@ -142,6 +144,28 @@ class ClipStore:
         """
         return mean_map(self.maps(video, start, window))
 
+    def prefetch(self, video: int, start: int, window: Window, *, maps: bool) -> None:
+        """Have the bytes of a clip, and of its maps, fetched into the cache in the background."""
+        if self._cache is None:
+            return
+        number_T = np.unique(self._numbers(video, start, window))
+        asked = {"frames": number_T}
+        if maps:
+            asked["foreground"] = np.unique(number_T // self.spec.foreground_every)
+        for array, number_U in asked.items():
+            shard, position_U = self._positions(array, video, number_U)
+            in_background(partial(self._prefetch, array, shard, position_U.tolist()))
+
+    def _prefetch(self, array: str, shard: int, positions: list[int]) -> None:
+        cast("CachedShard", self._shard(array, shard)).prefetch(positions)
+
+    def _positions(
+        self, array: str, video: int, number_U: Int64[np.ndarray, " u"]
+    ) -> tuple[int, Int64[np.ndarray, " u"]]:
+        """The shard of a video, and where in it the chunks of these numbers are."""
+        shard, place = divmod(video, self.spec.videos_per_shard)
+        return shard, number_U + place * self._layout.chunks_per_video(array)
+
     def source(self, video: int) -> Int32[np.ndarray, "l 2"]:
         """Number and time in milliseconds of each kept frame in the source. Raises as
         :meth:`clip`.
@@ -156,7 +180,7 @@ class ClipStore:
         return self._told("source", video, read)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ClipStore.open, (self.path,)
+        return partial(ClipStore.open, cache=self._cache), (self.path,)
 
     def __repr__(self) -> str:
         spec, frames = self.spec, int(self.length_V.sum())
@@ -188,10 +212,9 @@ class ClipStore:
         if out is None:
             shape = (len(number_T), *self._layout.element_shape(array))
             out = np.empty(shape, np.uint8)
-        shard, place = divmod(video, self.spec.videos_per_shard)
         number_U, first_U, shown_T = np.unique(number_T, return_index=True, return_inverse=True)
         first_T = first_U[shown_T].tolist()
-        position_U = number_U + place * self._layout.chunks_per_video(array)
+        shard, position_U = self._positions(array, video, number_U)
 
         def read() -> np.ndarray:  # a shape here would be made anew with every clip
             chunks = self._shard(array, shard).chunks(position_U.tolist())
@@ -205,20 +228,32 @@ class ClipStore:
         return self._told(array, video, read)
 
     def _told(self, array: str, video: int, read: Callable[[], Found]) -> Found:
-        """What ``read`` gives; damage is told with where it is and what to do."""
+        """What ``read`` gives; damage is told with where it is and what to do. Where the damage is
+        in the cache, it is read again from the store.
+        """
+        shard, first = self._positions(array, video, np.zeros(1, np.int64))
         try:
-            return read()
+            try:
+                return read()
+            except ValueError:
+                if not self._shard(array, shard).forget(int(first[0])):
+                    raise
+                return read()
         except ValueError as error:
             raise CorruptChunk(
-                f"{self.path}: {array} of video {video} (shard "
-                f"{video // self.spec.videos_per_shard}) is corrupt: {error}. "
+                f"{self.path}: {array} of video {video} (shard {shard}) is corrupt: {error}. "
                 "`fame store verify --repair` has it made again"
             ) from error
 
     def _open_shard(self, array: str, shard: int) -> OpenShard:
-        return OpenShard(
-            self._storage,
-            self._layout.shard_key(array, shard),
-            chunks_per_shard=self._layout.chunks_per_shard(array),
-            max_chunk_bytes=max_chunk_bytes(self._layout, array),
+        layout, key = self._layout, self._layout.shard_key(array, shard)
+        sizes = {
+            "chunks_per_shard": layout.chunks_per_shard(array),
+            "max_chunk_bytes": max_chunk_bytes(layout, array),
+        }
+        if self._cache is None:
+            return OpenShard(self._storage, key, **sizes)
+        name, room = f"{self.digest[:32]}/{key}", layout.chunks_per_video(array)
+        return CachedShard(
+            self._storage, key, cache=self._cache, name=name, chunks_per_video=room, **sizes
         )

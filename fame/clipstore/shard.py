@@ -8,16 +8,17 @@ chunk: zarr's writer wants the decoded shard whole.
 
 import threading
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import UInt8
 
 from fame.clipstore.chunk import CRC_BYTES, crc32c
 from fame.clipstore.schema import StoreError
-from fame.clipstore.storage import Draft, Storage
+from fame.clipstore.storage import Draft, Source, Storage
 
 _PAIR_BYTES = 16
-_ABSENT = 2**64 - 1
+ABSENT = 2**64 - 1
 _GAP_BYTES = 2**18  # read through, since a second read would cost more
 
 
@@ -28,7 +29,7 @@ class ShardDraft:
 
     def __init__(self, file: Draft, *, chunks_per_shard: int) -> None:
         self.file = file
-        self._index = np.full((chunks_per_shard, 2), _ABSENT, "<u8")
+        self._index = np.full((chunks_per_shard, 2), ABSENT, "<u8")
         self._next = 0
 
     def append(self, chunk: bytes | None) -> None:
@@ -53,17 +54,16 @@ class OpenShard:
         self, storage: Storage, key: str, *, chunks_per_shard: int, max_chunk_bytes: int
     ) -> None:
         self._where, self._max_chunk_bytes = f"{storage}/{key}", max_chunk_bytes
-        self._source = storage.open(key)
-        index_bytes = chunks_per_shard * _PAIR_BYTES + CRC_BYTES
-        self._end = self._source.size - index_bytes
-        if self._end < 0:
-            raise StoreError(
-                f"{self._where}: too short to hold the index of {chunks_per_shard} chunks"
-            )
-        data = self._read(self._end, index_bytes).tobytes()
-        if crc32c(data[:-CRC_BYTES]) != data[-CRC_BYTES:]:
+        self._storage, self._key = storage, key
+        size, data = self._ending(chunks_per_shard * _PAIR_BYTES + CRC_BYTES)
+        self._end = size - len(data)
+        if not checksum_holds(data):
             raise StoreError(f"{self._where}: the checksum of the index does not match")
         self._index = np.frombuffer(data[:-CRC_BYTES], "<u8").reshape(chunks_per_shard, 2)
+
+    @cached_property
+    def _source(self) -> Source:
+        return self._storage.open(self._key)
 
     def chunk(self, position: int) -> UInt8[np.ndarray, " bytes"] | None:
         """The bytes of one chunk, none where the shard has none; raises :class:`StoreError` for a
@@ -84,15 +84,17 @@ class OpenShard:
         for a chunk that is absent.
         """
         offsets, ends = self._places(positions)
-        first = 0
-        for last, end in enumerate(ends):
-            if last + 1 < len(ends) and end <= offsets[last + 1] <= end + _GAP_BYTES:
-                continue
+        for first, last in side_by_side(offsets, ends):
             begin = offsets[first]
-            run = self._read(begin, end - begin)
+            run = self._run(positions[first], begin, ends[last] - begin)
             for place in range(first, last + 1):
                 yield run[offsets[place] - begin : ends[place] - begin]
-            first = last + 1
+
+    def forget(self, position: int) -> bool:
+        """Drop what is kept of the video of a chunk elsewhere than in the shard; return whether
+        that was anything.
+        """
+        return False
 
     def _places(self, positions: Sequence[int]) -> tuple[list[int], list[int]]:
         """Where chunks begin and end, which cannot be elsewhere than before the index."""
@@ -108,13 +110,40 @@ class OpenShard:
         return index_N2[:, 0].tolist(), index_N2.sum(1).tolist()
 
     def _absent(self, position: int) -> bool:
-        return self._index[position].tolist() == [_ABSENT, _ABSENT]
+        return self._index[position].tolist() == [ABSENT, ABSENT]
+
+    def _ending(self, length: int) -> tuple[int, bytes]:
+        """Size of the file, and its last bytes: the index."""
+        size = self._source.size
+        if size < length:
+            chunks = length // _PAIR_BYTES
+            raise StoreError(f"{self._where}: too short to hold the index of {chunks} chunks")
+        return size, self._read(size - length, length).tobytes()
+
+    def _run(self, first: int, begin: int, length: int) -> UInt8[np.ndarray, " bytes"]:
+        """The bytes of chunks that lie side by side, of which ``first`` is the first."""
+        return self._read(begin, length)
 
     def _read(self, offset: int, length: int) -> UInt8[np.ndarray, " bytes"]:
-        view = _buffer.of(length)
+        view = reading_buffer(length)
         if self._source.read_into(view, offset) != length:
             raise StoreError(f"{self._where}: ends before byte {offset + length}")
         return np.frombuffer(view, np.uint8)
+
+
+def side_by_side(offsets: Sequence[int], ends: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """First and last of the chunks that are read at once: small gaps between them are read too."""
+    first = 0
+    for last, end in enumerate(ends):
+        if last + 1 < len(ends) and end <= offsets[last + 1] <= end + _GAP_BYTES:
+            continue
+        yield first, last
+        first = last + 1
+
+
+def checksum_holds(data: bytes) -> bool:
+    """Whether the checksum at the end of an index or a chunk is that of the rest."""
+    return crc32c(data[:-CRC_BYTES]) == data[-CRC_BYTES:]
 
 
 class _Buffer(threading.local):
@@ -132,3 +161,8 @@ class _Buffer(threading.local):
 
 
 _buffer = _Buffer()
+
+
+def reading_buffer(length: int) -> memoryview:
+    """This thread's reading buffer: what it holds is overwritten by the thread's next read."""
+    return _buffer.of(length)

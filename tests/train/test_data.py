@@ -116,6 +116,25 @@ def test_a_resumed_stream_goes_on_where_it_was(store: Path):
     assert equal(read(dataset(store), start=0, stop=8)[5:], read(dataset(store), start=5, stop=8))
 
 
+@given(st.integers(1, 5), st.integers(1, 3), st.integers(0, 9), st.integers(1, 7), st.data())
+def test_what_is_fetched_ahead_is_what_comes_later(
+    share: int, world: int, start: int, later: int, draws: st.DataObject
+):
+    part = draws.draw(st.sampled_from([size for size in range(1, share + 1) if share % size == 0]))
+    sampler = StepSampler(
+        samples=3 * share * world + 1,
+        batch=share * world,
+        start=start,
+        stop=start + 5,
+        part=part,
+        rank=draws.draw(st.integers(0, world - 1)),
+        world=world,
+    )
+    parts = [*sampler, *[[]] * later]
+    for number, addresses in enumerate(sampler):
+        assert sampler.later(addresses, later) == parts[number + later]
+
+
 @given(st.integers(1, 40), st.integers(1, 6), st.integers(0, 30), st.integers(1, 20))
 def test_processes_share_every_batch_without_overlap(
     share: int, world: int, start: int, count: int

@@ -26,8 +26,8 @@ from train.config import TrainingConfig
 # A run may go on with other values of these: they change its speed or its bookkeeping, not what it
 # computes.
 _FREE = {
-    "device", "compile", "checkpoint_activations", "workers", "prefetch", "on_corrupt", "log_every",
-    "checkpoint_every", "keep", "save_seconds", "knn_every", "knn_k",
+    "device", "compile", "checkpoint_activations", "workers", "prefetch", "cache", "cache_gb",
+    "on_corrupt", "log_every", "checkpoint_every", "keep", "save_seconds", "knn_every", "knn_k",
 }  # fmt: skip
 # A run may be made longer; what is said then is that its schedule changes.
 _LENGTH = ("epochs", "milestones")
