@@ -26,6 +26,7 @@ from train.config import FinetuneConfig, LaunchConfig, PretrainConfig
 from train.recipes import RECIPES, recipe
 
 if TYPE_CHECKING:
+    from fame.weights import Weights
     from train.finetune import FinetuneResult
 
 finetune_app = App(
@@ -131,6 +132,14 @@ def pretrain(
         ),
     ] = None,
     resume: _Resume = "auto",
+    init: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CHECKPOINT",
+            help="Weights to start from: of a run, of another project, or hf:FOLDER.",
+            rich_help_panel="Data",
+        ),
+    ] = None,
     knn_store: Annotated[
         str | None,
         typer.Option(
@@ -143,9 +152,13 @@ def pretrain(
     """Pretrain an encoder by momentum contrast on clips whose foregrounds and backgrounds were
     merged.
     """
-    config = replace(
-        recipe(recipe_name), **chosen(PretrainConfig, given, settings=settings, file=config_file)
-    )
+    fields = chosen(PretrainConfig, given, settings=settings, file=config_file)
+    weights = _weights(init)
+    if weights:
+        from train.start import network_of
+
+        fields |= network_of(weights, fields, instead="without --init")
+    config = replace(recipe(recipe_name), **fields)
     if show_config:
         return _show(config)
     given_paths, proportion = shares(stores or [])
@@ -161,15 +174,28 @@ def pretrain(
         "proportion": proportion,
     }
     if launch.launcher == "ray":
-        result = _ray_launcher(resume).pretrain_on_ray(config, **where, launch=launch)
+        origin = weights.path if weights else None
+        ray = _ray_launcher(resume)
+        result = ray.pretrain_on_ray(config, **where, launch=launch, init=origin)
     else:
         with starting("loading PyTorch and the stores") as progress:
             from train.pretrain import pretrain as train_here
 
-            result = train_here(config, **where, resume=_source(resume), progress=progress)
+            result = train_here(
+                config, **where, resume=_source(resume), init=weights, progress=progress
+            )
     if first_process():
         say(f"{result.status} at step {result.step} of {result.total}: {result.checkpoint}")
     raise typer.Exit(result.exit_code)
+
+
+def _weights(path: str | None) -> "Weights | None":
+    """Read weights to start from."""
+    if path is None:
+        return None
+    from fame.weights import read_weights
+
+    return read_weights(Path(path))
 
 
 def _show(config: Settings) -> None:
@@ -258,13 +284,12 @@ def _finetune(
     test: str = "test",
 ) -> None:
     """Fine-tune on one dataset and print the metrics of the test."""
-    from fame.weights import read_weights
     from train.finetune import configured, finetune
 
     weights = None
     if options.pretrained != "none":
         named = Path(options.pretrained) if options.pretrained else None
-        weights = read_weights(checkpoint_or_default(named, options.root))
+        weights = _weights(str(checkpoint_or_default(named, options.root)))
     fields = chosen(
         FinetuneConfig, given, settings=options.settings or [], file=options.config_file
     )

@@ -41,6 +41,7 @@ from train.run.log import one_writer, write_json
 from train.run.loop import Resume, RunResult, train
 from train.run.peers import Peers, choose_device, process_group
 from train.run.task import EpochEnd, Task
+from train.start import network_of
 
 SELECTED = "selected.pt"
 
@@ -114,13 +115,7 @@ def configured(weights: Weights | None, chosen: Mapping[str, Any]) -> FinetuneCo
     start: dict[str, Any] = {}
     if weights:
         card = weights.card
-        start = {"encoder": card.name, "width": float(card.options.get("width", 1.0))}
-        for name, value in start.items():
-            if chosen.get(name, value) != value:
-                raise ValueError(
-                    f"{name} {chosen[name]} is for training from scratch (--pretrained none): "
-                    f"{weights.path} has {value}"
-                )
+        start = network_of(weights, chosen, instead="--pretrained none")
         kept = ("crop", "frames", "step", "span")
         start |= {key: card.config[key] for key in kept if key in card.config}
     recipe = FinetuneConfig()

@@ -21,7 +21,7 @@ from fame.archive import RUN_CHECKPOINT
 from fame.checkpoint import open_checkpoint
 from fame.clipstore import StorePath, absolute
 from fame.sessions import secured
-from fame.weights import read_weights
+from fame.weights import Weights, read_weights
 from train.config import FinetuneConfig, LaunchConfig, PretrainConfig, TrainingConfig
 from train.finetune import FinetuneResult, finetune
 from train.pretrain import pretrain
@@ -37,6 +37,7 @@ def pretrain_on_ray(
     launch: LaunchConfig,
     knn_store: StorePath | None = None,
     proportion: Sequence[float] | None = None,
+    init: Path | None = None,
 ) -> RunResult:
     """:func:`train.pretrain.pretrain` in ``launch.processes`` processes of the cluster that Ray
     is connected to.
@@ -52,6 +53,7 @@ def pretrain_on_ray(
         "run_dir": str(run_dir),
         "knn_store": str(absolute(knn_store)) if knn_store else None,
         "proportion": proportion,
+        "init": _whole(init),
     }
     _fit(_pretrain, arguments, config=config, run_dir=run_dir, launch=launch)
     return _outcome(config, run_dir)
@@ -75,7 +77,7 @@ def finetune_on_ray(
         "config": config.to_dict(),
         "train_store": str(absolute(train_store)),
         "test_store": str(absolute(test_store)),
-        "pretrained": str(pretrained.resolve()) if pretrained else None,
+        "pretrained": _whole(pretrained),
         "run_dir": str(run_dir),
         "crops": crops,
     }
@@ -131,6 +133,7 @@ def _pretrain(arguments: dict[str, Any]) -> None:
         run_dir=Path(arguments["run_dir"]),
         knn_store=arguments["knn_store"],
         proportion=arguments["proportion"],
+        init=_read(arguments["init"]),
     )
 
 
@@ -142,10 +145,19 @@ def _finetune(arguments: dict[str, Any]) -> None:
         config,
         train_store=arguments["train_store"],
         test_store=arguments["test_store"],
-        weights=read_weights(Path(arguments["pretrained"])) if arguments["pretrained"] else None,
+        weights=_read(arguments["pretrained"]),
         run_dir=Path(arguments["run_dir"]),
         crops=arguments["crops"],
     )
+
+
+def _whole(weights: Path | None) -> str | None:
+    """Return the path of weights as it is understood on another node."""
+    return str(weights.resolve()) if weights and weights.exists() else weights and str(weights)
+
+
+def _read(weights: str | None) -> Weights | None:
+    return read_weights(Path(weights)) if weights else None
 
 
 def _begin(config: TrainingConfig) -> None:

@@ -5,6 +5,7 @@ Shapes: B clips of this process, C channels, T frames, S crop size, D feature di
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from fame.moco import NOBODY, MoCo, shuffle
 from fame.models import Backbone, build_encoder, set_activation_checkpointing, set_norm_group
 from fame.progress import Progress
 from fame.transfer import send
+from fame.weights import Weights
 from train.config import PretrainConfig
 from train.data import PairDataset, Pairs, store_identity
 from train.evaluate.monitor import knn_accuracy, labelled_videos
@@ -27,6 +29,7 @@ from train.run.loop import Resume, RunResult, train
 from train.run.peers import Peers, choose_device, process_group
 from train.run.schedule import key_momentum
 from train.run.task import EpochEnd, Task
+from train.start import start_from_
 from train.views import draw_views, picture, reads_maps, render
 
 _ABOUT_ONE = 1.01  # a coordinate of a unit vector, rounded
@@ -41,13 +44,15 @@ def pretrain(
     knn_store: StorePath | None = None,
     proportion: Sequence[float] | None = None,
     progress: Progress | None = None,
+    init: Weights | None = None,
 ) -> RunResult:
     """Train on ``stores`` into ``run_dir``; see :func:`train.run.loop.train` for how it stops and
     resumes.
 
     Under torchrun or Ray every process calls this with the same arguments. ``knn_store`` is the
     labelled store that ``config.knn_every`` asks for, ``proportion`` mixes the stores as
-    :class:`fame.ClipDataset` does. Raises ``ValueError`` (one clear line) for
+    :class:`fame.ClipDataset` does, ``init`` are weights to start from: ``config`` names their
+    network. Raises ``ValueError`` (one clear line) for
     stores, configs and checkpoints that do not fit.
     """
     device = choose_device(config.device)
@@ -59,6 +64,7 @@ def pretrain(
             device=device,
             knn_store=config.opened(knn_store) if knn_store else None,
             proportion=proportion,
+            init=init,
         )
         return train(task, run_dir, peers=peers, resume=resume, progress=progress)
 
@@ -75,12 +81,15 @@ class PretrainTask(Task[PretrainConfig]):
         device: torch.device,
         knn_store: ClipStore | None = None,
         proportion: Sequence[float] | None = None,
+        init: Weights | None = None,
     ) -> None:
         groups = {
             "bn_group": config.bn_group,
             "merge_group": config.merge_group if config.merges else None,
         }
-        self.moco = build_moco(config).to(device)
+        moco = build_moco(config)
+        self._start = [start_from_(moco, init, config.head_options)] if init else []
+        self.moco = moco.to(device)
         dataset = PairDataset(
             stores,
             seed=config.seed,
@@ -100,7 +109,7 @@ class PretrainTask(Task[PretrainConfig]):
                 "options": config.encoder_options,
                 "head": config.head_options,
             },
-            data=_identities(dataset),
+            data=_identities(dataset, init),
             peers=peers,
             device=device,
         )
@@ -109,9 +118,9 @@ class PretrainTask(Task[PretrainConfig]):
         self._last: tuple[Pairs, int] | None = None
 
     def opening(self) -> list[str]:
-        """Return three lines, each with its warnings after it."""
+        """Return three lines, each with its warnings after it, and what the run starts from."""
         spec = self.dataset.stores[0].spec
-        return opening_lines(
+        lines = opening_lines(
             self.config,
             device=self.device,
             processes=self.peers.world,
@@ -120,6 +129,7 @@ class PretrainTask(Task[PretrainConfig]):
             frame=(spec.height, spec.width),
             mixture=self.dataset.mixture,
         )
+        return [*lines, *self._start]
 
     def backward(self, step: int, batch: Pairs) -> Mapping[str, Tensor | float]:
         """Compute the symmetric loss of two views of each video, and its gradients."""
@@ -237,13 +247,12 @@ def build_moco(config: PretrainConfig) -> MoCo:
     return moco
 
 
-def _identities(dataset: PairDataset) -> list[str]:
-    """Return what a resumed run has to find again: the stores, and how they are mixed."""
+def _identities(dataset: PairDataset, init: Weights | None) -> list[str]:
+    """Return what a resumed run has to find again: stores, how they are mixed, first weights."""
+    shown = [f", {count} shown in an epoch" for _, count in dataset.mixture or ()]
     stores = [store_identity(store) for store in dataset.stores]
-    if dataset.mixture is None:
-        return stores
-    shown = [f"{count} shown in an epoch" for _, count in dataset.mixture]
-    return [f"{store}, {words}" for store, words in zip(stores, shown, strict=True)]
+    mixed = [store + words for store, words in zip(stores, shown or repeat(""), strict=False)]
+    return [*mixed, f"weights {init.digest}"] if init else mixed
 
 
 def _check_knn(config: PretrainConfig, store: ClipStore | None) -> None:

@@ -9,10 +9,12 @@ import torch
 from fame.archive import CheckpointError
 from fame.checkpoint import checksum
 from fame.clipstore import ClipStore
+from fame.weights import read_weights
 from tests import crafted
 from tests.train.tiny import TINY, figures
 from train.pretrain import PretrainTask, pretrain
 from train.run.loop import resume_from
+from train.start import network_of
 
 SMALL = ("encoder=c3d_small", "epochs=2", "checkpoint_every=1")
 
@@ -99,3 +101,55 @@ def test_a_finished_run_is_made_longer_and_keeps_its_newest(
     with pytest.raises(CheckpointError, match="at step 16, past the 12 steps of epochs=3"):
         run("epochs=3")
     run("epochs=4", resume=tmp_path)  # a run folder is its last checkpoint
+
+
+def test_a_run_goes_on_with_another_batch_in_another_folder(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*settings: str, folder: str = "second", **options: Any) -> int:
+        config = TINY.override([*SMALL, *settings])
+        return pretrain(config, stores=[store], run_dir=tmp_path / folder, **options).step
+
+    assert run(folder="first") == 8  # 18 videos, 4 in a step
+    first = tmp_path / "first" / "checkpoints"
+    with pytest.raises(CheckpointError, match=r"begun with batch=4, not 8; go on in another fold"):
+        run("batch=8", "epochs=4", folder="first")
+    assert run("batch=8", "lr=2e-4", "epochs=4", resume=first / "epoch-0001.pt") == 8
+    said = "resumed at step 2 of 8 with epochs from 2 to 4, batch from 4 to 8, lr from 0.0001 to"
+    assert said in capsys.readouterr().err.replace("\n", " ")
+    assert len(figures(tmp_path / "second")) == 6  # from epoch 2 on, 2 steps each
+    with pytest.raises(CheckpointError, match="begun with ema="):
+        run("ema=0.5", "epochs=4", folder="third", resume=first / "last.pt")
+    content = saved(first / "last.pt")
+    within = tmp_path / "within.pt"
+    within.write_bytes(
+        crafted.changed(content, crafted.put(("progress", "step"), 7), checksums=False)
+    )
+    with pytest.raises(CheckpointError, match="stands within an epoch, where batch 4 cannot"):
+        run("batch=8", "epochs=4", folder="third", resume=within)
+
+
+def test_a_run_starts_from_the_weights_of_another(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, device = TINY.override([*SMALL, "epochs=1"]), torch.device("cpu")
+    pretrain(config, stores=[store], run_dir=tmp_path / "first")
+    weights = read_weights(tmp_path / "first")
+    begin = {"stores": [ClipStore.open(store)], "device": device, "init": weights}
+    same = PretrainTask(config.override(["seed=5"]), **begin)
+    for name in ("encoder_q", "encoder_k"):
+        assert checksum(same.state()[name]) == checksum(weights.state)
+    assert same.opening()[-1] == f"starts from {tmp_path}/first, head included"
+    other = PretrainTask(config.override(["seed=5", "dim=16"]), **begin)
+    state = other.state()["encoder_q"]
+    held = [name for name in state if not name.startswith(("fc.", "id_head."))]
+    assert held and all(torch.equal(state[name], weights.state[name]) for name in held)
+    assert checksum(other.state()["encoder_k"]) == checksum(state)
+    assert "with a new head" in other.opening()[-1]
+
+    run = {"stores": [store], "run_dir": tmp_path / "second"}
+    pretrain(config, **run, init=weights)
+    with pytest.raises(CheckpointError, match="begun on other stores or weights"):
+        pretrain(config, **run)  # it would not be the run that was begun
+    with pytest.raises(ValueError, match=r"encoder i3d is for training from scratch \(without"):
+        network_of(weights, {"encoder": "i3d"}, instead="without --init")

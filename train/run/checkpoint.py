@@ -31,6 +31,8 @@ _FREE = {
 }  # fmt: skip
 # A run may be made longer; what is said then is that its schedule changes.
 _LENGTH = ("epochs", "milestones")
+# A run that goes on in another folder, from the end of an epoch, may have other values of these.
+_SCALE = ("batch", "lr")
 # What torch keeps for each parameter, shaped like it.
 _KEPT: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
     torch.optim.SGD: ("momentum_buffer",),
@@ -73,6 +75,7 @@ class Run:
     data: list[str]
     steps_per_epoch: int
     schema: Mapping[str, Schema]
+    elsewhere: bool = False
 
     def read(self, saved: Checkpoint) -> tuple[int, dict[str, Any]]:
         """Return the next step and the state. Raises :class:`CheckpointError` where the checkpoint
@@ -85,8 +88,28 @@ class Run:
             raise CheckpointError(
                 "the run was begun on other stores or weights; start in another folder"
             )
+        batch = saved.config.get("batch", type(self.config).field("batch").default)
+        step = self._next_step(progress, batch)
+        return step, saved.read(self.schema)
+
+    def _next_step(self, progress: dict[str, Any], batch: Any) -> int:
+        """Return the next step in steps of this run's batch.
+
+        After 3 epochs of 100 steps of 32 videos it is step 150 in steps of 64.
+        """
         per_epoch = self.steps_per_epoch
         total = per_epoch * self.config.epochs
+        if batch != self.config.batch:
+            step = {"step": Number(low=0, high=_MOST_STEPS)}
+            theirs = {"steps_per_epoch": Number(low=1, high=_MOST_STEPS)}
+            compare(progress, step | theirs, "progress")
+            epoch, within = divmod(progress["step"], progress["steps_per_epoch"])
+            if within:
+                raise CheckpointError(
+                    f"it stands within an epoch, where batch {shown(batch)} cannot become "
+                    f"{self.config.batch}: go on from the end of one, an epoch-*.pt"
+                )
+            progress = {"step": epoch * per_epoch, "steps_per_epoch": per_epoch}
         if type(progress.get("step")) is int and progress["step"] > total:
             raise CheckpointError(
                 f"the run is at step {shown(progress['step'])}, past the {total} steps of "
@@ -97,20 +120,23 @@ class Run:
             "steps_per_epoch": Number(low=per_epoch, high=per_epoch),
         }
         compare(progress, steps, "progress")
-        return progress["step"], saved.read(self.schema)
+        return progress["step"]
 
     def changes(self, saved: Checkpoint) -> str:
-        """What changes where the run is made longer than it was begun, in words; else nothing."""
+        """What changes where the run is made longer or larger than it was begun, in words; else
+        nothing.
+        """
         ours = self.config.to_dict()
         changed = [
             f"{key} from {shown(saved.config[key])} to {ours[key]}"
-            for key in _LENGTH
+            for key in (*_LENGTH, *_SCALE)
             if saved.config.get(key, ours[key]) != ours[key]
         ]
         if not changed:
             return ""
-        schedule = f"; the {self.config.schedule} schedule is from here that of the new length"
-        return f" with {', '.join(changed)}{schedule}"
+        kept = "weights, optimiser and queue are kept"
+        schedule = f"; the {self.config.schedule} schedule is from here that of the new settings"
+        return f" with {', '.join(changed)}{schedule}; {kept}"
 
     def _check_model(self, theirs: Mapping[str, Any]) -> None:
         for key in ("name", "options", "head"):
@@ -127,8 +153,10 @@ class Run:
         before = {entry.name: entry.default for entry in fields(self.config)} | dict(theirs)
         for key, value in before.items():
             value = list(value) if isinstance(value, tuple) else value
-            if key not in _FREE and key not in _LENGTH and ours.get(key) != value:
+            free = _FREE | {*_LENGTH} | ({*_SCALE} if self.elsewhere else set[str]())
+            if key not in free and ours.get(key) != value:
+                other = "go on in another folder: --run-dir NEW --resume THIS-CHECKPOINT"
                 raise CheckpointError(
                     f"the run was begun with {shown(key)}={shown(value)}, not {ours.get(key)!r}; "
-                    "start in another folder"
+                    + (other if key in _SCALE else "start in another folder")
                 )

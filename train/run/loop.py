@@ -203,7 +203,8 @@ def _begin(task: Task[Any], folder: Path, resume: Resume, peers: Peers) -> tuple
         )
     source = last if resume in ("auto", "never") else Path(resume)
     fresh = source == last and not source.exists()
-    step, changes = (0, "") if fresh else resume_from(task, source)
+    elsewhere = not source.resolve().is_relative_to(folder.resolve())
+    step, changes = (0, "") if fresh else resume_from(task, source, elsewhere=elsewhere)
     if peers.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "config.json", task.config.to_dict())
@@ -215,9 +216,10 @@ def _begin(task: Task[Any], folder: Path, resume: Resume, peers: Peers) -> tuple
     return step, changes
 
 
-def resume_from(task: Task[Any], path: Path) -> tuple[int, str]:
+def resume_from(task: Task[Any], path: Path, *, elsewhere: bool = False) -> tuple[int, str]:
     """Load a checkpoint into ``task``; return its step, and in words what changes where the run is
-    made longer. Where it is not of this run, raise ``ValueError`` and leave the task as it was.
+    made longer or, as a run in another folder may be, larger. Where it is not of this run, raise
+    ``ValueError`` and leave the task as it was.
     """
     run = checkpoint.Run(
         config=task.config,
@@ -225,6 +227,7 @@ def resume_from(task: Task[Any], path: Path) -> tuple[int, str]:
         data=task.data,
         steps_per_epoch=task.steps_per_epoch,
         schema=task.schema(),
+        elsewhere=elsewhere,
     )
     with open_checkpoint(path) as saved:
         step, state = run.read(saved)
