@@ -4,7 +4,7 @@ Shapes: B clips of this process, G clips of all processes, C channels, T frames,
 feature dim, K queue length.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fame.contrast import feature_spread, info_nce
+from fame.models.norm import in_passes, only_grouped
 from fame.randomness import generator
 
 Enqueue = Literal["between", "after"]
@@ -78,8 +79,9 @@ class MoCo(nn.Module):
 
     ``build`` makes an encoder from clips to [B, D]; the queue begins as random unit vectors drawn
     by ``seed``. With ``bf16`` the encoders run in autocast; unit vectors, products with the queue,
-    the loss and the backward never do. ``queue_sample`` says whose keys the queue holds: the number
-    of the video, or NOBODY.
+    the loss and the backward never do. With ``one_forward`` an encoder sees both views at once,
+    which gives the same by half as many kernels; one with batch norms other than ours never does.
+    ``queue_sample`` says whose keys the queue holds: the number of the video, or NOBODY.
     """
 
     queue: Tensor
@@ -95,10 +97,12 @@ class MoCo(nn.Module):
         temperature: float,
         seed: int = 0,
         bf16: bool = False,
+        one_forward: bool = False,
     ) -> None:
         super().__init__()
         self.temperature, self.bf16 = temperature, bf16
         self.encoder_q, self.encoder_k = build(), build()
+        self.one_forward = one_forward and only_grouped(self.encoder_q)
         self.encoder_k.load_state_dict(self.encoder_q.state_dict())
         self.encoder_k.requires_grad_(False)
         start_DK = torch.randn(dim, queue, generator=generator(seed, 0, 0, "moco/queue"))
@@ -118,17 +122,27 @@ class MoCo(nn.Module):
 
     @torch.no_grad()
     def keys(
-        self, clip_BCTHW: Clips, shuffle_G: Int64[Tensor, " g"], collectives: Collectives
-    ) -> Float[Tensor, "g d"]:
-        """Unit keys of the whole batch, in the batch's order, from encoders that saw it in the
-        order of ``shuffle_G``.
+        self,
+        views: Sequence[Clips],
+        shuffles: Sequence[Int64[Tensor, " g"]],
+        collectives: Collectives,
+    ) -> list[Float[Tensor, "g d"]]:
+        """Unit keys of the whole batch for each view, in the batch's order, from encoders that saw
+        it in the order of its shuffle.
 
         Shuffling keeps a query and its key from sharing batch statistics, which would give the
         answer away.
         """
-        shuffled = collectives.exchange(clip_BCTHW, shuffle_G)
-        key_GD = collectives.gather(F.normalize(self._encoded(self.encoder_k, shuffled), dim=1))
-        return key_GD[torch.argsort(shuffle_G).to(key_GD.device)]
+        shuffled = [
+            collectives.exchange(clip_BCTHW, shuffle_G)
+            for clip_BCTHW, shuffle_G in zip(views, shuffles, strict=True)
+        ]
+        keys: list[Tensor] = []
+        outputs = self._encoded(self.encoder_k, shuffled)
+        for output_BD, shuffle_G in zip(outputs, shuffles, strict=True):
+            key_GD = collectives.gather(F.normalize(output_BD, dim=1))
+            keys.append(key_GD[torch.argsort(shuffle_G).to(key_GD.device)])
+        return keys
 
     @torch.no_grad()
     def enqueue_(
@@ -172,12 +186,11 @@ class MoCo(nn.Module):
         mine = slice(peers.rank * len(view_1), (peers.rank + 1) * len(view_1))
         own = None if sample_B is None else sample_B.to(self.queue.device, non_blocking=True)
         sample_G = None if own is None else peers.gather(own)
-        key_2_GD = self.keys(view_2, shuffles[1], peers)
+        key_2_GD, key_1_GD = self.keys((view_2, view_1), shuffles[::-1], peers)
         before = after = (self.queue, self.queue_sample)
         if enqueue == "between":
             before = (self.queue.clone(), self.queue_sample.clone())
             self.enqueue_(key_2_GD, sample_G)
-        key_1_GD = self.keys(view_1, shuffles[0], peers)
         parts = zip(
             view_1.chunk(accumulate),
             view_2.chunk(accumulate),
@@ -198,17 +211,23 @@ class MoCo(nn.Module):
         self.enqueue_(key_1_GD, sample_G)
         return StepResult(*(torch.stack(values).mean() for values in zip(*results, strict=True)))
 
-    def _encoded(self, encoder: nn.Module, clip_BCTHW: Tensor) -> Tensor:
-        with torch.autocast(clip_BCTHW.device.type, torch.bfloat16) if self.bf16 else nullcontext():
-            return encoder(clip_BCTHW).to(self.queue.dtype)
+    def _encoded(self, encoder: nn.Module, views: Sequence[Tensor]) -> list[Tensor]:
+        """Outputs for each view, of one forward of both where that gives the same."""
+        device = views[0].device.type
+        with torch.autocast(device, torch.bfloat16) if self.bf16 else nullcontext():
+            if not self.one_forward:
+                return [encoder(clip_BCTHW).to(self.queue.dtype) for clip_BCTHW in views]
+            with in_passes(encoder, len(views)):
+                output = encoder(torch.cat(list(views)))
+        return list(output.to(self.queue.dtype).chunk(len(views)))
 
     def _contrast(
         self, sample_B: Tensor | None, *directions: tuple[Tensor, Tensor, Tensor, Tensor]
     ) -> StepResult:
         """Mean over directions, each a (clips, their keys, queue, whose keys those are)."""
         values: list[StepResult] = []
-        for clip_BCTHW, key_BD, queue_DK, owner_K in directions:
-            output_BD = self._encoded(self.encoder_q, clip_BCTHW)
+        outputs = self._encoded(self.encoder_q, [clips for clips, *_ in directions])
+        for output_BD, (_, key_BD, queue_DK, owner_K) in zip(outputs, directions, strict=True):
             query_BD = F.normalize(output_BD, dim=1)
             own_BK = None if sample_B is None else sample_B[:, None] == owner_K
             contrast = info_nce(

@@ -236,6 +236,7 @@ def build_moco(config: PretrainConfig) -> MoCo:
         temperature=config.temperature,
         seed=config.seed,
         bf16=config.precision == "bf16",
+        one_forward=config.precision == "bf16",
     )
     set_norm_group(moco, config.bn_group)
     set_activation_checkpointing(moco.encoder_q, config.checkpoint_activations)

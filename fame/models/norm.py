@@ -22,13 +22,15 @@ class GroupedBatchNorm3d(nn.BatchNorm3d):
     buffers and evaluation are those of ``nn.BatchNorm3d``. The running statistics follow the first
     group alone: distributed data parallel training broadcasts and saves the buffers of rank 0, so
     that is what the reference's checkpoints hold, and the first group is the same clips whatever
-    the number of processes.
+    the number of processes. ``passes`` equal parts of the batch are as many batches, one after the
+    other: no group straddles them, and each moves the running statistics.
     """
 
     def __init__(self, channels: int, *, group: int | None = None) -> None:
         super().__init__(channels)
         self.group = group
         self.frozen = False
+        self.passes = 1
 
     def forward(self, input: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t h w"]:  # noqa: A002
         """Normalise; in training update the running statistics from the first group unless
@@ -38,8 +40,16 @@ class GroupedBatchNorm3d(nn.BatchNorm3d):
             return super().forward(input)
         if not self.frozen:
             assert self.num_batches_tracked is not None
-            self.num_batches_tracked.add_(1)
-        group = self.group or len(input)
+            self.num_batches_tracked.add_(self.passes)
+        size = len(input) // self.passes
+        group = min(self.group or size, size)
+        if torch.compiler.is_compiling() and group < len(input) and size % group == 0:
+            return self._fused(input, group, self.passes)
+        passes = [self._pass(one, group) for one in input.split(size)]
+        return torch.cat(passes) if len(passes) > 1 else passes[0]
+
+    def _pass(self, input: Tensor, group: int) -> Tensor:  # noqa: A002
+        """The groups of one batch, one after the other."""
         if group >= len(input):
             return self._normalise(input, update=True)
         if torch.compiler.is_compiling():
@@ -58,7 +68,7 @@ class GroupedBatchNorm3d(nn.BatchNorm3d):
             mean, var = mean.clone(), var.clone()
         return F.batch_norm(input, mean, var, self.weight, self.bias, True, self.momentum, self.eps)
 
-    def _fused(self, input: Tensor, group: int) -> Tensor:  # noqa: A002
+    def _fused(self, input: Tensor, group: int, passes: int = 1) -> Tensor:  # noqa: A002
         """All whole groups in one expression, which a compiler fuses; uncompiled it is three times
         slower.
         """
@@ -69,11 +79,10 @@ class GroupedBatchNorm3d(nn.BatchNorm3d):
         scale = torch.rsqrt(var + self.eps) * self.weight.view(-1, 1, 1, 1)
         shift = self.bias.view(-1, 1, 1, 1) - mean * scale
         output = torch.addcmul(shift, grouped, scale).flatten(0, 1).to(input.dtype)
-        if not self.frozen:
-            count = grouped[0].numel() // grouped.shape[2]
-            self._update_(
-                mean[0].flatten().detach(), var[0].flatten().detach() * (count / (count - 1))
-            )
+        count = grouped[0].numel() // grouped.shape[2]
+        for first in range(0, groups, groups // passes) if not self.frozen else ():
+            spread = var[first].flatten().detach() * (count / (count - 1))
+            self._update_(mean[first].flatten().detach(), spread)
         return torch.cat([output, self._normalise(rest)]) if len(rest) else output
 
     def _update_(self, mean: Tensor, var: Tensor) -> None:
@@ -115,6 +124,30 @@ def frozen_statistics(module: nn.Module) -> Generator[None]:
     finally:
         for norm, frozen in zip(norms, before, strict=True):
             norm.frozen = frozen
+
+
+@contextmanager
+def in_passes(module: nn.Module, passes: int) -> Generator[None]:
+    """Within this context a forward of ``passes`` batches at once does what ``passes`` forwards
+    do.
+    """
+    norms = list(_grouped(module))
+    for norm in norms:
+        norm.passes = passes
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.passes = 1
+
+
+def only_grouped(module: nn.Module) -> bool:
+    """Whether no other batch norm than the grouped one mixes the clips of a batch."""
+    return not any(
+        isinstance(child, nn.modules.batchnorm._BatchNorm)  # pyright: ignore[reportPrivateUsage]
+        and not isinstance(child, GroupedBatchNorm3d)
+        for child in module.modules()
+    )
 
 
 def _grouped(module: nn.Module) -> Iterator[GroupedBatchNorm3d]:

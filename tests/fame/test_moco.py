@@ -137,7 +137,7 @@ def test_own_keys_are_no_negatives(enqueue: str):
         torch.tensor([9, 4, 5, 5]),
     )
     views, order = (clips(4, "a"), clips(4, "b")), torch.arange(4)
-    keys = [moco.keys(view, order, SingleProcess()) for view in views]
+    keys = [moco.keys([view], [order], SingleProcess())[0] for view in views]
     queries = [F.normalize(moco.encoder_q(view), dim=1) for view in views]
     queue = list(zip(moco.queue.T.clone(), moco.queue_sample.tolist(), strict=True))
     losses = []
@@ -157,7 +157,7 @@ def test_own_keys_are_no_negatives(enqueue: str):
 
 def test_the_loss_among_the_batch_is_that_of_its_own_keys():
     moco, views, order = toy_moco(), (clips(4, "a"), clips(4, "b")), torch.arange(4)
-    keys = [moco.keys(view, order, SingleProcess()) for view in views]
+    keys = [moco.keys([view], [order], SingleProcess())[0] for view in views]
     queries = [F.normalize(moco.encoder_q(view), dim=1).detach() for view in views]
     losses = []
     for query, key in zip(queries, keys[::-1], strict=True):
@@ -174,17 +174,18 @@ def test_shuffling_is_undone(step: int, batch: int):
     moco = toy_moco().eval()
     order = shuffle(batch, seed=0, epoch=0, step=step, view=1)
     view = clips(batch, "a", step)
-    plain = moco.keys(view, torch.arange(batch), SingleProcess())
-    assert torch.allclose(moco.keys(view, order, SingleProcess()), plain, atol=1e-6)
+    plain = moco.keys([view], [torch.arange(batch)], SingleProcess())[0]
+    assert torch.allclose(moco.keys([view], [order], SingleProcess())[0], plain, atol=1e-6)
 
 
 def test_shuffling_changes_whose_statistics_a_key_sees():
     moco = toy_moco()
     set_norm_group(moco, 2)
     view = clips(8, "a")
-    shuffled = moco.keys(view, shuffle(8, seed=0, epoch=0, step=0, view=1), SingleProcess())
+    order = shuffle(8, seed=0, epoch=0, step=0, view=1)
+    (shuffled,) = moco.keys([view], [order], SingleProcess())
     assert not torch.allclose(
-        shuffled, moco.keys(view, torch.arange(8), SingleProcess()), atol=1e-3
+        shuffled, moco.keys([view], [torch.arange(8)], SingleProcess())[0], atol=1e-3
     )
 
 
@@ -219,6 +220,45 @@ def test_parts_give_the_gradients_of_one(enqueue: str):
         gradients.append(torch.cat([p.grad.flatten() for p in moco.encoder_q.parameters()]))
     assert torch.allclose(gradients[0], gradients[1], atol=1e-12)
     assert torch.allclose(gradients[0], gradients[2], atol=1e-12)
+
+
+@pytest.mark.parametrize("enqueue", ["between", "after"])
+@pytest.mark.parametrize("group", [None, 1, 2, 3])  # a group of 3 leaves one clip of 4 over
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_one_forward_of_both_views_does_what_two_do(
+    enqueue: str, group: int | None, accumulate: int
+):
+    mocos = [toy_moco(queue=9).double().train() for _ in range(2)]
+    mocos[1].one_forward = True
+    forwards: list[int] = []
+    mocos[1].encoder_q.register_forward_hook(lambda *call: forwards.append(len(call[1][0])))
+    for step in range(2):
+        views = [clips(4, f"view/{view}", step).double() for view in (1, 2)]
+        orders = tuple(shuffle(4, seed=0, epoch=0, step=step, view=view) for view in (1, 2))
+        results = []
+        for moco in mocos:
+            set_norm_group(moco, group)
+            results.append(
+                moco.step(*views, shuffles=orders, enqueue=enqueue, accumulate=accumulate)
+            )
+        torch.testing.assert_close(*results)
+    states = [moco.state_dict() for moco in mocos]
+    torch.testing.assert_close(*states)
+    assert states[0]["encoder_q.norm.num_batches_tracked"] == 4 * accumulate
+    slopes = [[p.grad for p in moco.encoder_q.parameters()] for moco in mocos]
+    torch.testing.assert_close(*slopes)
+    assert forwards == [8 // accumulate] * 2 * accumulate
+
+
+def test_encoders_with_other_batch_norms_see_one_view_after_the_other():
+    class Plain(Toy):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm3d(5)
+
+    for build, together in ((Toy, True), (Plain, False)):
+        moco = MoCo(build, dim=DIM, queue=4, temperature=0.1, one_forward=True)
+        assert moco.one_forward is together
 
 
 def test_only_the_encoders_run_in_bf16():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fame.models.norm import GroupedBatchNorm3d, frozen_statistics, set_norm_group
+from fame.models.norm import GroupedBatchNorm3d, frozen_statistics, in_passes, set_norm_group
 
 Forward = Callable[[GroupedBatchNorm3d, Tensor], Tensor]
 
@@ -124,3 +124,21 @@ def test_frozen_statistics_stay_and_thaw(forward: str) -> None:
 def test_a_group_of_no_clips_is_refused() -> None:
     with pytest.raises(ValueError, match=r"at least 1 clip.*got 0"):
         set_norm_group(GroupedBatchNorm3d(3), 0)
+
+
+@pytest.mark.parametrize("group", [1, 2, 4, 8, None])
+@pytest.mark.parametrize("form", ["split", "fused"])
+def test_passes_are_batches_one_after_the_other(form: str, group: int | None):
+    once, twice = pair(5, group)[0], pair(5, group)[0]
+    batches = [clips(4, 5, seed=seed) for seed in (0, 1)]
+    expected = torch.cat([twice(batch) for batch in batches])
+    with in_passes(once, 2):
+        whole = torch.cat(batches)
+        if form == "fused":
+            once.num_batches_tracked += 2
+            output = once._fused(whole, min(group or 4, 4), 2)
+        else:
+            output = once(whole)
+    torch.testing.assert_close(output, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(once.state_dict(), twice.state_dict())
+    assert once.passes == 1
