@@ -19,7 +19,9 @@ from fame.foreground import top_fraction
 from fame.maps import mean_map
 
 _GAP, _CAPTION = 6, 24  # pixels
-_NARROW = 56  # panels below this width are enlarged by a whole factor, so that captions can be read
+_NARROW = 112  # panels below this width are enlarged by a whole factor
+_KEY = 160  # pixels along the bar of colours
+_LABEL_FONT = ImageFont.load_default(14)
 _PAPER, _INK = (255, 255, 255), (20, 20, 20)
 _FRAME_MILLISECONDS = 120
 _HEAT = np.array(
@@ -131,31 +133,64 @@ class _Panels:
 
 
 def tile(
-    rows: Sequence[Sequence[UInt8[np.ndarray, "h w 3"]]], captions: Sequence[str]
+    rows: Sequence[Sequence[UInt8[np.ndarray, "h w 3"]]],
+    captions: Sequence[str],
+    *,
+    labels: Sequence[str] = (),
+    key: tuple[str, str] | None = None,
 ) -> UInt8[np.ndarray, "p q 3"]:
-    """Equal panels in rows and columns, a caption over each column; tiny panels are enlarged.
+    """Equal panels in rows and columns, a caption over each column; small panels are enlarged.
 
-    Raises ``ValueError`` for a ragged grid.
+    Args:
+        rows: the panels.
+        captions: what stands over each column.
+        labels: what stands to the left of each row, broken at its slashes.
+        key: what both ends of a bar of :func:`heat`'s colours mean, which is drawn below.
+
+    Raises ``ValueError`` for a ragged grid, or labels that are not as many as the rows.
     """
     if not rows or any(len(row) != len(captions) for row in rows):
         raise ValueError(
             f"every row needs {len(captions)} panels, got {[len(row) for row in rows]}"
         )
+    if labels and len(labels) != len(rows):
+        raise ValueError(f"{len(rows)} rows need as many labels, got {len(labels)}")
     scale = -(-_NARROW // rows[0][0].shape[1])
     height, width = (scale * side for side in rows[0][0].shape[:2])
-    picture = Image.new(
-        "RGB",
-        (_GAP + len(captions) * (width + _GAP), _CAPTION + _GAP + len(rows) * (height + _GAP)),
-        _PAPER,
+    broken = [label.replace("/", "/\n") for label in labels]
+    words = [line for label in broken for line in label.splitlines()]
+    edge = round(max(map(_LABEL_FONT.getlength, words), default=-2 * _GAP)) + 2 * _GAP
+    size = (
+        edge + _GAP + len(captions) * (width + _GAP),
+        _CAPTION + _GAP + len(rows) * (height + _GAP) + (_CAPTION if key else 0),
     )
+    picture = Image.new("RGB", size, _PAPER)
     draw, font = ImageDraw.Draw(picture), _font(captions, width)
     for column, caption in enumerate(captions):
-        left = _GAP + column * (width + _GAP)
+        left = edge + _GAP + column * (width + _GAP)
         draw.text((left + width / 2, _CAPTION / 2 + 2), caption, fill=_INK, font=font, anchor="mm")
         for r, row in enumerate(rows):
             panel = row[column].repeat(scale, axis=0).repeat(scale, axis=1)
             picture.paste(Image.fromarray(panel), (left, _CAPTION + r * (height + _GAP)))
+    for r, label in enumerate(broken):
+        middle = _CAPTION + r * (height + _GAP) + height / 2
+        draw.multiline_text((_GAP, middle), label, fill=_INK, font=_LABEL_FONT, anchor="lm")
+    if key:
+        _draw_key(picture, key, left=edge + _GAP)
     return np.asarray(picture)
+
+
+def _draw_key(picture: Image.Image, key: tuple[str, str], *, left: int) -> None:
+    """Draw the colours of :func:`heat` along the lower edge, over a middle grey, with both ends."""
+    low, high = key
+    shown = np.linspace(0, 1, _KEY, dtype=np.float32)[None].repeat(_CAPTION // 2, 0)
+    bar = heat(np.full((*shown.shape, 3), 128, np.uint8), shown)
+    draw, middle = ImageDraw.Draw(picture), picture.height - _CAPTION // 2
+    start = left + round(_LABEL_FONT.getlength(low)) + _GAP
+    draw.text((left, middle), low, fill=_INK, font=_LABEL_FONT, anchor="lm")
+    picture.paste(Image.fromarray(bar), (start, middle - _CAPTION // 4))
+    end = start + _KEY + _GAP
+    draw.text((end, middle), high, fill=_INK, font=_LABEL_FONT, anchor="lm")
 
 
 def enlarge(

@@ -35,6 +35,7 @@ from fame.foreground import (
 )
 from fame.merging import derangement, merge, merge_with, own_sources, permutation
 from fame.normalize import normalise
+from fame.preview import tile
 from fame.randomness import generator
 from fame.transfer import send
 from train.config import PretrainConfig
@@ -163,20 +164,23 @@ def merge_views(
 def picture(
     pairs: Pairs, config: PretrainConfig, *, epoch: int, step: int, rows: int = 4
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Return the middle frame of the first clips of a batch: crop and merged crop of view 1, then
-    of view 2.
+    """Return a captioned sheet of the first clips of a batch at their middle frame: each view as
+    it was cropped and, where it is merged, what the encoder was shown.
     """
     draws = draw_views(pairs, config, epoch=epoch, step=step)
     draws = send(draws, pairs.clip_B2THWC.device)
     crops, scores = crop_pairs(pairs.clip_B2THWC, pairs.score_B2hw, draws, config)
     merged = merge_views(crops, scores, draws, config)
-    columns = [
-        clip[:rows, :, clip.shape[2] // 2]
-        for view in (0, 1)
-        for clip in (crops[view], merged[view])
-    ]
-    sheet = torch.cat([torch.cat(list(column), 1) for column in columns], 2)
-    return (sheet.permute(1, 2, 0) * 255).round().byte().cpu().numpy()
+    columns = {"view 1": crops[0]}
+    if config.merges:
+        columns["view 1, merged"] = merged[0]
+    columns["view 2"] = crops[1]
+    if config.merges and config.views == "both":
+        columns["view 2, merged"] = merged[1]
+    middle = crops[0].shape[2] // 2
+    panel_PB3SS = torch.stack([clip[:rows, :, middle] for clip in columns.values()])
+    panel_BPSS3 = (panel_PB3SS.permute(1, 0, 3, 4, 2) * 255).round().byte().cpu().numpy()
+    return tile([list(row_PSS3) for row_PSS3 in panel_BPSS3], list(columns))
 
 
 def _masks(

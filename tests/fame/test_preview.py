@@ -23,8 +23,9 @@ def clips_and_maps() -> tuple[np.ndarray, np.ndarray]:
 
 
 def panel(picture: np.ndarray, row: int, column: int) -> np.ndarray:
-    top, left = CAPTION + row * (40 + GAP), GAP + column * (56 + GAP)
-    return picture[top : top + 40, left : left + 56]
+    """A panel, which the sheet shows at twice its size."""
+    top, left = CAPTION + row * (80 + GAP), GAP + column * (112 + GAP)
+    return picture[top : top + 80 : 2, left : left + 112 : 2]
 
 
 def test_the_panels_are_frame_heat_mask_and_what_merging_gives() -> None:
@@ -51,8 +52,8 @@ def test_every_column_has_a_caption_and_margins_are_blank() -> None:
     clips, maps = clips_and_maps()
     picture = sheet(clips, maps, beta=0.5, sources_N=SOURCES)
     for column in range(4):
-        left = GAP + column * (56 + GAP)
-        assert picture[: CAPTION - 2, left : left + 56].min() < 128
+        left = GAP + column * (112 + GAP)
+        assert picture[: CAPTION - 2, left : left + 112].min() < 128
     assert (picture[CAPTION:, :GAP] == 255).all() and (picture[-GAP:] == 255).all()
 
 
@@ -112,3 +113,18 @@ def test_no_clips_and_ragged_grids_are_refused() -> None:
         sheet(clips[:0], maps[:0], beta=0.5, sources_N=SOURCES[:0])
     with pytest.raises(ValueError, match="every row needs 2 panels"):
         tile([[clips[0, 0]]], ("a", "b"))
+    with pytest.raises(ValueError, match="1 rows need as many labels, got 2"):
+        tile([[clips[0, 0]]], ("a",), labels=("x", "y"))
+
+
+def test_labels_stand_left_of_the_rows_and_the_key_below() -> None:
+    panel = np.full((50, 60, 3), 77, np.uint8)
+    bare = tile([[panel], [panel]], ("a",))
+    assert (bare[24:124, 6:126] == 77).all()  # enlarged to 120 pixels, more than 112
+    full = tile([[panel], [panel]], ("a",), labels=("circle", "demo/run"), key=("no", "yes"))
+    edge, below = full.shape[1] - bare.shape[1], full.shape[0] - bare.shape[0]
+    assert edge > 20 and below > 10
+    assert (full[: len(bare), edge:] == bare).all()
+    assert (full[: len(bare), :edge] < 60).any()  # ink
+    key = full[len(bare) :].reshape(-1, 3).astype(int)
+    assert (key[:, 0] > key[:, 2] + 100).any()  # the hot end of the colours

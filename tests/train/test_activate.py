@@ -146,8 +146,11 @@ def test_names_say_what_differs() -> None:
         "moco",
         "fame",
     ]
-    assert short_names([Path("runs/last.pt")]) == ["last"]
+    assert short_names([Path("demo/run/checkpoints/last.pt")]) == ["run"]
+    assert short_names([Path("runs/moco.pt")]) == ["moco"]
     assert short_names([Path("a/b.pt"), Path("c.pt")]) == ["a/b", "c"]
+    runs = [Path("runs/moco/checkpoints/last.pt"), Path("runs/fame/checkpoints/epoch-0010.pt")]
+    assert short_names(runs) == ["moco", "fame/checkpoints/epoch-0010"]
     assert short_names([Path("b.pt"), Path("b.pt")]) == ["1: b", "2: b"]
 
 

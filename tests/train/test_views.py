@@ -10,6 +10,7 @@ import torch
 from fame.clipstore import ClipStore
 from fame.foreground import foreground_mask, median_score, top_fraction
 from fame.normalize import normalise
+from fame.preview import tile
 from tests.stores import WINDOW
 from tests.train import tiny
 from train.config import PretrainConfig
@@ -149,12 +150,22 @@ def test_without_augmentation_a_view_is_the_normalised_crop(pairs: Pairs):
 
 def test_the_picture_shows_crops_beside_merged_crops(pairs: Pairs):
     config: PretrainConfig = TINY.override(["batch=8", "merge_group=8"])
-    sheet = picture(pairs, config, epoch=0, step=0, rows=3)
-    assert sheet.shape == (3 * 16, 4 * 16, 3)
     crops, _, result = merged(pairs)
-    for column, clip in enumerate((crops[0], result[0], crops[1], result[1])):
-        expected = (clip[0, :, 4].permute(1, 2, 0) * 255).round().byte().numpy()
-        assert (sheet[:16, column * 16 : column * 16 + 16] == expected).all()
+    for settings, captions, columns in (
+        ([], ["view 1", "view 1, merged", "view 2"], (crops[0], result[0], crops[1])),
+        (["background=none"], ["view 1", "view 2"], crops),
+    ):
+        rows = [
+            [(clip[row, :, 4].permute(1, 2, 0) * 255).round().byte().numpy() for clip in columns]
+            for row in range(3)
+        ]
+        sheet = picture(
+            pairs, config.override(["views=single", *settings]), epoch=0, step=0, rows=3
+        )
+        assert sheet.shape[1] > 112 * len(captions)
+        assert (sheet == tile(rows, captions)).all()
+    both = picture(pairs, config.override(["views=both"]), epoch=0, step=0, rows=3)
+    assert both.shape[1] > 4 * 112
 
 
 @pytest.mark.parametrize("mask", ["stored", "online", "median", "difference", "gauss", "grid"])

@@ -10,6 +10,7 @@ from PIL import Image
 
 from train.evaluate.plots import (
     chance_levels,
+    guessing,
     moving_average,
     plot_confusion,
     plot_curves,
@@ -38,6 +39,8 @@ def test_the_curves_of_a_run_are_drawn(tmp_path: Path) -> None:
     (tmp_path / "environment.json").write_text(json.dumps({"processes": 2}))
     levels = {"batch_loss": 1.3863, "loss": 4.1589, "accuracy": 1 / 64}
     assert chance_levels(tmp_path) == pytest.approx(levels, abs=1e-4)
+    assert guessing("loss", levels["loss"]) == "guessing: ln(64) = 4.16"
+    assert guessing("accuracy", 1 / 64) == "guessing: 1/64 = 0.0156"
     plot_curves(tmp_path, tmp_path / "report" / "curves.png")
     with Image.open(tmp_path / "report" / "curves.png") as picture:
         assert picture.size == (1600, 380)

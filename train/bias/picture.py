@@ -55,7 +55,6 @@ _LOOKS = (
     ("#CC79A7", "+++"),
 )
 _LABEL_LETTERS = 14  # in a line below a group of bars
-_SHEET_PANEL = 112  # pixels at least
 
 
 def panels(reports: Sequence[BiasReport]) -> dict[str, list[str]]:
@@ -162,13 +161,8 @@ def draw_clips(path: Path, clips: VariantClips, *, videos: int = 4) -> None:
     rows: list[list[np.ndarray]] = []
     for position in np.linspace(0, len(clips) - 1, min(videos, len(clips))).round().astype(int):
         clip_PTSS3 = clips[int(position)][0].numpy()
-        frames, side = clip_PTSS3.shape[1:3]
-        scale = -(-_SHEET_PANEL // side)
-        moments_PSS3 = (clip_PTSS3[:, frames // 4], clip_PTSS3[:, 3 * frames // 4])
-        rows += [
-            [image.repeat(scale, 0).repeat(scale, 1) for image in moment_PSS3]
-            for moment_PSS3 in moments_PSS3
-        ]
+        frames = clip_PTSS3.shape[1]
+        rows += [list(clip_PTSS3[:, moment]) for moment in (frames // 4, 3 * frames // 4)]
     with whole(path) as partial:
         Image.fromarray(tile(rows, VARIANTS)).save(partial, "PNG")
 

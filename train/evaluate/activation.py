@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor, nn
 
 from fame.activation import activation_energy, foreground_share, unit_range
@@ -35,6 +35,7 @@ from train.run.peers import choose_device
 
 _SEEN_WEIGHTS = 20_000  # of a stage: more do not change the shape of a violin
 _COLUMNS = 8  # frames in the sheet
+_KEY = ("weakest", "strongest of the clip")  # activation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,8 @@ def activate(checkpoints: Sequence[Path], config: ActivationConfig) -> list[Fore
         maps[name] = energy_RTSS.numpy()
     config.out.mkdir(parents=True, exist_ok=True)
     _write_figures(store, config, shown, found)
-    _draw(config.out, shown.clip_NTSS3[pictured].numpy(), maps)
+    named = [Path(store.names[shown.video_N[row]]).stem for row in pictured]
+    _draw(config.out, shown.clip_NTSS3[pictured].numpy(), maps, named)
     kernels = {
         name: temporal_kernels(encoder.network)
         for name, encoder in zip(maps, encoders, strict=True)
@@ -155,19 +157,30 @@ def temporal_kernels(network: Backbone) -> dict[str, Float[np.ndarray, " weights
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """What tells the paths apart: without the first and last folders that all have in common;
-    numbered where equal.
+    """Return what tells the paths apart: without the first and last folders that all have in
+    common, numbered where equal. A run stands for its last checkpoint:
+    ``runs/moco/checkpoints/last.pt`` is ``moco``.
     """
-    parts = [list(path.with_suffix("").parts) for path in paths]
+    parts = [_named_parts(path) for path in paths]
+    if len(paths) == 1:
+        return [parts[0][-1]]
     for end in (-1, 0):
         while min(map(len, parts)) > 1 and len({part[end] for part in parts}) == 1:
             for part in parts:
                 part.pop(end)
-    names = ["/".join(part) for part in parts] if len(paths) > 1 else [paths[0].stem]
+    names = ["/".join(part) for part in parts]
     return [
         name if names.count(name) == 1 else f"{number + 1}: {name}"
         for number, name in enumerate(names)
     ]
+
+
+def _named_parts(path: Path) -> list[str]:
+    """Return a path in parts, less the words that all last checkpoints have in common."""
+    if path.stem != "last":
+        return list(path.with_suffix("").parts)
+    folder = path.absolute().parent if len(path.parts) < 3 else path.parent
+    return list(folder.parent.parts if folder.name == "checkpoints" else folder.parts)
 
 
 def _look(
@@ -223,25 +236,28 @@ def _write_figures(
     write_json(config.out / "activation.json", content)
 
 
-def _draw(out: Path, clip_RTSS3: np.ndarray, maps: dict[str, np.ndarray]) -> None:
+def _draw(
+    out: Path, clip_RTSS3: np.ndarray, maps: dict[str, np.ndarray], named: Sequence[str]
+) -> None:
     """Frames over checkpoints in one picture; the same in motion, checkpoints side by side."""
-    frames, side = clip_RTSS3.shape[1], clip_RTSS3.shape[2]
+    frames = clip_RTSS3.shape[1]
     times = np.linspace(0, frames - 1, min(_COLUMNS, frames)).round().astype(int).tolist()
     rows: list[list[np.ndarray]] = []
     for number, clip_TSS3 in enumerate(clip_RTSS3):
-        rows.append([_label("frames", side), *(clip_TSS3[t] for t in times)])
-        for name, energy_RTSS in maps.items():
-            rows.append(
-                [_label(name, side), *(heat(clip_TSS3[t], energy_RTSS[number, t]) for t in times)]
-            )
+        rows.append([clip_TSS3[t] for t in times])
+        rows += [[heat(clip_TSS3[t], map_[number, t]) for t in times] for map_ in maps.values()]
+    labels = [label for name in named for label in (name, *maps)]
+    picture = tile(rows, [f"frame {t + 1}" for t in times], labels=labels, key=_KEY)
     with whole(out / "activation.png") as partial:
-        Image.fromarray(tile(rows, ["", *(f"frame {t + 1}" for t in times)])).save(partial, "PNG")
-    moments = list(_moments(clip_RTSS3, maps))
+        Image.fromarray(picture).save(partial, "PNG")
+    moments = list(_moments(clip_RTSS3, maps, named))
     animate(out / "activation.gif", moments)
     write_video(out / "activation.mp4", moments)
 
 
-def _moments(clip_RTSS3: np.ndarray, maps: dict[str, np.ndarray]) -> Iterator[np.ndarray]:
+def _moments(
+    clip_RTSS3: np.ndarray, maps: dict[str, np.ndarray], named: Sequence[str]
+) -> Iterator[np.ndarray]:
     for t in range(clip_RTSS3.shape[1]):
         rows = [
             [
@@ -250,17 +266,4 @@ def _moments(clip_RTSS3: np.ndarray, maps: dict[str, np.ndarray]) -> Iterator[np
             ]
             for number, clip_TSS3 in enumerate(clip_RTSS3)
         ]
-        yield tile(rows, ["frames", *maps])
-
-
-def _label(text: str, side: int) -> UInt8[np.ndarray, "s s 3"]:
-    """A white panel with a name, broken into lines at its slashes."""
-    panel = Image.new("RGB", (side, side), (255, 255, 255))
-    lines = text.replace("/", "/\n")
-    font = ImageFont.load_default(
-        max(8, min(16, int(1.6 * side / max(map(len, lines.splitlines())))))
-    )
-    ImageDraw.Draw(panel).multiline_text(
-        (4, side / 2), lines, fill=(20, 20, 20), font=font, anchor="lm"
-    )
-    return np.asarray(panel)
+        yield tile(rows, ["frames", *maps], labels=named, key=_KEY)

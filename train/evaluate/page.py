@@ -21,7 +21,13 @@ from fame.page import Markup, chart, document, figure, film, grid, picture, tabl
 from fame.preview import heat
 from fame.weights import Encoder, load
 from train.evaluate.features import centre_crop, crop_for, window_for
-from train.evaluate.plots import CURVES, chance_levels, moving_average, read_metrics
+from train.evaluate.plots import (
+    CURVES,
+    chance_levels,
+    guessing,
+    moving_average,
+    read_metrics,
+)
 
 _MOST_POINTS = 400  # of a curve
 _MOST_VIDEOS = 200  # that are encoded for the examples
@@ -83,7 +89,7 @@ def _curves(run: Path) -> Iterator[Markup]:
             values = [line[name] for line in thin]
             width = max(1, len(values) // 20)
             lines_by_name = {"each step": values, f"mean of {width}": moving_average(values, width)}
-            guess = {"guessing": levels[name]} if name in levels else {}
+            guess = {guessing(name, levels[name]): levels[name]} if name in levels else {}
             charts.append(chart(lines_by_name, title=f"{title}, {unit}", steps=steps, levels=guess))
     yield tag("div", *charts, class_="charts")
 

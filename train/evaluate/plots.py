@@ -51,7 +51,8 @@ def plot_curves(run: Path, picture: Path) -> None:
         mean = moving_average(values, width)
         axes.plot(steps, mean, color="tab:blue", label=f"mean of {width} steps")
         if name in levels:
-            axes.axhline(levels[name], color="0.4", linestyle="--", linewidth=1, label="guessing")
+            level, label = levels[name], guessing(name, levels[name])
+            axes.axhline(level, color="0.4", linestyle="--", linewidth=1, label=label)
         axes.set(title=title, xlabel="step", ylabel=unit)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
@@ -74,6 +75,13 @@ def chance_levels(run: Path) -> dict[str, float]:
         "loss": math.log(negatives + 1),
         "accuracy": 1 / (negatives + 1),
     }
+
+
+def guessing(name: str, level: float) -> str:
+    """Return in words what guessing reaches: ``guessing: ln(64) = 4.16``."""
+    share = name == "accuracy"
+    among = round(1 / level if share else math.exp(level))
+    return f"guessing: {f'1/{among}' if share else f'ln({among})'} = {level:.3g}"
 
 
 def _read_json(path: Path) -> dict[str, Any]:
