@@ -24,6 +24,7 @@ from typer.exceptions import TyperException
 from typer.testing import CliRunner
 
 import cli
+from commands.demo import demo_commands
 from preprocess.world import WorldSpec, write_world
 from tests.markdown import ROOT, Step, commands, mentions, pages, steps
 
@@ -91,7 +92,7 @@ def demonstration(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fixt
         patch.setattr(os, "fsync", lambda _: None)
         patch.chdir(place)
         write_world(WorldSpec(videos=24), Path("demo/world"))
-        for arguments in cli._demo_commands(Path("demo"), epochs=1, seed=0):
+        for arguments in demo_commands(Path("demo"), epochs=1, seed=0):
             if arguments[0] not in ("evaluate", "bias", "report"):
                 call(shlex.join(["fame", *arguments]))
     return place

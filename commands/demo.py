@@ -1,0 +1,92 @@
+"""``fame demo``. Heavy imports live inside the command."""
+
+import shlex
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from commands.options import Options, Values
+from fame.beside import command as beside
+from preprocess.config import WorldSpec
+
+_WORLD = WorldSpec(
+    videos=192,
+    rho=0.0,
+    test_rho=0.0,
+    smallest=0.45,  # large enough to be seen at 36x48
+    largest=0.6,
+    objects=12,
+)
+
+
+def demo(
+    given: Annotated[
+        Values,
+        Options(
+            WorldSpec,
+            only=("videos", "rho", "camera_motion", "seed"),
+            defaults={"videos": str(_WORLD.videos), "rho": str(_WORLD.rho)},
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path(
+        "demo"
+    ),
+    epochs: Annotated[int, typer.Option(min=1, help="Passes of pretraining over the videos.")] = 60,
+    dataset_only: Annotated[
+        bool, typer.Option("--dataset-only", help="Stop when the videos are written.")
+    ] = False,
+) -> None:
+    """Draw a small video set, then preprocess, pretrain and evaluate it; every command is shown."""
+    from preprocess.world import write_world
+    from train.evaluate.plots import plot_curves
+
+    spec = replace(_WORLD, **given)
+    print(f"Drawing {spec.videos} videos of 6 motions into {out / 'world'} ...", flush=True)
+    write_world(spec, out / "world")
+    if dataset_only:
+        return
+    commands = demo_commands(out, epochs=epochs, seed=spec.seed)
+    for number, arguments in enumerate(commands, 1):
+        print(f"\n[{number}/{len(commands)}] $ fame {shlex.join(arguments)}", flush=True)
+        done = subprocess.run([*beside("fame"), *arguments], check=False)  # noqa: S603 (ourselves)
+        if done.returncode:
+            raise typer.Exit(done.returncode)
+    plot_curves(out / "run", out / "report" / "curves.png")
+    print(f"\nOpen {out / 'report' / 'report.html'}: curves, merged clips, neighbours and tables.")
+    print("Beside it lie curves.png, preview.png and the JSON files of each measure.")
+
+
+def demo_commands(out: Path, *, epochs: int, seed: int) -> list[list[str]]:
+    """The pipeline as a person would type it, less the word ``fame``."""
+    world, run, report = out / "world", out / "run", out / "report"
+    train_store, test_store = (
+        out / "stores" / f"world-{split}.zarr" for split in ("train", "test")
+    )
+    recipe = ["--keep", "3", "--height", "36", "--width", "48"]
+    commands: list[list[object]] = []
+    for split, store in (("train", train_store), ("test", test_store)):
+        source = ["--videos", world / "videos", "--list", world / f"{split}.txt", "--split", split]
+        commands.append(["preprocess", "folder", *source, "--store", store, *recipe])
+    commands.append(
+        ["store", "preview", train_store, "--beta", "0.25", "--out", report / "preview.png"]
+    )
+    settings = ["--recipe", "small-cpu", "--epochs", epochs, "--seed", seed]
+    commands.append(["pretrain", train_store, "--run-dir", run, *settings])
+    checkpoint, common = (
+        run / "checkpoints" / "last.pt",
+        ["--train-store", train_store, "--root", out, "--random-init"],
+    )
+    for what in ("retrieval", "knn", "linear"):
+        result = ["--clips", 4, "--test-store", test_store, "--out", report / f"{what}.json"]
+        commands.append(["evaluate", what, checkpoint, *common, *result])
+    truth = ["--clips", 4, "--store", test_store, "--backgrounds", world / "videos.csv"]
+    commands.append(["bias", checkpoint, *common, *truth, "--out", report / "bias"])
+    shown = [report / f"{name}.json" for name in ("retrieval", "knn", "linear")]
+    shown += [report / "bias" / "bias.json", report / "bias" / "bias.png"]
+    results = [word for path in shown for word in ("--results", path)]
+    page = ["--store", test_store, *results, "--out", report / "report.html"]
+    commands.append(["report", run, *page])
+    return [[str(word) for word in command] for command in commands]

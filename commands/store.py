@@ -1,0 +1,176 @@
+"""``fame store``. Heavy imports live inside the commands."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from commands.options import App, say, table
+from fame.words import plain
+
+if TYPE_CHECKING:
+    from fame.clipstore import StoreSpec
+
+store_app = App("Look at a clip store and check it.")
+
+_Store = Annotated[
+    str,
+    typer.Argument(
+        metavar="STORE", help="A clip store: a folder, or s3://bucket/path.", show_default=False
+    ),
+]
+
+
+@store_app.command()
+def info(
+    store: _Store,
+    failures: Annotated[
+        bool, typer.Option("--failures", help="List the failed videos too.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print everything as one JSON object.")
+    ] = False,
+) -> None:
+    """What a store holds: videos, clips, recipe, bytes, classes, failures."""
+    from fame.clipstore import store_info
+
+    found = store_info(store)
+    if as_json:
+        print(json.dumps(found.to_dict(), indent=1))
+        return
+    spec, header = found.header.spec, found.header
+    size = sum(found.array_bytes.values())
+    state = (
+        "finished"
+        if found.finished
+        else f"unfinished: {found.shards_done} of {found.num_shards} shards are there"
+    )
+    table(
+        {
+            "store": f"{store}, {state}",
+            "dataset": f"{header.dataset} {header.split}, {header.software}",
+            "videos": f"{found.num_videos}: "
+            + ", ".join(f"{n} {status}" for status, n in found.statuses.items()),
+            "frames": (
+                f"{found.num_frames}, {spec.kept}, at most {spec.slots} of a video, "
+                f"{spec.height}x{spec.width}"
+            ),
+            "codec": spec.codec + (f" quality {spec.quality}" if spec.codec == "jpeg" else ""),
+            "foreground": _maps_of(spec, found.array_bytes),
+            "size": (
+                f"{size / 1e6:,.1f} MB, {size / max(1, found.num_frames) / 1e3:,.1f} kB a frame"
+            ),
+            "recipe": spec.digest,
+            **{f"class {name}": f"{count} videos" for name, count in found.classes.items()},
+        },
+    )
+    if failures:
+        for name, reason in found.failures:
+            say(f"{plain(name)}: {plain(reason)}")
+
+
+def _maps_of(spec: "StoreSpec", array_bytes: dict[str, int]) -> str:
+    """The foreground maps in words, with their share of the store."""
+    if spec.foreground == "none":
+        return "none"
+    share = array_bytes["foreground"] / max(1, sum(array_bytes.values()))
+    which = "every frame" if spec.foreground_every == 1 else f"1 of {spec.foreground_every} frames"
+    size = f"{spec.foreground_height}x{spec.foreground_width}"
+    return f"{spec.foreground} {size} of {which}, {share:.1%} of the bytes"
+
+
+@store_app.command()
+def verify(
+    store: _Store,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="Drop what is damaged: the preprocess command then makes just that again.",
+        ),
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that check shards (default: all cores).")
+    ] = None,
+) -> None:
+    """Check every checksum and decode every chunk; exit code 1 where something is damaged."""
+    import os
+
+    from fame import clipstore
+    from fame.processes import pool
+
+    with pool(workers or len(os.sched_getaffinity(0)), "fame.clipstore") as processes:
+        report = clipstore.verify(store, run=processes.map)
+    for key, problem in report.files.items():
+        say(f"{store}/{key}: {plain(problem)}")
+    for shard in report.shards:
+        say(f"{store}: shard {shard.shard}: {plain('; '.join(shard.problems))}")
+    if report.ok:
+        print(
+            f"{store}: every checksum holds and every chunk decodes; "
+            f"{report.flat_maps} maps show no foreground"
+        )
+        return
+    if repair:
+        with clipstore.lock(store):
+            clipstore.repair(store, report)
+        print(
+            f"{store}: dropped what is damaged; run the preprocess command that made "
+            "the store again"
+        )
+    raise typer.Exit(1)
+
+
+@store_app.command()
+def preview(
+    store: _Store,
+    clips: Annotated[int, typer.Option(min=2, help="Clips to draw, of as many videos.")] = 6,
+    beta: Annotated[float, typer.Option(help="Share of the frame that is foreground, 0..1.")] = 0.5,
+    seed: Annotated[int, typer.Option(help="Chooses the clips.")] = 0,
+    out: Annotated[Path, typer.Option(help="A .png sheet, or a .gif that moves.")] = Path(
+        "preview.png"
+    ),
+) -> None:
+    """Draw frame, foreground map, mask and merged clip of some clips, each over the next one's
+    background.
+    """
+    import numpy as np
+
+    from fame.clipstore import ClipStore, Window
+    from fame.preview import write_gif, write_png
+    from fame.randomness import numpy_generator
+
+    writers = {".png": write_png, ".gif": write_gif}
+    if out.suffix not in writers:
+        raise ValueError(f"--out must end in .png or .gif, got {out}")
+    opened = ClipStore.open(store)
+    valid, window = np.flatnonzero(opened.valid_V), Window()
+    if len(valid) < clips:
+        raise ValueError(
+            f"{store}: {len(valid)} of its videos can be shown; --clips asks for {clips}"
+        )
+    rng = numpy_generator(seed, 0, 0, "preview")
+    chosen = [
+        (video, int(rng.choice(opened.starts(video, window))), window)
+        for video in rng.choice(valid, clips, replace=False).tolist()
+    ]
+    frames, maps = ([read(*clip) for clip in chosen] for read in (opened.clip, opened.maps))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    others = np.roll(np.arange(clips), -1)
+    writers[out.suffix](out, np.stack(frames), np.stack(maps), beta=beta, sources_N=others)
+    print(out)
+
+
+@store_app.command()
+def browse(
+    store: _Store,
+    clips: Annotated[int, typer.Option(min=1, help="Most clips to show, of as many videos.")] = 60,
+    beta: Annotated[float, typer.Option(help="Share of the frame that is foreground, 0..1.")] = 0.5,
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("browse.html"),
+) -> None:
+    """Write a page for a browser: clips in motion with map, mask and merged clip, and failures."""
+    from fame.browse import browse as write
+
+    shown = write(store, out, clips=clips, beta=beta)
+    print(f"{out}: {shown} clips")
