@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+from commands.app import App, Commands
 from commands.bias import bias
 from commands.demo import demo
 from commands.evaluate import activate, evaluate_app
 from commands.export import export
-from commands.options import App, Commands
 from commands.preprocess import app as preprocess_app
 from commands.report import report
 from commands.store import store_app

@@ -5,16 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commands.options import (
-    Checkpoints,
-    Options,
-    Root,
-    Values,
-    checkpoint_or_default,
-    output,
-    say,
-    watch,
-)
+from commands.options import Options, Values
+from commands.output import output, say, watch
+from commands.paths import Checkpoints, Root, checkpoint_or_default
 from commands.stores import existing_store
 from fame.lock import hold
 from fame.words import plain

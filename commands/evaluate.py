@@ -6,18 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from commands.options import (
-    App,
-    Checkpoints,
-    Options,
-    Root,
-    Values,
-    checkpoint_or_default,
-    existing,
-    output,
-    say,
-    watch,
-)
+from commands.app import App
+from commands.options import Options, Values
+from commands.output import output, say, watch
+from commands.paths import Checkpoints, Root, checkpoint_or_default, existing
 from commands.stores import existing_store
 from fame.lock import hold
 from fame.settings import Settings

@@ -1,35 +1,42 @@
 """``fame export``. Heavy imports live inside the command."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from commands.options import Root, checkpoint_or_default, say
+from commands.output import say
+from commands.paths import Root, checkpoint_or_default
 from fame.lock import hold
+from fame.settings import Setting, Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(Settings):
+    """The clips that an exported program takes, and where it goes."""
+
+    out: Annotated[Path | None, Setting("Folder to write to (default: ROOT/runs/export).")] = None
+    frames: Annotated[int, Setting("Frames of a clip.", low=1, metavar="FRAMES")] = 16
+    crop: Annotated[int, Setting("Side of a clip, pixels.", low=8, metavar="PIXELS")] = 224
 
 
 def export(
+    config: ExportConfig,
     checkpoint: Annotated[
         Path | None,
         typer.Argument(help="A checkpoint (default: ROOT/runs/pretrain/checkpoints/last.pt)."),
     ] = None,
     root: Root = Path("data"),
-    out: Annotated[
-        Path | None, typer.Option(help="Folder to write to (default: ROOT/runs/export).")
-    ] = None,
-    frames: Annotated[
-        int, typer.Option(min=1, help="Frames per clip that the exported program takes.")
-    ] = 16,
-    crop: Annotated[int, typer.Option(min=8, help="Side of its clips, pixels.")] = 224,
 ) -> None:
     """Write an encoder's weights as safetensors, a JSON card, and a program that runs without this
     project.
     """
     from fame.export import export_encoder
 
-    folder, source = out or root / "runs" / "export", checkpoint_or_default(checkpoint, root)
+    folder = config.out or root / "runs" / "export"
+    source = checkpoint_or_default(checkpoint, root)
     with hold(folder, what="export"):
-        paths = export_encoder(source, folder, frames=frames, crop=crop)
+        paths = export_encoder(source, folder, frames=config.frames, crop=config.crop)
     for path in paths:
         say(path)

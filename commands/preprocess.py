@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commands.options import App, Options, Root, Values, existing, say, starting
+from commands.app import App
+from commands.options import Options, Values
+from commands.output import say, starting
+from commands.paths import Root, existing
 from fame.store_spec import StoreSpec
 from preprocess.config import Dataset, PreprocessConfig
 

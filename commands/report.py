@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from commands.options import Root, existing, say
+from commands.output import say
+from commands.paths import Root, existing
 from commands.stores import existing_store
 
 

@@ -1,13 +1,17 @@
 """``fame store``. Heavy imports live inside the commands."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commands.options import App, say, table
+from commands.app import App
+from commands.output import say, table
+from fame.settings import Setting, Settings
 from fame.words import plain
+from train.evaluate.config import Beta
 
 if TYPE_CHECKING:
     from fame.clipstore import StoreSpec
@@ -122,16 +126,24 @@ def verify(
     raise typer.Exit(1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PreviewConfig(Settings):
+    """Which clips of a store are drawn, and where."""
+
+    clips: Annotated[int, Setting("Clips to draw, of as many videos.", low=2)] = 6
+    beta: Beta = 0.5
+    seed: Annotated[int, Setting("Decides which clips are drawn.", low=0)] = 0
+    out: Annotated[Path, Setting("A .png sheet, or a .gif that moves.")] = Path("preview.png")
+
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` for a picture of another kind."""
+        super().__post_init__()
+        if self.out.suffix not in (".png", ".gif"):
+            raise ValueError(f"--out must end in .png or .gif, got {self.out}")
+
+
 @store_app.command()
-def preview(
-    store: _Store,
-    clips: Annotated[int, typer.Option(min=2, help="Clips to draw, of as many videos.")] = 6,
-    beta: Annotated[float, typer.Option(help="Share of the frame that is foreground, 0..1.")] = 0.5,
-    seed: Annotated[int, typer.Option(help="Chooses the clips.")] = 0,
-    out: Annotated[Path, typer.Option(help="A .png sheet, or a .gif that moves.")] = Path(
-        "preview.png"
-    ),
-) -> None:
+def preview(store: _Store, config: PreviewConfig) -> None:
     """Draw frame, foreground map, mask and merged clip of some clips, each over the next one's
     background.
     """
@@ -141,16 +153,14 @@ def preview(
     from fame.preview import write_gif, write_png
     from fame.randomness import numpy_generator
 
-    writers = {".png": write_png, ".gif": write_gif}
-    if out.suffix not in writers:
-        raise ValueError(f"--out must end in .png or .gif, got {out}")
+    clips, out = config.clips, config.out
     opened = ClipStore.open(store)
     valid, window = np.flatnonzero(opened.valid_V), Window()
     if len(valid) < clips:
         raise ValueError(
             f"{store}: {len(valid)} of its videos can be shown; --clips asks for {clips}"
         )
-    rng = numpy_generator(seed, 0, 0, "preview")
+    rng = numpy_generator(config.seed, 0, 0, "preview")
     chosen = [
         (video, int(rng.choice(opened.starts(video, window))), window)
         for video in rng.choice(valid, clips, replace=False).tolist()
@@ -158,19 +168,24 @@ def preview(
     frames, maps = ([read(*clip) for clip in chosen] for read in (opened.clip, opened.maps))
     out.parent.mkdir(parents=True, exist_ok=True)
     others = np.roll(np.arange(clips), -1)
-    writers[out.suffix](out, np.stack(frames), np.stack(maps), beta=beta, sources_N=others)
+    draw = write_gif if out.suffix == ".gif" else write_png
+    draw(out, np.stack(frames), np.stack(maps), beta=config.beta, sources_N=others)
     print(out)
 
 
+@dataclass(frozen=True, kw_only=True)
+class BrowseConfig(Settings):
+    """What the page of a store shows."""
+
+    clips: Annotated[int, Setting("Most clips to show, of as many videos.", low=1)] = 60
+    beta: Beta = 0.5
+    out: Annotated[Path, Setting("The page to write.")] = Path("browse.html")
+
+
 @store_app.command()
-def browse(
-    store: _Store,
-    clips: Annotated[int, typer.Option(min=1, help="Most clips to show, of as many videos.")] = 60,
-    beta: Annotated[float, typer.Option(help="Share of the frame that is foreground, 0..1.")] = 0.5,
-    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("browse.html"),
-) -> None:
+def browse(store: _Store, config: BrowseConfig) -> None:
     """Write a page for a browser: clips in motion with map, mask and merged clip, and failures."""
     from fame.browse import browse as write
 
-    shown = write(store, out, clips=clips, beta=beta)
-    print(f"{out}: {shown} clips")
+    shown = write(store, config.out, clips=config.clips, beta=config.beta)
+    print(f"{config.out}: {shown} clips")

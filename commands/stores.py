@@ -4,7 +4,7 @@ import shlex
 from itertools import islice
 from pathlib import Path
 
-from commands.options import AnyPath
+from commands.paths import AnyPath
 from preprocess.datasets.files import is_video
 
 _ROOT_KEY = "zarr.json"  # of fame.clipstore.layout, which loads numpy

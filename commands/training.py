@@ -7,27 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from commands.options import (
-    App,
-    Options,
-    Root,
-    Values,
-    checkpoint_or_default,
-    chosen,
-    first_process,
-    in_words,
-    say,
-    starting,
-    watch,
-)
+from commands.app import App
+from commands.config_file import chosen
+from commands.options import Options, Values, in_words
+from commands.output import first_process, say, starting, watch
+from commands.paths import Root, checkpoint_or_default
 from commands.stores import existing_store, shares
 from fame.settings import Settings
+from preprocess.config import PreprocessConfig
 from train.config import FinetuneConfig, LaunchConfig, PretrainConfig
+from train.evaluate.config import ClassifierConfig
 from train.recipes import RECIPES, recipe
 
 if TYPE_CHECKING:
     from fame.weights import Weights
     from train.finetune import FinetuneResult
+    from train.run.loop import RunResult
 
 finetune_app = App(
     "Train a pretrained encoder and a classifier on labelled videos, then test them."
@@ -56,58 +51,88 @@ def _complete_recipe(incomplete: str) -> list[str]:
     return [name for name in RECIPES if name.startswith(incomplete)]
 
 
-def _set_option(kind: type[Settings]) -> Any:
-    def complete(incomplete: str) -> list[str]:
-        return [f"{name}=" for name in kind.fields() if name.startswith(incomplete)]
-
-    return typer.Option(
-        "--set",
-        metavar="FIELD=VALUE",
-        help="Set a field of the config; may be repeated.",
-        rich_help_panel="Run",
-        autocompletion=complete,
-    )
+def _complete_field(ctx: typer.Context, incomplete: str) -> list[str]:
+    kind = PretrainConfig if ctx.command.name == "pretrain" else FinetuneConfig
+    return [f"{name}=" for name in kind.fields() if name.startswith(incomplete)]
 
 
-_Config = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        metavar="FILE",
-        help="JSON or YAML file of fields, for instance the config.json of a run; options and "
-        "--set come after it.",
-        rich_help_panel="Run",
-    ),
-]
-_ShowConfig = Annotated[
-    bool,
-    typer.Option(
-        "--show-config",
-        help="Print the config with all its fields as JSON, and train nothing.",
-        rich_help_panel="Run",
-    ),
-]
-_Resume = Annotated[
-    str,
-    typer.Option(
-        metavar="auto|never|FILE",
-        help="Continue where the run stopped, refuse to, or continue from a checkpoint.",
-        rich_help_panel="Run",
-    ),
-]
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """The options of every command that trains, beside the settings of the training."""
 
-
-def pretrain(
-    given: Annotated[Values, Options(PretrainConfig, defaults=_set_by_recipe())],
-    launch: LaunchConfig,
-    stores: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[STORE[=SHARE]]...",
-            help="Clip stores (default: ROOT/stores/k400-train.zarr). With shares, such as "
-            "A=0.7 B=0.3, an epoch mixes them so.",
+    root: Root = Path("data")
+    config_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="JSON or YAML file of fields, for instance the config.json of a run; options and "
+            "--set come after it.",
+            rich_help_panel="Run",
         ),
-    ] = None,
+    ] = None
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="Set a field of the config; may be repeated.",
+            rich_help_panel="Run",
+            autocompletion=_complete_field,
+        ),
+    ] = None
+    show_config: Annotated[
+        bool,
+        typer.Option(
+            "--show-config",
+            help="Print the config with all its fields as JSON, and train nothing.",
+            rich_help_panel="Run",
+        ),
+    ] = False
+    resume: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|never|FILE",
+            help="Continue where the run stopped, refuse to, or continue from a checkpoint.",
+            rich_help_panel="Run",
+        ),
+    ] = "auto"
+
+    def chosen(self, kind: type[Settings], given: Values) -> Values:
+        """Return the fields that a person chose, of the file, the options and ``--set``."""
+        return chosen(kind, given, settings=self.settings or [], file=self.config_file)
+
+    def show(self, config: Settings) -> None:
+        """Print the config and end the command, if that is what was asked for."""
+        if self.show_config:
+            print(json.dumps(config.to_dict(), indent=2))
+            raise typer.Exit
+
+    @property
+    def source(self) -> Any:
+        """What to resume from, as the training takes it."""
+        return self.resume if self.resume in ("auto", "never") else Path(self.resume)
+
+    def on_ray(self) -> Any:
+        """Return the module that trains on Ray. Raise ``ValueError`` if it cannot be used."""
+        if self.resume != "auto":
+            raise ValueError(
+                f"--launcher ray always resumes from the run folder; --resume {self.resume} is "
+                "for training here"
+            )
+        try:
+            from train import launch_ray
+        except ImportError as error:
+            raise ValueError(
+                f"--launcher ray needs Ray Train: pip install 'ray[train]' ({error})"
+            ) from error
+        return launch_ray
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainOptions(RunOptions):
+    """The options of ``fame pretrain`` that are no settings of the training."""
+
     recipe_name: Annotated[
         str,
         typer.Option(
@@ -117,12 +142,8 @@ def pretrain(
             rich_help_panel="Run",
             autocompletion=_complete_recipe,
         ),
-    ] = _RECIPE,
-    config_file: _Config = None,
-    settings: Annotated[list[str], _set_option(PretrainConfig)] = [],
-    show_config: _ShowConfig = False,
-    root: Root = Path("data"),
-    name: Annotated[str, typer.Option(help="Name of the run.", rich_help_panel="Run")] = "pretrain",
+    ] = _RECIPE
+    name: Annotated[str, typer.Option(help="Name of the run.", rich_help_panel="Run")] = "pretrain"
     run_dir: Annotated[
         Path | None,
         typer.Option(
@@ -130,8 +151,7 @@ def pretrain(
             help="Run folder (default: ROOT/runs/NAME).",
             rich_help_panel="Run",
         ),
-    ] = None,
-    resume: _Resume = "auto",
+    ] = None
     init: Annotated[
         str | None,
         typer.Option(
@@ -139,7 +159,7 @@ def pretrain(
             help="Weights to start from: of a run, of another project, or hf:FOLDER.",
             rich_help_panel="Data",
         ),
-    ] = None,
+    ] = None
     knn_store: Annotated[
         str | None,
         typer.Option(
@@ -147,50 +167,58 @@ def pretrain(
             help="Labelled store on which features are tested every knn_every epochs.",
             rich_help_panel="Data",
         ),
+    ] = None
+
+
+def pretrain(
+    given: Annotated[Values, Options(PretrainConfig, defaults=_set_by_recipe())],
+    launch: LaunchConfig,
+    run: PretrainOptions,
+    stores: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[STORE[=SHARE]]...",
+            help="Clip stores (default: ROOT/stores/k400-train.zarr). With shares, such as "
+            "A=0.7 B=0.3, an epoch mixes them so.",
+        ),
     ] = None,
 ) -> None:
     """Pretrain an encoder by momentum contrast on clips whose foregrounds and backgrounds were
     merged.
     """
-    fields = chosen(PretrainConfig, given, settings=settings, file=config_file)
-    weights = _weights(init)
+    fields, weights = run.chosen(PretrainConfig, given), _weights(run.init)
     if weights:
         from train.start import network_of
 
         fields |= network_of(weights, fields, instead="without --init")
-    config = replace(recipe(recipe_name), **fields)
-    if show_config:
-        return _show(config)
+    config = replace(recipe(run.recipe_name), **fields)
+    run.show(config)
     given_paths, proportion = shares(stores or [])
-    paths: list[Path | str] = [*given_paths] or [root / "stores" / "k400-train.zarr"]
+    paths: list[Path | str] = [*given_paths] or [run.root / "stores" / "k400-train.zarr"]
     for path in paths:
-        existing_store(path, root=root, hint="`fame preprocess k400` makes the default one")
-    if knn_store is not None:
-        existing_store(knn_store, root=root)
+        existing_store(path, root=run.root, hint="`fame preprocess k400` makes the default one")
+    if run.knn_store is not None:
+        existing_store(run.knn_store, root=run.root)
     where: Values = {
         "stores": paths,
-        "run_dir": run_dir or root / "runs" / name,
-        "knn_store": knn_store,
+        "run_dir": run.run_dir or run.root / "runs" / run.name,
+        "knn_store": run.knn_store,
         "proportion": proportion,
     }
     if launch.launcher == "ray":
-        origin = weights.path if weights else None
-        ray = _ray_launcher(resume)
+        origin, ray = weights.path if weights else None, run.on_ray()
         result = ray.pretrain_on_ray(config, **where, launch=launch, init=origin)
     else:
         with starting("loading PyTorch and the stores") as progress:
             from train.pretrain import pretrain as train_here
 
-            result = train_here(
-                config, **where, resume=_source(resume), init=weights, progress=progress
-            )
-    if first_process():
-        say(f"{result.status} at step {result.step} of {result.total}: {result.checkpoint}")
-    raise typer.Exit(result.exit_code)
+            where |= {"resume": run.source, "init": weights, "progress": progress}
+            result = train_here(config, **where)
+    _end(result)
 
 
-def _weights(path: str | None) -> "Weights | None":
-    """Read weights to start from."""
+def _weights(path: Path | str | None) -> "Weights | None":
+    """Read the weights to start from, if there are any."""
     if path is None:
         return None
     from fame.weights import read_weights
@@ -198,35 +226,19 @@ def _weights(path: str | None) -> "Weights | None":
     return read_weights(Path(path))
 
 
-def _show(config: Settings) -> None:
-    print(json.dumps(config.to_dict(), indent=2))
-
-
-def _source(resume: str) -> Any:
-    return resume if resume in ("auto", "never") else Path(resume)
-
-
-def _ray_launcher(resume: str) -> Any:
-    """Return the module that trains on Ray. Raise ``ValueError`` if it cannot be used."""
-    if resume != "auto":
-        raise ValueError(
-            f"--launcher ray always resumes from the run folder; --resume {resume} is "
-            "for training here"
-        )
-    try:
-        from train import launch_ray
-    except ImportError as error:
-        raise ValueError(
-            f"--launcher ray needs Ray Train: pip install 'ray[train]' ({error})"
-        ) from error
-    return launch_ray
+def _end(result: "RunResult", *lines: object) -> None:
+    """Print how a run ended, and leave with its exit code."""
+    if first_process():
+        say(f"{result.status} at step {result.step} of {result.total}: {result.checkpoint}")
+        for line in lines:
+            say(line)
+    raise typer.Exit(result.exit_code)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneOptions:
+class FinetuneOptions(RunOptions):
     """The options of every ``fame finetune`` command that are no settings of the training."""
 
-    root: Root = Path("data")
     pretrained: Annotated[
         str | None,
         typer.Option(
@@ -260,24 +272,31 @@ class FinetuneOptions:
             rich_help_panel="Run",
         ),
     ] = None
-    resume: _Resume = "auto"
-    crops: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="Squares of each test clip, along its longer side.",
-            rich_help_panel="Run",
-        ),
-    ] = 1
-    config_file: _Config = None
-    settings: Annotated[list[str] | None, _set_option(FinetuneConfig)] = None
-    show_config: _ShowConfig = False
+    test: Annotated[Values, Options(ClassifierConfig, only=("crops",))]
+
+    def weights(self) -> "Weights | None":
+        """Read the weights to start from; ``None`` for training from scratch."""
+        named = Path(self.pretrained) if self.pretrained else None
+        scratch = self.pretrained == "none"
+        return _weights(None if scratch else checkpoint_or_default(named, self.root))
+
+    def stores(self, dataset: str, *, fold: int | str, test: str) -> Values:
+        """Return the stores to train and to test on, by role."""
+        asked = (("train", "train", self.train_store), ("test", test, self.test_store))
+        return {
+            f"{role}_store": existing_store(
+                path or self.root / "stores" / f"{dataset}-{split}{fold}.zarr",
+                root=self.root,
+                hint=f"name this one with --{role}-store",
+            )
+            for role, split, path in asked
+        }
 
 
 def _finetune(
     given: Values,
     launch: LaunchConfig,
-    options: FinetuneOptions,
+    run: FinetuneOptions,
     *,
     dataset: str,
     fold: int | str = "",
@@ -286,51 +305,30 @@ def _finetune(
     """Fine-tune on one dataset and print the metrics of the test."""
     from train.finetune import configured, finetune
 
-    weights = None
-    if options.pretrained != "none":
-        named = Path(options.pretrained) if options.pretrained else None
-        weights = _weights(str(checkpoint_or_default(named, options.root)))
-    fields = chosen(
-        FinetuneConfig, given, settings=options.settings or [], file=options.config_file
-    )
-    config = configured(weights, fields)
-    if options.show_config:
-        return _show(config)
-    stores = {
-        f"{role}_store": existing_store(
-            path or options.root / "stores" / f"{dataset}-{split}{fold}.zarr",
-            root=options.root,
-            hint=f"name this one with --{role}-store",
-        )
-        for role, split, path in (
-            ("train", "train", options.train_store),
-            ("test", test, options.test_store),
-        )
-    }
+    weights = run.weights()
+    config = configured(weights, run.chosen(FinetuneConfig, given))
+    run.show(config)
     name = f"finetune-{dataset}-{fold}" if fold else f"finetune-{dataset}"
-    folder = options.run_dir or options.root / "runs" / name
-    where: Values = {**stores, "run_dir": folder, "crops": options.crops}
+    folder = run.run_dir or run.root / "runs" / name
+    where: Values = {**run.stores(dataset, fold=fold, test=test), "run_dir": folder, **run.test}
     if launch.launcher == "ray":
         origin = weights.path if weights else None
-        ray = _ray_launcher(options.resume)
+        ray = run.on_ray()
         result = ray.finetune_on_ray(config, **where, pretrained=origin, launch=launch)
     else:
         with starting("loading the stores") as progress:
-            where |= {"weights": weights, "resume": _source(options.resume), "watch": watch}
+            where |= {"weights": weights, "resume": run.source, "watch": watch}
             result = finetune(config, **where, progress=progress)
-    if first_process():
-        _print(result, folder)
-    raise typer.Exit(result.run.exit_code)
+    _end(result.run, *_lines(result, folder))
 
 
-def _print(result: "FinetuneResult", folder: Path) -> None:
-    run = result.run
-    say(f"{run.status} at step {run.step} of {run.total}: {run.checkpoint}")
-    if result.figures:
-        say(f"tested: {result.selection}")
-        say(", ".join(f"{name} {value:.2f} %" for name, value in result.figures.items()))
-        say(folder / "report.json")
-        say(folder / "confusion.png")
+def _lines(result: "FinetuneResult", folder: Path) -> list[object]:
+    """Return what is printed of the test; nothing where the run was interrupted."""
+    if not result.figures:
+        return []
+    figures = ", ".join(f"{name} {value:.2f} %" for name, value in result.figures.items())
+    files = (folder / "report.json", folder / "confusion.png")
+    return [f"tested: {result.selection}", figures, *files]
 
 
 _Given = Annotated[
@@ -345,44 +343,42 @@ _Given = Annotated[
         },
     ),
 ]
-_Fold = Annotated[
-    int, typer.Option(min=1, max=3, help="Which of the three splits.", rich_help_panel="Data")
-]
+_Fold = Annotated[Values, Options(PreprocessConfig, only=("fold",))]
 
 
 @finetune_app.command()
-def ucf101(given: _Given, launch: LaunchConfig, options: FinetuneOptions, fold: _Fold = 1) -> None:
+def ucf101(given: _Given, launch: LaunchConfig, run: FinetuneOptions, fold: _Fold) -> None:
     """UCF101, one of its three folds."""
-    _finetune(given, launch, options, dataset="ucf101", fold=fold)
+    _finetune(given, launch, run, dataset="ucf101", fold=fold.get("fold", 1))
 
 
 @finetune_app.command()
-def hmdb51(given: _Given, launch: LaunchConfig, options: FinetuneOptions, fold: _Fold = 1) -> None:
+def hmdb51(given: _Given, launch: LaunchConfig, run: FinetuneOptions, fold: _Fold) -> None:
     """HMDB51, one of its three folds."""
-    _finetune(given, launch, options, dataset="hmdb51", fold=fold)
+    _finetune(given, launch, run, dataset="hmdb51", fold=fold.get("fold", 1))
 
 
 @finetune_app.command()
-def diving48(given: _Given, launch: LaunchConfig, options: FinetuneOptions) -> None:
+def diving48(given: _Given, launch: LaunchConfig, run: FinetuneOptions) -> None:
     """Diving48 V2."""
-    _finetune(given, launch, options, dataset="diving48")
+    _finetune(given, launch, run, dataset="diving48")
 
 
 @finetune_app.command()
-def k400(given: _Given, launch: LaunchConfig, options: FinetuneOptions) -> None:
+def k400(given: _Given, launch: LaunchConfig, run: FinetuneOptions) -> None:
     """Kinetics-400, tested on its validation videos."""
-    _finetune(given, launch, options, dataset="k400", test="val")
+    _finetune(given, launch, run, dataset="k400", test="val")
 
 
 @finetune_app.command()
 def folder(
     given: _Given,
     launch: LaunchConfig,
-    options: FinetuneOptions,
+    run: FinetuneOptions,
     name: Annotated[
         str,
         typer.Option(help="Name of the dataset in default paths.", rich_help_panel="Data"),
     ] = "folder",
 ) -> None:
     """Any labelled videos: the stores NAME-train and NAME-test."""
-    _finetune(given, launch, options, dataset=name)
+    _finetune(given, launch, run, dataset=name)

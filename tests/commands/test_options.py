@@ -119,7 +119,7 @@ def test_what_cannot_be_is_one_line(options: list[str], words: str) -> None:
         ("pretrain --epochs abc", "--epochs must be a whole number, got 'abc'"),
         ("pretrain --beta x", "--beta must be a number, got 'x'"),
         ("evaluate knn --k 1.5", "--k must be a whole number, got '1.5'"),
-        ("finetune ucf101 --fold 7", "--fold must be at most 3, got '7'"),
+        ("finetune ucf101 --fold 7", "fold must be a whole number from 1 to 3, got 7"),
         ("store verify x --workers 0", "--workers must be at least 1, got '0'"),
         ("pretrain --device x", "Invalid value for '--device': 'x' is not one of 'auto', 'cpu'"),
         ("pretrain --resume", "Option '--resume' requires an argument"),

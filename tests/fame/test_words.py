@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli import app
-from commands.options import output, say, table
+from commands.output import output, say, table
 from fame.words import plain
 
 

@@ -1,0 +1,145 @@
+"""Groups and commands: options derived from settings, help in panels, errors of one line.
+
+Light to import: ``fame --help`` goes through here.
+"""
+
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.exceptions import TyperException
+
+from commands.options import expand
+from commands.output import first_process
+from commands.renamed import renamed
+from fame.words import plain
+
+_GIVEN = "commands.app.given"  # the words of the command, in the meta of its context
+_MUST_BE = {  # pydantic's kinds of problems, in the words of the settings
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
+}
+_SIGNALLED = 128  # exit codes above it name a signal
+PANELS = (
+    "Arguments",
+    "Data",
+    "Frames",
+    "Network",
+    "Merging",
+    "Contrast",
+    "Optimiser",
+    "Speed and memory",
+    "Options",
+    "Run",
+    "Launch",
+)
+
+
+def _write_panels(command: Any, ctx: Any, formatter: Any) -> None:
+    """Write arguments and options panel by panel; unlike typer's tables this cuts no name."""
+    panels: dict[str, list[tuple[str, str]]] = {}
+    for parameter in command.get_params(ctx):
+        if record := parameter.get_help_record(ctx):
+            argument = parameter.param_type_name == "argument"
+            panel = "Arguments" if argument else parameter.rich_help_panel or "Options"
+            panels.setdefault(panel, []).append(record)
+    for panel in sorted(panels, key=PANELS.index):
+        with formatter.section(panel):
+            formatter.write_dl(panels[panel])
+
+
+class Command(TyperCommand):
+    """A command whose help stands in panels."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take the options of earlier versions too."""
+        ctx.meta[_GIVEN] = shlex.join([*ctx.command_path.split(), *args])
+        return super().parse_args(ctx, renamed(ctx.command_path, args))
+
+    def invoke(self, ctx: Any) -> Any:
+        """Say at the end of a run that a signal stopped which command goes on."""
+        try:
+            return super().invoke(ctx)
+        except typer.Exit as end:
+            if end.exit_code > _SIGNALLED and first_process():
+                # Any other --resume would begin again, or refuse the folder.
+                auto = "" if ctx.params.get("resume") == "auto" else " --resume auto"
+                launcher = "torchrun ... -- " if "RANK" in os.environ else ""
+                line = f"fame: to go on: {launcher}{ctx.meta[_GIVEN]}{auto}"
+                print(plain(line), file=sys.stderr)
+            raise
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        _write_panels(self, ctx, formatter)
+
+
+class Commands(TyperGroup):
+    """A group whose user errors are one line and exit code 2; a traceback only with ``--debug``."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        _write_panels(self, ctx, formatter)
+        names = self.list_commands(ctx)
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self.commands[name].help or "") for name in names])
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args or ["--help"])
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ValueError, OSError) as error:
+            if ctx.find_root().params["debug"]:
+                raise
+            raise TyperException(str(error) or type(error).__name__) from error
+        except KeyboardInterrupt as error:
+            given = ctx.meta.get(_GIVEN, "fame")  # that of the innermost command
+            print(plain(f"fame: interrupted; to go on: {given}"), file=sys.stderr)
+            raise typer.Exit(_SIGNALLED + getattr(error, "number", signal.SIGINT)) from error
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            code = super().main(*args, **{**kwargs, "standalone_mode": False})
+        except TyperException as error:
+            print("fame:", plain(" ".join(_in_one_line(error).split())), file=sys.stderr)
+            code = 2
+        sys.exit(code or 0)
+
+
+def _in_one_line(error: TyperException) -> str:
+    """Return an error as one line; that of a bad value names option, what it must be and value."""
+    problems = getattr(error.__cause__, "errors", None)  # of pydantic, which typer reads values by
+    option = getattr(error, "param", None)
+    if problems is None or option is None:
+        return error.format_message()
+    (problem, *_) = problems()
+    words = _MUST_BE.get(problem["type"])
+    if words is None:
+        return error.format_message().replace("Value error, ", "")
+    must_be = words.format(**problem.get("ctx", {}))
+    return f"{option.opts[0]} must be {must_be}, got {problem['input']!r}"
+
+
+class App(typer.Typer):
+    """A group of commands that may take settings and whose help is plain text in panels."""
+
+    def __init__(self, help: str, *, cls: type[Commands] = Commands) -> None:  # noqa: A002
+        super().__init__(
+            help=help,
+            cls=cls,
+            rich_markup_mode=None,
+            context_settings={"help_option_names": ["-h", "--help"]},
+            pretty_exceptions_enable=False,
+        )
+
+    def command(self, *args: Any, **kwargs: Any) -> Callable[[Callable[..., Any]], Any]:
+        add = super().command(*args, cls=Command, **kwargs)
+        return lambda function: add(expand(function))

@@ -1,0 +1,40 @@
+"""Default paths of the commands, all below one data root."""
+
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+Root = Annotated[
+    Path,
+    typer.Option(
+        envvar="FAME_ROOT",
+        metavar="FOLDER",
+        help="Data root: videos/, stores/ and runs/ live below it.",
+        rich_help_panel="Data",
+    ),
+]
+Checkpoints = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        help="Checkpoints to compare (default: ROOT/runs/pretrain/checkpoints/last.pt)."
+    ),
+]
+AnyPath = TypeVar("AnyPath", Path, Path | str)
+
+
+def existing(path: AnyPath, *, made_by: str) -> AnyPath:
+    """``path`` itself; ``ValueError`` that says where was looked and what makes it when it is not
+    there.
+
+    Of a store at ``s3://`` nothing is asked here: opening it tells.
+    """
+    if not str(path).startswith("s3://") and not Path(path).exists():
+        raise ValueError(f"{path} is not there; {made_by}")
+    return path
+
+
+def checkpoint_or_default(given: Path | None, root: Path) -> Path:
+    """The checkpoint that was named, else the last one of the default run."""
+    path = given or root / "runs" / "pretrain" / "checkpoints" / "last.pt"
+    return existing(path, made_by="`fame pretrain` makes checkpoints")
