@@ -6,9 +6,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from benchmarks import davis
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "evidence"))
+import pays
 import pointing
 import run
 import worlds
@@ -90,15 +94,43 @@ def test_no_tested_background_was_trained_on(
     assert not unseen & set(trained)
 
 
+TRIAL = {
+    "arm": {"trained": True},
+    "pretraining_cpu_seconds": 3600,
+    "curve": [{"spread": 0.5}],
+    "report": {"figures": {name: {"value": 50.0, "chance": 16.7} for name in run.COLUMNS}},
+}
+
+
 def test_a_table_of_evidence_shows_every_seed_and_what_was_not_run() -> None:
-    figure = {"value": 50.0, "chance": 16.7}
-    trial = {
-        "arm": {"trained": True},
-        "pretraining_cpu_seconds": 3600,
-        "curve": [{"spread": 0.5}],
-        "report": {"figures": dict.fromkeys(run.COLUMNS, figure)},
-    }
-    lines = run.table({"MoCo": [trial, trial], "FAME": []}).splitlines()
+    lines = run.table({"MoCo": [TRIAL, TRIAL], "FAME": []}).splitlines()
     assert "| MoCo | **50.0** (50.0, 50.0) |" in "\n".join(lines)
     assert any(line.startswith("| FAME | not run |") for line in lines)
     assert lines[-1] == "2 pretrainings, 2.0 CPU hours."
+
+
+def test_when_merging_pays_is_drawn_from_what_was_run(tmp_path: Path) -> None:
+    kept = {"trials": {"MoCo": [TRIAL, TRIAL], "FAME, flow maps": [TRIAL]}}
+    (tmp_path / "evidence_tempting_own_longer.json").write_text(json.dumps(kept))
+    pays.main(results=tmp_path, pictures=tmp_path)
+    lines = (tmp_path / "evidence_pays.md").read_text().splitlines()
+    each = " | ".join(["**50.0** (50.0, 50.0)"] * 3)
+    assert lines[4:] == [
+        f"| one for each video | 3,000 | MoCo | {each} |",  # no other arm of the picture
+        "",
+        "2 pretrainings, 2.0 CPU hours.",
+    ]
+    assert (tmp_path / "evidence_pays.png").stat().st_size > 10_000
+
+
+def test_windows_of_davis_without_the_object_are_left_out_and_counted() -> None:
+    shown, never, briefly = (np.zeros((4, 2, 2), bool) for _ in range(3))
+    shown[:2, 0, 0] = True
+    briefly[:1] = True  # nowhere for half of the time
+    clips = [
+        davis.Window(sequence="s", frames_THWC=np.zeros((4, 2, 2, 3), np.uint8), truth_THW=truth)
+        for truth in (shown, never, briefly)
+    ]
+    kept, without = davis.with_object(iter(clips))
+    assert [clip is clips[0] for clip in kept] == [True]
+    assert without == 2

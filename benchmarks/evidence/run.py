@@ -85,6 +85,8 @@ ARMS: dict[str, dict[str, Any]] = {
         "settings": ("background=inter", "mask=median", "cut=adaptive")
     },
     "FAME, flow maps": {"settings": ("background=inter", "mask=stored")},
+    "FAME, flow maps per frame": {"settings": ("background=inter", "mask=frames")},
+    "FAME, masks per frame, 12 %": {"settings": ("background=inter", "mask=median", "beta=0.12")},
     "FAME, true masks": {"settings": ("background=inter", "mask=stored"), "maps": "truth"},
     "FAME, random grid": {"settings": ("background=inter", "mask=grid")},
     "FAME, flow maps, both views": {"settings": ("background=inter", "mask=stored", "views=both")},
@@ -96,6 +98,12 @@ MOVING = (
     "FAME, frame difference",
     "FAME, masks per frame",
     "FAME, masks per frame, adaptive",
+)
+
+TEMPTING_MASKS = (
+    "FAME, flow maps",
+    "FAME, flow maps per frame",
+    "FAME, masks per frame, 12 %",
 )
 
 
@@ -135,6 +143,7 @@ EXPERIMENTS = {
     "backgrounds": longer(arms("backgrounds", ("untrained", "MoCo", "FAME, frame difference"))),
     **{f"tempting_{world}": arms(world, MOVING) for world in worlds.TEMPTING},
     **{f"tempting_{world}_longer": longer(arms(world, MOVING)) for world in worlds.TEMPTING},
+    "tempting_masks": arms("strong", TEMPTING_MASKS),
 }
 COLUMNS = {  # of the tables: figure of the bias report -> heading
     "linear/original": "linear probe",
@@ -326,6 +335,9 @@ def main() -> None:
             wanted = [arm for arm in chosen if not options.arms or arm.name in options.arms]
             sweep(wanted, options.seeds, work, workers=options.workers)
         found = collected(chosen, work)
+        if not any(found.values()):
+            print(f"{experiment}: nothing was run")
+            continue
         settings = BASE.to_dict()
         result = RESULTS / f"evidence_{experiment}"
         result.with_suffix(".json").write_text(

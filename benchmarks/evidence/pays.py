@@ -1,0 +1,99 @@
+"""When does merging pay? One picture and one table of the worlds, from pale backgrounds to
+tempting ones, after 500 and 3,000 steps.
+
+Run after ``run.py``: ``python benchmarks/evidence/pays.py``. It reads ``../results/evidence_*.json``
+and writes ``../results/evidence_pays.md`` and ``docs/images/evidence_pays.png``. What was not run
+is left out of the picture and empty in the table.
+"""
+
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+
+sys.path.insert(0, str(Path(__file__).parent))
+from run import PICTURES, RESULTS, cell, values
+
+WORLDS = {  # heading -> the results after 500 and after 3,000 steps
+    "12 pale\nbackgrounds": ("frames", "longer"),
+    "one for\neach video": ("tempting_own", "tempting_own_longer"),
+    "and twice\nthe contrast": ("tempting_bold", "tempting_bold_longer"),
+    "and smaller\nmovers": ("tempting_strong", "tempting_strong_longer"),
+}
+STEPS = (500, 3000)
+ARMS = {
+    "MoCo": "0.45",
+    "FAME, frame difference": "tab:orange",
+    "FAME, masks per frame": "tab:blue",
+    "FAME, masks per frame, adaptive": "tab:green",
+}
+FIGURES = {
+    "linear/original": "linear probe",
+    "knn/original": "kNN",
+    "neighbour/background not class": "leakage",
+}
+Trials = dict[str, list[dict[str, Any]]]
+
+
+def read(results: Path) -> dict[tuple[str, int], Trials]:
+    """(Heading of a world, steps) -> arm -> its trials."""
+    found: dict[tuple[str, int], Trials] = {}
+    for heading, names in WORLDS.items():
+        for steps, name in zip(STEPS, names, strict=True):
+            path = results / f"evidence_{name}.json"
+            trials = json.loads(path.read_text())["trials"] if path.exists() else {}
+            found[heading, steps] = {arm: trials.get(arm, []) for arm in ARMS}
+    return found
+
+
+def table(found: dict[tuple[str, int], Trials]) -> str:
+    """A row for each world, number of steps and arm that was run."""
+    heads = ["world", "steps", "", *FIGURES.values()]
+    lines = ["Mean (every seed), %, on unseen backgrounds.", ""]
+    lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for (heading, steps), trials in found.items():
+        for arm, each in trials.items():
+            if each:
+                cells = [heading.replace("\n", " "), f"{steps:,}", arm]
+                cells += [cell(each, figure) for figure in FIGURES]
+                lines.append(f"| {' | '.join(cells)} |")
+    trials = [trial for part in found.values() for each in part.values() for trial in each]
+    hours = sum(trial["pretraining_cpu_seconds"] for trial in trials) / 3600
+    return "\n".join([*lines, "", f"{len(trials)} pretrainings, {hours:.1f} CPU hours."]) + "\n"
+
+
+def plot(found: dict[tuple[str, int], Trials], path: Path) -> None:
+    """A row of panels for each number of steps: lines through the means, dots for the seeds."""
+    drawn, panels = plt.subplots(
+        len(STEPS), len(FIGURES), figsize=(11, 6.2), sharex=True, sharey=True, squeeze=False
+    )
+    for row, steps in zip(panels, STEPS, strict=True):
+        for panel, (figure, heading) in zip(row, FIGURES.items(), strict=True):
+            for arm, colour in ARMS.items():
+                each = [values(found[world, steps][arm], figure) for world in WORLDS]
+                means = [statistics.mean(part) if part else float("nan") for part in each]
+                panel.plot(range(len(WORLDS)), means, "-", color=colour, label=arm, linewidth=1.8)
+                for place, part in enumerate(each):
+                    panel.plot([place] * len(part), part, "o", color=colour, markersize=4)
+            panel.set(title=f"{heading}, {steps:,} steps", ylim=(0, 100))
+            panel.set_xticks(range(len(WORLDS)), list(WORLDS), fontsize=8)
+            panel.grid(axis="y", color="0.9")
+        row[0].set_ylabel("%")
+    drawn.legend(*panels[0][0].get_legend_handles_labels(), loc="lower center", ncols=len(ARMS))
+    drawn.tight_layout(rect=(0, 0.05, 1, 1))
+    drawn.savefig(path, dpi=110)
+    plt.close(drawn)
+
+
+def main(results: Path = RESULTS, pictures: Path = PICTURES) -> None:
+    found = read(results)
+    (results / "evidence_pays.md").write_text(table(found))
+    plot(found, pictures / "evidence_pays.png")
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()
