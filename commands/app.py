@@ -4,6 +4,7 @@ Light to import: ``fame --help`` goes through here.
 """
 
 import os
+import select
 import shlex
 import signal
 import sys
@@ -97,6 +98,8 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except (ValueError, OSError) as error:
+            if isinstance(error, BrokenPipeError) and _nobody_reads():
+                raise typer.Exit(_SIGNALLED + signal.SIGPIPE) from error
             if ctx.find_root().params["debug"]:
                 raise
             raise TyperException(str(error) or type(error).__name__) from error
@@ -111,7 +114,26 @@ class Commands(TyperGroup):
         except TyperException as error:
             print("fame:", plain(" ".join(_in_one_line(error).split())), file=sys.stderr)
             code = 2
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _nobody_reads()  # else the interpreter complains when it flushes for the last time
+            code = code or _SIGNALLED + signal.SIGPIPE
         sys.exit(code or 0)
+
+
+def _nobody_reads() -> bool:
+    """Return whether the reader of what is printed has gone, as ``| head -1`` does; what is left to
+    print goes nowhere then, in silence.
+    """
+    gone = False
+    for number in (1, 2):
+        asked = select.poll()
+        asked.register(number, 0)
+        if any(told & select.POLLERR for _, told in asked.poll(0)):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+            gone = True
+    return gone
 
 
 def _in_one_line(error: TyperException) -> str:

@@ -14,7 +14,7 @@ from fame.words import plain
 from train.evaluate.config import Beta
 
 if TYPE_CHECKING:
-    from fame.clipstore import StoreSpec
+    from fame.clipstore import StoreInfo, StoreSpec
 
 store_app = App("Look at a clip store and check it.")
 
@@ -62,6 +62,7 @@ def info(
             ),
             "codec": spec.codec + (f" quality {spec.quality}" if spec.codec == "jpeg" else ""),
             "foreground": _maps_of(spec, found.array_bytes),
+            **({"without motion": _still(found)} if found.num_maps else {}),
             "size": (
                 f"{size / 1e6:,.1f} MB, {size / max(1, found.num_frames) / 1e3:,.1f} kB a frame"
             ),
@@ -82,6 +83,14 @@ def _maps_of(spec: "StoreSpec", array_bytes: dict[str, int]) -> str:
     which = "every frame" if spec.foreground_every == 1 else f"1 of {spec.foreground_every} frames"
     size = f"{spec.foreground_height}x{spec.foreground_width}"
     return f"{spec.foreground} {size} of {which}, {share:.1%} of the bytes"
+
+
+def _still(found: "StoreInfo") -> str:
+    """How many videos and maps show no foreground, in words."""
+    if found.flat_maps is None:
+        return "not counted when the store was made; fame store verify counts"
+    maps = f"{found.flat_maps} of {found.num_maps} maps are flat"
+    return f"{len(found.still)} videos; {maps}: such clips are kept whole, not merged"
 
 
 @store_app.command()

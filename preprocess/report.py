@@ -63,7 +63,8 @@ class Report:
 
     ``ok``, ``cut`` and ``failed`` count the videos of the whole store, earlier runs included;
     ``frames_read`` and ``seconds`` are of this run. ``failures`` holds (video name, reason),
-    ``damaged`` (video name, frames lost). ``empty_classes`` have no usable video.
+    ``damaged`` (video name, frames lost), ``still`` names of videos in none of whose maps anything
+    moves. ``empty_classes`` have no usable video.
     """
 
     dataset: str
@@ -82,6 +83,7 @@ class Report:
     empty_classes: tuple[str, ...] = ()
     failures: tuple[tuple[str, str], ...] = ()
     damaged: tuple[tuple[str, int], ...] = ()
+    still: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     estimate: Estimate | None = None
 
@@ -132,6 +134,11 @@ class Report:
                 f"{len(self.damaged)} videos are damaged and lost "
                 f"{sum(lost for _, lost in self.damaged)} frames"
             )
+        if self.still:
+            yield (
+                f"nothing moves in {len(self.still)} videos by their maps: training keeps clips of "
+                "them whole, without merging"
+            )
         if self.empty_classes:
             shown = ", ".join(self.empty_classes[:10])
             more = f" and {len(self.empty_classes) - 10} more" * (len(self.empty_classes) > 10)
@@ -156,7 +163,7 @@ def write_report(report: Report) -> None:
 def _as_json(report: Report) -> dict[str, Any]:
     listing, kept = report.listing, {}
     for field in dataclasses.fields(report):
-        if field.name not in ("listing", "estimate", "failures", "damaged"):
+        if field.name not in ("listing", "estimate", "failures", "damaged", "still"):
             kept[field.name] = getattr(report, field.name)
     return {
         **kept,
@@ -168,6 +175,7 @@ def _as_json(report: Report) -> dict[str, Any]:
             "extra": listing.extra,
             "doubled": listing.doubled,
             "failed": [name for name, _ in report.failures],
+            "still": report.still,
         },
         "frames_lost": dict(report.damaged),
         "reasons": dict(listing.reasons),

@@ -205,6 +205,7 @@ def _tallied(report: Report) -> Report:
         stored_bytes=sum(info.array_bytes.values()),
         failures=info.failures,
         damaged=info.damaged,
+        still=info.still,
         empty_classes=tuple(name for name, videos in info.classes.items() if not videos),
     )
 

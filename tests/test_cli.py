@@ -1,7 +1,9 @@
 """The command line: its frozen shape, what it says to bad input, and what it does not import."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -167,3 +169,22 @@ def test_the_demo_can_write_its_videos_alone(tmp_path: Path) -> None:
     result = run("demo", "--out", str(tmp_path), "--videos", "12", "--dataset-only")
     assert result.exit_code == 0
     assert len(list((tmp_path / "world" / "videos").glob("*/*.mp4"))) == 12
+
+
+@pytest.mark.parametrize(
+    "arguments", [["store", "info", "STORE", "--json"], ["store", "info", "STORE"], ["--help"]]
+)
+def test_a_reader_that_leaves_is_no_error(tmp_path: Path, arguments: list[str]) -> None:
+    store = str(make_store(tmp_path / "s.zarr"))
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "fame",
+        *(word.replace("STORE", store) for word in arguments),
+    ]
+    reads, writes = os.pipe()
+    os.close(reads)
+    done = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writes)
+    assert done.stderr == "" and done.returncode in (1, 128 + signal.SIGPIPE)

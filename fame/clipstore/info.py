@@ -17,9 +17,11 @@ UNLABELLED = "(no label)"
 
 @dataclass(frozen=True, kw_only=True)
 class StoreInfo:
-    """Counts over the shards that are done, ``num_frames`` of the frames that are kept.
-    ``failures`` is (name, reason) of each failed video in order, ``damaged`` (name, frames lost) of
-    each video of which damage spoilt or took frames.
+    """Counts over the shards that are done: ``num_frames`` of the frames that are kept,
+    ``num_maps`` of their foreground maps, ``flat_maps`` of those that are flat because nothing
+    moves (None where the store does not tell). ``failures`` is (name, reason) of each failed video
+    in order, ``damaged`` (name, frames lost) of each video of which damage spoilt or took frames,
+    and ``still`` the names of the videos all of whose maps are flat.
 
     ``classes`` counts the usable videos by class, every class of the header included;
     ``array_bytes`` the bytes of the shards of each array.
@@ -30,11 +32,14 @@ class StoreInfo:
     finished: bool
     num_videos: int
     num_frames: int
+    num_maps: int
+    flat_maps: int | None
     num_shards: int
     shards_done: int
     statuses: dict[str, int]
     failures: tuple[tuple[str, str], ...]
     damaged: tuple[tuple[str, int], ...]
+    still: tuple[str, ...]
     classes: dict[str, int]
     array_bytes: dict[str, int]
 
@@ -58,8 +63,9 @@ def store_info(path: StorePath) -> StoreInfo:
     layout = layout_of(storage)
     names, labels_V = read_names(storage, layout), read_labels(storage, layout)
     statuses, usable, array_bytes = Counter[str](), Counter[int](), Counter[str]()
-    failures, damaged = list[tuple[str, str]](), list[tuple[str, int]]()
-    done = frames = 0
+    failures, damaged, still = list[tuple[str, str]](), list[tuple[str, int]](), list[str]()
+    done = frames = maps = flat = 0
+    uncounted = False
     for record in find_records(storage, layout):
         if record is None:
             continue
@@ -68,6 +74,11 @@ def store_info(path: StorePath) -> StoreInfo:
         for outcome in record.videos:
             statuses[outcome.status] += 1
             frames += outcome.length
+            maps += (own_maps := layout.num_maps(outcome.length))
+            flat += outcome.flat_maps or 0
+            uncounted |= outcome.flat_maps is None
+            if own_maps and outcome.flat_maps == own_maps:
+                still.append(names[outcome.video])
             if outcome.frames_lost:
                 damaged.append((names[outcome.video], outcome.frames_lost))
             if outcome.status == "failed":
@@ -81,11 +92,14 @@ def store_info(path: StorePath) -> StoreInfo:
         finished=has_seal(storage),
         num_videos=layout.num_videos,
         num_frames=frames,
+        num_maps=maps,
+        flat_maps=None if uncounted else flat,
         num_shards=layout.num_shards,
         shards_done=done,
         statuses={status: statuses[status] for status in get_args(Status)},
         failures=tuple(failures),
         damaged=tuple(damaged),
+        still=tuple(still),
         classes=classes | ({UNLABELLED: usable[-1]} if usable[-1] else {}),
         array_bytes={array: array_bytes[array] for array in layout.sharded_arrays},
     )

@@ -96,6 +96,11 @@ class Layout:
             array
         ]
 
+    def num_maps(self, length: int) -> int:
+        """Maps of a video of ``length`` kept frames; 0 in a store without maps."""
+        none = self.header.spec.foreground == "none"
+        return 0 if none else self.chunks_of("foreground", length)
+
     def videos_of(self, shard: int) -> range:
         """The videos of one shard."""
         if not 0 <= shard < self.num_shards:

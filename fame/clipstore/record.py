@@ -17,9 +17,10 @@ _KEYS = {"shard", "store", "objects", "videos", "sha256"}
 
 @dataclass(frozen=True, kw_only=True)
 class VideoOutcome:
-    """What became of one video: how many frames are kept, in how many stretches, and how many
-    frames of the source are lost to damage. A failed one has a ``reason`` and 0 of all; ``reason``
-    is empty otherwise.
+    """What became of one video: how many frames are kept, in how many stretches, how many frames of
+    the source are lost to damage, and how many of its maps are flat, because nothing moves. A
+    failed one has a ``reason`` and 0 of all; ``reason`` is empty otherwise. Stores made before flat
+    maps were counted say None.
     """
 
     video: int
@@ -28,6 +29,7 @@ class VideoOutcome:
     length: int
     stretches: int
     frames_lost: int
+    flat_maps: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,14 +89,14 @@ class ShardRecord:
         if [outcome.video for outcome in self.videos] != list(layout.videos_of(self.shard)):
             raise StoreError(f"{where} does not tell of exactly the videos of its shard")
         for outcome in self.videos:
-            _check_outcome(outcome, layout.header.spec.slots, where)
+            _check_outcome(outcome, layout, where)
 
 
 def _sha256(body: dict[str, Any]) -> str:
     return hashlib.sha256(canonical_json(body)).hexdigest()
 
 
-def _check_outcome(outcome: VideoOutcome, slots: int, where: str) -> None:
+def _check_outcome(outcome: VideoOutcome, layout: Layout, where: str) -> None:
     if outcome.status not in get_args(Status) or type(outcome.reason) is not str:
         raise StoreError(f"{where}: video {outcome.video} has no known status")
     length, stretches, lost = outcome.length, outcome.stretches, outcome.frames_lost
@@ -102,13 +104,17 @@ def _check_outcome(outcome: VideoOutcome, slots: int, where: str) -> None:
     if outcome.status == "failed":
         possible = whole and length == stretches == lost == 0
     else:
+        slots = layout.header.spec.slots
         possible = (
             whole and lost >= 0 and 1 <= stretches <= length <= slots and length % stretches == 0
         )
+    if outcome.flat_maps is not None:
+        maps = layout.num_maps(outcome.length) if possible else 0
+        possible &= type(outcome.flat_maps) is int and 0 <= outcome.flat_maps <= maps
     if not possible:
         raise StoreError(
             f"{where}: video {outcome.video} ({outcome.status}) has {length!r:.40} frames in "
-            f"{stretches!r:.40} stretches, {lost!r:.40} lost"
+            f"{stretches!r:.40} stretches, {lost!r:.40} lost, {outcome.flat_maps!r:.40} flat maps"
         )
 
 

@@ -123,7 +123,8 @@ def _decode_all(storage: Storage, layout: Layout, array: str, record: ShardRecor
         chunks_per_shard=layout.chunks_per_shard(array),
         max_chunk_bytes=max_chunk_bytes(layout, array),
     )
-    room, lengths, flat = layout.chunks_per_video(array), [v.length for v in record.videos], 0
+    room, lengths = layout.chunks_per_video(array), [v.length for v in record.videos]
+    flat = [0] * len(lengths)
     for position in range(layout.chunks_per_shard(array)):
         place, chunk = position // room, shard.chunk(position)
         length = lengths[place] if place < len(lengths) else 0
@@ -139,8 +140,11 @@ def _decode_all(storage: Storage, layout: Layout, array: str, record: ShardRecor
                 element = decode_chunk(layout, array, chunk)
             except ValueError as error:
                 raise StoreError(f"chunk {position}: {error}") from error
-            flat += int(array == "foreground" and element.min() == element.max())
-    return flat
+            flat[place] += int(array == "foreground" and element.min() == element.max())
+    counted = [v.flat_maps for v in record.videos]
+    if array == "foreground" and counted != flat and None not in counted:
+        raise StoreError("the record counts other maps as flat")
+    return sum(flat)
 
 
 def _check_files(storage: Storage, layout: Layout) -> dict[str, str]:

@@ -263,6 +263,7 @@ def _append(
             length=0,
             stretches=0,
             frames_lost=0,
+            flat_maps=0,
         )
     else:
         _check_video(layout, given)
@@ -278,6 +279,7 @@ def _append(
             length=length,
             stretches=stretches,
             frames_lost=given.lost,
+            flat_maps=sum(bool(map_hw.min() == map_hw.max()) for map_hw in maps),
         )
     for array, draft in drafts.items():
         chunks = (encode_chunk(layout, array, e) for e in given_arrays.get(array, ()))

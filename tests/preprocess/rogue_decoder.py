@@ -5,9 +5,11 @@
 import errno
 import json
 import os
+import re
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +21,16 @@ from preprocess.video import READING, _File
 honest, plain_read = decode.decode, _File.read
 
 
-def broken(file: _File, size: int = -1) -> bytes:
-    """The disk fails in the middle of the file; FFmpeg takes the end of the data for its own."""
-    if file.tell():
-        file.fault = OSError(errno.EIO, os.strerror(errno.EIO))
-        return b""
-    return plain_read(file, 512)
+def failing(number: int, *, at_once: bool) -> Callable[..., bytes]:
+    """The disk fails, at once or in the middle; FFmpeg takes the end of the data for its own."""
+
+    def read(file: _File, size: int = -1) -> bytes:
+        if at_once or file.tell():
+            file.fault = OSError(number, os.strerror(number))
+            return b""
+        return plain_read(file, 512)
+
+    return read
 
 
 def stalled(file: _File, size: int = -1) -> bytes:
@@ -32,6 +38,14 @@ def stalled(file: _File, size: int = -1) -> bytes:
     with READING.running():
         time.sleep(60)
     return b""
+
+
+def reading(name: str) -> Callable[..., bytes]:
+    if "stalled" in name:
+        return stalled
+    if fault := re.fullmatch(r"(broken|refused)_(E[A-Z]+)\..*", name):
+        return failing(getattr(errno, fault[2]), at_once=fault[1] == "refused")
+    return plain_read
 
 
 def rogue(path: str, sampling: Sampling, frames_FHW3: np.ndarray) -> decode.Decoded:
@@ -44,8 +58,7 @@ def rogue(path: str, sampling: Sampling, frames_FHW3: np.ndarray) -> decode.Deco
             time.sleep(60)
     if "greedy" in name:
         np.ones(1 << 32, np.uint8)
-    if "stalled" in name or "broken" in name:
-        _File.read = stalled if "stalled" in name else broken
+    _File.read = reading(name)
     if "noisy" in name:
         print("a line that is no answer", flush=True)
         os.write(2, b"[mov @ 0x7f00] noise\n" * 10_000)

@@ -76,7 +76,12 @@ def test_a_bad_video_costs_itself_only(tmp_path: Path, name: str, reason: str) -
     ("name", "reason"),
     [
         ("gone", r"gone.mkv: No such file or directory \(ENOENT\)$"),
-        ("broken", r"broken.mkv: Input/output error \(EIO\)$"),
+        ("broken_EIO", r"broken_EIO.mkv: Input/output error \(EIO\)$"),
+        ("broken_ESTALE", r"broken_ESTALE.mkv: Stale file handle \(ESTALE\)$"),
+        ("broken_ETIMEDOUT", r"Connection timed out \(ETIMEDOUT\)$"),
+        ("refused_EIO", r"Input/output error \(EIO\)$"),
+        ("refused_EACCES", r"Permission denied \(EACCES\)$"),
+        ("refused_ESTALE", r"Stale file handle \(ESTALE\)$"),
         ("stalled", r"stalled.mkv: reading took 0 of 0.4 s \(Connection timed out, ETIMEDOUT\)$"),
     ],
 )
@@ -91,6 +96,31 @@ def test_a_fault_of_the_disk_is_no_fault_of_the_video(
         process._time_limit = 0.4 if name == "stalled" else 20
         with pytest.raises(SourceError, match=reason):
             process.decode(str(path))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up being root")
+def test_a_file_that_may_not_be_read_is_no_fault_of_the_video(tmp_path: Path) -> None:
+    good, bad = (write_video(tmp_path / f"{name}.mkv", 9) for name in ("good", "bad"))
+    tmp_path.chmod(0o755)
+    bad.chmod(0)
+    nobody = (sys.executable, "-c", AS_NOBODY, str(tmp_path))
+    with Decoder(SAMPLING, time_limit=20, command=nobody) as process:
+        process.decode(str(good))
+        with pytest.raises(SourceError, match=r"bad.mkv: Permission denied \(EACCES\)$"):
+            process.decode(str(bad))
+
+
+AS_NOBODY = """
+import json, os, sys
+from preprocess import decode
+from preprocess.selection import Sampling
+here = os.open(sys.argv[1], os.O_RDONLY)  # the folders above belong to root alone
+os.fchdir(here)
+os.setresuid(65534, 65534, 65534)
+plain = decode.decode
+decode.decode = lambda path, *rest: plain(os.path.basename(path), *rest)
+decode.serve(int(sys.argv[2]), int(sys.argv[3]), Sampling(**json.loads(sys.argv[4])))
+"""
 
 
 def test_what_is_no_file_is_a_fault_of_the_video(decoder: Decoder, tmp_path: Path) -> None:

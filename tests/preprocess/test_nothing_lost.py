@@ -79,6 +79,7 @@ def test_the_report_names_what_did_not_match(twice: PreprocessConfig) -> None:
         "extra": ["train/more.avi"],
         "doubled": [],
         "failed": [],
+        "still": [],
     }
     assert found["reasons"] == {"train/gone.avi": "the link leads nowhere"}
     assert found["passed_over"] == {"xyz": 1}

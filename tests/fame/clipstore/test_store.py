@@ -3,6 +3,9 @@ byte.
 """
 
 import dataclasses
+import hashlib
+import json
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +22,17 @@ from fame.clipstore import (
     Window,
     create,
     finalise,
+    locate,
+    read_record,
     store_info,
+    verify,
     write_shard,
 )
 from fame.clipstore.chunk import crc32c
 from fame.clipstore.layout import WHOLE_ARRAYS, Layout
+from fame.clipstore.schema import canonical_json
+from fame.clipstore.seal import make_seal
+from fame.clipstore.write import layout_of
 from fame.maps import mean_map
 from tests.fame.clipstore import small
 
@@ -205,6 +214,66 @@ def test_info_sums_up(store: Path):
     assert info.classes == {"run": 2, "sit": 0, "(no label)": 2}
     files = store.rglob("c.?.0.0.0.0")
     assert info.array_bytes["frames"] == sum(file.stat().st_size for file in files)
+
+
+def test_flat_maps_are_marked(tmp_path: Path):
+    videos = small.videos(small.SPEC, 4, failed=(2,))
+    videos[0] = dataclasses.replace(videos[0], foreground=np.full_like(videos[0].foreground, 7))
+    some = videos[1].foreground.copy()
+    some[0] = 0
+    videos[1] = dataclasses.replace(videos[1], foreground=some)
+    path = tmp_path / "s"
+    small.begin(path, small.SPEC, 4)
+    for shard in (0, 1):
+        write_shard(path, shard, videos[2 * shard : 2 * shard + 2])
+    finalise(path)
+    counts = [v.flat_maps for shard in (0, 1) for v in read_record(path, shard).videos]
+    assert counts == [len(videos[0].foreground), 1, 0, 0]
+    info = store_info(path)
+    assert (info.still, info.flat_maps) == ((small.names(4)[0],), counts[0] + 1)
+    assert info.num_maps == sum(len(v.foreground) for v in (videos[0], videos[1], videos[3]))
+    report = verify(path)
+    assert report.ok and report.flat_maps == info.flat_maps
+
+
+@pytest.mark.parametrize("count", [0, 2, -1, 99, True, "1", 1.0, []])
+def test_a_wrong_count_of_flat_maps_is_noticed(tmp_path: Path, count: object):
+    path = small.make(tmp_path / "s.zarr")
+    recount(path, 0, count)
+    if count == 0 and type(count) is int:
+        assert verify(path).ok
+        return
+    assert not verify(path).ok
+    if count != 2:
+        with pytest.raises(StoreError, match=r"flat.maps"):
+            read_record(path, 0)
+
+
+def test_stores_made_before_flat_maps_were_counted_are_read(tmp_path: Path):
+    path = small.make(tmp_path / "s.zarr")
+    before = ClipStore.open(path).clip(0, 0, Window(frames=2))
+    for shard in range(3):
+        recount(path, shard, None)
+    assert np.array_equal(ClipStore.open(path).clip(0, 0, Window(frames=2)), before)
+    info = store_info(path)
+    assert info.finished and info.flat_maps is None and info.still == ()
+    assert verify(path).ok and verify(path).flat_maps == 0
+
+
+def recount(path: Path, shard: int, count: object) -> None:
+    """Write another count of flat maps (None: none at all) into a record and seal the store."""
+    body = json.loads((path / f"records/{shard}.json").read_bytes())
+    for video in body["videos"]:
+        if count is None:
+            del video["flat_maps"]
+        elif video["status"] != "failed":
+            video["flat_maps"] = count
+    del body["sha256"]
+    digest = hashlib.sha256(canonical_json(body)).hexdigest()
+    (path / f"records/{shard}.json").write_bytes(canonical_json(body | {"sha256": digest}))
+    storage = locate(path)
+    with suppress(StoreError):
+        (path / "seal.json").write_bytes(make_seal(storage, layout_of(storage)))
 
 
 def test_info_of_a_store_in_the_making(tmp_path: Path):
