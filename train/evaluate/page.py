@@ -33,6 +33,13 @@ _MOST_POINTS = 400  # of a curve
 _MOST_VIDEOS = 200  # that are encoded for the examples
 _QUERIES, _NEIGHBOURS, _ACTIVATIONS = 4, 4, 6
 _LARGEST_JSON = 2**24
+_TITLES = {  # of results by the names that commands give their files
+    "retrieval": "Retrieval, %",
+    "knn": "Nearest neighbours vote (kNN), %",
+    "linear": "Linear probe, %",
+    "bias": "How much hangs on the background",
+    **{f"evaluate-{name}": f"{name}, %" for name in ("retrieval", "knn", "linear")},
+}
 _NARROWEST = 640  # pixels: narrower pictures are enlarged
 
 
@@ -96,22 +103,24 @@ def _curves(run: Path) -> Iterator[Markup]:
 
 def _result(path: Path) -> Iterator[Markup]:
     """Yield what a file of results holds: a PNG as it is, a JSON file as a table."""
+    title = _TITLES.get(path.stem, path.stem)
     if path.suffix == ".png":
-        yield from (tag("h2", path.stem), _png(path, path.stem))
+        yield from (tag("h2", f"{title}, drawn"), _png(path, path.stem))
         return
     content = _json(path)
     rows = content.get("results")
     if not isinstance(rows, list):
         raise ValueError(f"{path}: no results; it must be written by fame evaluate or fame bias")
-    yield tag("h2", path.stem)
+    yield tag("h2", title)
     shown = [row for row in rows if isinstance(row, dict) and isinstance(row.get("figures"), dict)]
     names = list(dict.fromkeys(name for row in shown for name in row["figures"]))
     body = [
         [row.get("checkpoint", ""), *(_number(row["figures"].get(name)) for name in names)]
         for row in shown
     ]
-    columns = list(zip(("", *names), *body, strict=True)) if len(names) > 8 else None
-    yield table(columns) if columns else table(body, head=("checkpoint", *names))
+    shown_as = [name.replace("/", ": ") for name in names]  # knn/original
+    columns = list(zip(("", *shown_as), *body, strict=True)) if len(names) > 8 else None
+    yield table(columns) if columns else table(body, head=("checkpoint", *shown_as))
 
 
 def _examples(encoder: Encoder, store: ClipStore) -> Iterator[Markup]:
