@@ -3,7 +3,7 @@ did not match.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import NamedTuple
@@ -142,43 +142,56 @@ def match(
     wanted, doubled = _once(entries)
     others, _ = _once(entry for entry in elsewhere if entry.own_name not in wanted)
     found = _find({entry.name: entry for entry in (*wanted.values(), *others.values())}, files)
-    taken, missing, moved = dict[str, Entry](), list[str](), list[str]()
-    choices = dict[str, tuple[str, ...]]()
+    matches = _Matches(files, doubled)
     for name, entry in wanted.items():
-        if not (candidates := found[entry.name]):
-            missing.append(_missing(entry, files))
-            continue
-        file, *rest = candidates
-        if file in files.outside:
-            raise entry.error(str(files.refuse_outside(file)))
-        if is_video(entry.name) and folder_of(entry.name) != folder_of(file):
-            moved.append(f"{entry.name} as {file}")
-        own_name = entry.part.named(file)
-        if own_name != file and own_name in files.videos:
-            raise entry.error(f"{shown(own_name)} is a part of a video, and another one's name")
-        if own_name in taken:
-            _expect_one_class(taken[own_name], entry)
-        if own_name in taken or name in doubled:
-            doubled = (doubled - {name}) | {own_name}
-        taken.setdefault(own_name, entry)
-        choices[own_name] = tuple(
-            entry.part.named(other) for other in rest if other not in files.outside
-        )
-    if moved:
+        matches.add(name, entry, found[entry.name])
+    if moved := matches.moved:
         notes = (*notes, f"{len(moved)} found in another folder than the list says: {moved[0]}")
-    names = sorted(taken)
+    taken = sorted(matches.taken.items())
     return Listing(
-        names=tuple(names),
-        labels=tuple(taken[name].label for name in names),
+        names=tuple(name for name, _ in taken),
+        labels=tuple(entry.label for _, entry in taken),
         class_names=tuple(class_names),
-        missing=tuple(sorted(missing)),
+        missing=tuple(sorted(matches.missing)),
         reasons=tuple(sorted(files.unusable.items())),
         extra=tuple(sorted(files.videos.difference(*found.values()))),
-        doubled=tuple(sorted(doubled)),
-        others=tuple(sorted((name, rest) for name, rest in choices.items() if rest)),
+        doubled=tuple(sorted(matches.doubled)),
+        others=tuple(sorted((name, rest) for name, rest in matches.others.items() if rest)),
         passed_over=tuple(sorted(files.others.items())),
         notes=tuple(notes),
     )
+
+
+class _Matches:
+    """The entries of a list, each with its file, as far as they were matched."""
+
+    def __init__(self, files: Files, doubled: set[str]) -> None:
+        self.files, self.doubled = files, doubled
+        self.taken: dict[str, Entry] = {}
+        self.others: dict[str, tuple[str, ...]] = {}
+        self.missing: list[str] = []
+        self.moved: list[str] = []
+
+    def add(self, name: str, entry: Entry, candidates: Sequence[str]) -> None:
+        """Give an entry the first of its candidates. Raise ``ValueError`` where that cannot be."""
+        if not candidates:
+            self.missing.append(_missing(entry, self.files))
+            return
+        file, *rest = candidates
+        if file in self.files.outside:
+            raise entry.error(str(self.files.refuse_outside(file)))
+        if is_video(entry.name) and folder_of(entry.name) != folder_of(file):
+            self.moved.append(f"{entry.name} as {file}")
+        own_name = entry.part.named(file)
+        if own_name != file and own_name in self.files.videos:
+            raise entry.error(f"{shown(own_name)} is a part of a video, and another one's name")
+        if own_name in self.taken:
+            _expect_one_class(self.taken[own_name], entry)
+        if own_name in self.taken or name in self.doubled:
+            self.doubled = (self.doubled - {name}) | {own_name}
+        self.taken.setdefault(own_name, entry)
+        inside = (other for other in rest if other not in self.files.outside)
+        self.others[own_name] = tuple(entry.part.named(other) for other in inside)
 
 
 def tree(files: Files) -> list[str]:

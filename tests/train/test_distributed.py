@@ -158,10 +158,10 @@ def test_a_run_of_one_process_goes_on_with_two(
         save(*arguments)
         raise StoppedError
 
-    save = loop._save
+    save = loop.save_run
     with in_double():
         pretrain(CONFIG, stores=[store], run_dir=tmp_path / "whole")
-        monkeypatch.setattr(loop, "_save", save_and_stop)
+        monkeypatch.setattr(loop, "save_run", save_and_stop)
         with pytest.raises(StoppedError):
             pretrain(CONFIG, stores=[store], run_dir=tmp_path / "run")
     in_two_processes(train_and_check_collectives, str(store), str(tmp_path / "run"))

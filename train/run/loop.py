@@ -1,6 +1,6 @@
 """The training loop, shared by everything that trains: resume, step, report, save, stop.
 
-A task says what a step does; the loop knows nothing of clips or losses beyond a figure called
+A task says what a step does; the loop handles neither clips nor losses beyond a metric called
 ``loss``. A run's position is one number, the next step; together with the task's state it is all
 that a checkpoint holds.
 """
@@ -66,7 +66,6 @@ def train(
     :class:`~train.run.loading.LoaderError` is raised after saving, in every process. ``progress``
     is that of a command which shows one already.
     """
-    last = folder / RUN_CHECKPOINT
     begun, changes = _begin(task, folder, resume, peers)
     total = task.config.epochs * task.steps_per_epoch
     with (
@@ -82,52 +81,111 @@ def train(
             peers=peers,
             device=task.device,
             progress=progress,
-        ) as report,
+        ) as log,
     ):
         resumed = [f"resumed at step {begun} of {total}{changes}"] if begun else []
-        report.say("\n".join((*task.opening(), *resumed)))
-        report.progress.phase("loading the first batch")
-        feed = _Feed(task, begun, total)
-        step, saved_at, saved = begun, time.monotonic(), begun
-        while step < total:
-            asked = time.monotonic()
-            try:
-                batch = feed.next(step)
-            except LoaderError:
-                if step > saved:
-                    _flush(report, last)
-                    _save(task, folder, step, peers)
-                feed.end(step)
-            waited = time.monotonic() - asked
-            if step == begun:
-                report.progress.phase(_FIRST_STEP[task.config.compile])
-            with memory_errors(task.device, ways=task.less_memory):
-                figures = task.step(step, batch)
-            report.record(step, figures, waited=waited)
-            step += 1
-            ends_epoch = step % task.steps_per_epoch == 0
-            stop = _stop(caught or feed.lost, peers, step=step, every=task.config.log_every)
-            if not (ends_epoch or stop or step % task.config.log_every == 0):
-                continue
-            _flush(report, last)
-            if ends_epoch:
-                with report.progress.aside("ends of epochs"):
-                    _end_epoch(task, report, step)
-            overdue = peers.rank == 0 and time.monotonic() - saved_at >= task.config.save_seconds
-            if ends_epoch or stop or peers.any(overdue):  # clocks differ: the first process decides
-                with report.progress.aside("saving"):
-                    _save(task, folder, step, peers)
-                saved_at, saved = time.monotonic(), step
-            if stop and step < total:
-                feed.end_if_lost(step)
-                report.say(
-                    f"stopped by {signal.Signals(stop).name}; saved at step {saved} of "
-                    f"{total}: {last}"
-                )
-                return RunResult(
-                    status="interrupted", step=step, total=total, checkpoint=last, signal=stop
-                )
-    return RunResult(status="finished", step=step, total=total, checkpoint=last)
+        log.say("\n".join((*task.opening(), *resumed)))
+        return _Run(task, folder, peers, log, begun=begun, total=total).to_end(caught)
+
+
+class _Run:
+    """A run under way: ``step`` is the next one, ``saved`` the one that the last checkpoint has."""
+
+    def __init__(
+        self,
+        task: Task[Any],
+        folder: Path,
+        peers: Peers,
+        log: RunLog,
+        *,
+        begun: int,
+        total: int,
+    ) -> None:
+        self.task, self.folder, self.peers, self.log = task, folder, peers, log
+        self.begun, self.total = begun, total
+        self.step = self.saved = begun
+        self.saved_at = time.monotonic()
+        self.last = folder / RUN_CHECKPOINT
+        log.progress.phase("loading the first batch")
+        self.feed = _Feed(task, begun, total)
+
+    def to_end(self, caught: Sequence[int]) -> RunResult:
+        """Train until the last step is done or a signal is ``caught``."""
+        every, signal_number = self.task.config.log_every, 0
+        while self.step < self.total and not signal_number:
+            self._advance()
+            ends_epoch = self.step % self.task.steps_per_epoch == 0
+            signal_number = _stop(caught or self.feed.lost, self.peers, step=self.step, every=every)
+            if ends_epoch or signal_number or self.step % every == 0:
+                self._settle(ends_epoch=ends_epoch, stops=bool(signal_number))
+        interrupted = self.step < self.total
+        if interrupted:
+            self.feed.end_if_lost(self.step)
+            self.log.say(
+                f"stopped by {signal.Signals(signal_number).name}; saved at step {self.saved} of "
+                f"{self.total}: {self.last}"
+            )
+        return RunResult(
+            status="interrupted" if interrupted else "finished",
+            step=self.step,
+            total=self.total,
+            checkpoint=self.last,
+            signal=signal_number if interrupted else None,
+        )
+
+    def _advance(self) -> None:
+        """Train on the next batch. Where none comes any more, save and raise."""
+        asked = time.monotonic()
+        try:
+            batch = self.feed.next(self.step)
+        except LoaderError:
+            if self.step > self.saved:
+                self._flush()
+                self._save()
+            self.feed.end(self.step)
+        waited = time.monotonic() - asked
+        if self.step == self.begun:
+            self.log.progress.phase(_FIRST_STEP[self.task.config.compile])
+        with memory_errors(self.task.device, ways=self.task.less_memory):
+            metrics = self.task.step(self.step, batch)
+        self.log.record(self.step, metrics, waited=waited)
+        self.step += 1
+
+    def _settle(self, *, ends_epoch: bool, stops: bool) -> None:
+        """Write the metrics, measure at the end of an epoch, and save where it is time to."""
+        self._flush()
+        if ends_epoch:
+            with self.log.progress.aside("ends of epochs"):
+                self._end_epoch()
+        seconds = time.monotonic() - self.saved_at
+        overdue = self.peers.rank == 0 and seconds >= self.task.config.save_seconds
+        # Clocks differ: the first process decides for all.
+        if ends_epoch or stops or self.peers.any(overdue):
+            with self.log.progress.aside("saving"):
+                self._save()
+
+    def _end_epoch(self) -> None:
+        end = self.task.end_epoch(self.step // self.task.steps_per_epoch - 1)
+        self.log.metrics(self.step, end.metrics)
+        for name, picture in end.pictures.items():
+            self.log.picture(self.step, name, picture)
+
+    def _flush(self) -> None:
+        try:
+            self.log.flush()
+        except DivergedError as error:
+            there = f"the last good checkpoint is {self.last}"
+            kept = there if self.last.exists() else "no checkpoint was saved yet"
+            raise DivergedError(f"{error}: stopped; {kept}. A lower lr or fp32 may help") from None
+
+    def _save(self) -> None:
+        """Write ``last``, and a checkpoint that stays at every k-th epoch; remove all but the
+        newest ``keep`` of these.
+        """
+        if self.peers.rank == 0:
+            save_run(self.task, self.folder, self.step)
+        self.peers.barrier()
+        self.saved_at, self.saved = time.monotonic(), self.step
 
 
 class _Feed:
@@ -236,28 +294,26 @@ def resume_from(task: Task[Any], path: Path, *, elsewhere: bool = False) -> tupl
     return step, changes
 
 
-def _save(task: Task[Any], folder: Path, step: int, peers: Peers) -> None:
-    """Write ``last``, and a checkpoint that stays at every k-th epoch; remove all but the newest
-    ``keep`` of these.
-    """
-    if peers.rank == 0:
-        contents = {
-            "model": task.model,
-            "config": task.config.to_dict(),
-            "state": task.state(),
-            "progress": {"step": step, "steps_per_epoch": task.steps_per_epoch, "data": task.data},
-        }
-        save(folder / RUN_CHECKPOINT, contents)
-        epoch, within = divmod(step, task.steps_per_epoch)
-        if within == 0 and epoch % task.config.checkpoint_every == 0:
-            save(folder / "checkpoints" / f"epoch-{epoch:04d}.pt", contents)
-            kept = sorted(
-                (folder / "checkpoints").glob("epoch-[0-9]*.pt"),
-                key=lambda path: (len(path.name), path.name),  # epoch-10000 is after epoch-9999
-            )
-            for old in kept[: -task.config.keep] if task.config.keep else ():
-                old.unlink(missing_ok=True)
-    peers.barrier()
+def save_run(task: Task[Any], folder: Path, step: int) -> None:
+    """Write the checkpoints that are due when ``step`` steps are done."""
+    config, checkpoints = task.config, folder / "checkpoints"
+    contents = {
+        "model": task.model,
+        "config": config.to_dict(),
+        "state": task.state(),
+        "progress": {"step": step, "steps_per_epoch": task.steps_per_epoch, "data": task.data},
+    }
+    save(folder / RUN_CHECKPOINT, contents)
+    epoch, within = divmod(step, task.steps_per_epoch)
+    if within or epoch % config.checkpoint_every:
+        return
+    save(checkpoints / f"epoch-{epoch:04d}.pt", contents)
+    kept = sorted(
+        checkpoints.glob("epoch-[0-9]*.pt"),
+        key=lambda path: (len(path.name), path.name),  # epoch-10000 is after epoch-9999
+    )
+    for old in kept[: -config.keep] if config.keep else ():
+        old.unlink(missing_ok=True)
 
 
 def _stop(caught: Sequence[int], peers: Peers, *, step: int, every: int) -> int:
@@ -269,22 +325,3 @@ def _stop(caught: Sequence[int], peers: Peers, *, step: int, every: int) -> int:
     if step % every:
         return 0
     return (caught[0] if caught else signal.SIGTERM) if peers.any(bool(caught)) else 0
-
-
-def _flush(report: RunLog, last: Path) -> None:
-    try:
-        report.flush()
-    except DivergedError as error:
-        kept = (
-            f"the last good checkpoint is {last}"
-            if last.exists()
-            else "no checkpoint was saved yet"
-        )
-        raise DivergedError(f"{error}: stopped; {kept}. A lower lr or fp32 may help") from None
-
-
-def _end_epoch(task: Task[Any], report: RunLog, step: int) -> None:
-    end = task.end_epoch(step // task.steps_per_epoch - 1)
-    report.metrics(step, end.metrics)
-    for name, picture in end.pictures.items():
-        report.picture(step, name, picture)
