@@ -248,8 +248,14 @@ class MoCo(nn.Module):
         return StepResult(*(torch.stack(value).mean() for value in zip(*values, strict=True)))
 
 
-def shuffle(size: int, *, seed: int, epoch: int, step: int, view: int) -> Int64[Tensor, " g"]:
-    """The order in which the key encoder sees the clips of a view: a pure function of its
-    address.
+def shuffle(
+    size: int, *, seed: int, epoch: int, step: int, view: int, shares: int = 1
+) -> Int64[Tensor, " g"]:
+    """The order in which the key encoder sees the clips of a view: a pure function of its address.
+
+    With ``shares`` clips stay within their share of the batch, one of so many equal runs of rows.
     """
-    return torch.randperm(size, generator=generator(seed, epoch, step, f"moco/shuffle/{view}"))
+    draws = generator(seed, epoch, step, f"moco/shuffle/{view}")
+    share = size // shares
+    orders = [torch.randperm(share, generator=draws) for _ in range(shares)]
+    return torch.cat([number * share + order for number, order in enumerate(orders)])

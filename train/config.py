@@ -331,6 +331,14 @@ class PretrainConfig(TrainingConfig):
             panel="Contrast",
         ),
     ] = "after"
+    shuffle: Annotated[
+        Literal["batch", "process"],
+        Setting(
+            "Mix the keys' batch-norm groups over the whole batch, or within each process, which "
+            "sends no clips but makes results depend on the number of processes.",
+            panel="Contrast",
+        ),
+    ] = "batch"
     negatives: Annotated[
         Literal["others", "all"],
         Setting(

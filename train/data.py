@@ -12,7 +12,8 @@ can be shown).
 
 import math
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -242,8 +243,45 @@ def stream(
         world=world,
     )
     parts = batches(_loader(dataset, sampler, config, pin=device.type == "cuda"))
+    side = torch.cuda.Stream(device) if device.type == "cuda" else None
     for _ in range(start, stop):
-        yield _join([_to(next(parts), device) for _ in range(share // part)])
+        yield on_device((next(parts) for _ in range(share // part)), device, side)
+
+
+def on_device(parts: Iterable[Pairs], device: torch.device, side: Any = None) -> Pairs:
+    """Return the parts of a batch as one, on ``device``. Raise :class:`CorruptChunk` for a part
+    that tells of one.
+
+    Each is copied from pinned memory straight to its place. On ``side``, a stream of its own, that
+    happens while the device computes the step before, which the host has only asked for by then.
+    """
+    parts = [_sound(part) for part in parts]
+    if side is None and len(parts) == 1:
+        clips, maps = (tensor.to(device) for tensor in parts[0][:2])
+    else:
+        with torch.cuda.stream(side) if side else nullcontext():
+            clips = _placed([part.clip_B2THWC for part in parts], device)
+            maps = _placed([part.score_B2hw for part in parts], device)
+        if side is not None:
+            now = torch.cuda.current_stream(device)
+            now.wait_stream(side)
+            clips.record_stream(now)
+            maps.record_stream(now)
+    samples = torch.cat([part.sample_B for part in parts])
+    return Pairs(clips, maps, samples, sum(part.skipped for part in parts))
+
+
+def _placed(parts: list[Tensor], device: torch.device) -> Tensor:
+    whole = parts[0].new_empty((sum(map(len, parts)), *parts[0].shape[1:]), device=device)
+    for place, part in zip(whole.split([len(part) for part in parts]), parts, strict=True):
+        place.copy_(part, non_blocking=True)
+    return whole
+
+
+def _sound(pairs: Pairs) -> Pairs:
+    if pairs.error:
+        raise CorruptChunk(pairs.error)
+    return pairs
 
 
 def _loader(
@@ -287,21 +325,3 @@ def _start_worker(number: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     torch.set_num_threads(1)
-
-
-def _to(pairs: Pairs, device: torch.device) -> Pairs:
-    if pairs.error:
-        raise CorruptChunk(pairs.error)
-    clips, maps = (tensor.to(device, non_blocking=True) for tensor in pairs[:2])
-    return pairs._replace(clip_B2THWC=clips, score_B2hw=maps)
-
-
-def _join(parts: list[Pairs]) -> Pairs:
-    if len(parts) == 1:
-        return parts[0]
-    return Pairs(
-        torch.cat([part.clip_B2THWC for part in parts]),
-        torch.cat([part.score_B2hw for part in parts]),
-        torch.cat([part.sample_B for part in parts]),
-        sum(part.skipped for part in parts),
-    )

@@ -115,6 +115,7 @@ class PretrainTask(Task[PretrainConfig]):
         )
         self.knn_store = knn_store
         _check_knn(config, knn_store)
+        _check_shuffle(config, self.share)
         self._last: tuple[Pairs, int] | None = None
 
     def opening(self) -> list[str]:
@@ -142,8 +143,11 @@ class PretrainTask(Task[PretrainConfig]):
             batch.clip_B2THWC, batch.score_B2hw, send(draws, batch.clip_B2THWC.device), config
         )
         moco.update_key_encoder_(momentum)
+        shares = self.peers.world if config.shuffle == "process" else 1
         shuffles = [
-            shuffle(config.batch, seed=config.seed, epoch=epoch, step=step, view=view)
+            shuffle(
+                config.batch, seed=config.seed, epoch=epoch, step=step, view=view, shares=shares
+            )
             for view in (1, 2)
         ]
         video_B = batch.sample_B % len(self.dataset)  # a video may be shown twice in an epoch
@@ -254,6 +258,16 @@ def _identities(dataset: PairDataset, init: Weights | None) -> list[str]:
     stores = [store_identity(store) for store in dataset.stores]
     mixed = [store + words for store, words in zip(stores, shown or repeat(""), strict=False)]
     return [*mixed, f"weights {init.digest}"] if init else mixed
+
+
+def _check_shuffle(config: PretrainConfig, share: int) -> None:
+    group = config.bn_group or share
+    if config.shuffle == "process" and share < 2 * group:
+        raise ValueError(
+            f"shuffle=process mixes batch-norm groups within a process, but its {share} clips are "
+            f"one group of {group}: every key would see its query's statistics; give "
+            "--shuffle batch, a larger --batch or a smaller --bn-group"
+        )
 
 
 def _check_knn(config: PretrainConfig, store: ClipStore | None) -> None:

@@ -2,9 +2,11 @@
 damage.
 """
 
+import contextlib
 import dataclasses
 import os
 import shutil
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
@@ -14,11 +16,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from fame.clipstore import ClipStore, CorruptChunk, StoreError, StoreSpec, Window
 from tests.stores import SPEC, WINDOW, make_store
 from tests.train.tiny import TINY
-from train.data import PairDataset, Pairs, StepSampler, _shared, part_size, stream
+from train import data as loading
+from train.data import PairDataset, Pairs, StepSampler, _shared, on_device, part_size, stream
 
 CPU = torch.device("cpu")
 
@@ -110,6 +115,63 @@ def test_a_worker_decodes_into_shared_memory(store: Path, monkeypatch: pytest.Mo
     assert equal([alone], [pairs])
     where = pairs.clip_B2THWC.data_ptr()
     assert _shared(pairs).clip_B2THWC.data_ptr() == where  # nothing is copied to hand it over
+
+
+class Copies(TorchDispatchMode):
+    """Bytes that operations read, if they are pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.names = 0, set[str]()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if not func.is_view and "empty" not in func.name():
+            pixels = [leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)]
+            self.read += sum(pixel.nbytes for pixel in pixels if pixel.dtype == torch.uint8)
+            self.names.add(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_clip_is_copied_once_on_its_way_to_the_device(store: Path):
+    data = dataset(store)
+    parts = [data.__getitems__([(0, first), (0, first + 1)]) for first in (0, 2)]
+    with Copies() as copies:
+        whole = on_device(iter(parts), torch.device("meta"))
+    assert whole.clip_B2THWC.shape == (4, *parts[0].clip_B2THWC.shape[1:])
+    # copy_ reads what it overwrites, as this counts it: each byte here, each byte there.
+    assert copies.read == 2 * (whole.clip_B2THWC.nbytes + whole.score_B2hw.nbytes)
+    one = parts[0]
+    with Copies() as copies:
+        same = on_device([one], CPU)
+    assert same.clip_B2THWC.data_ptr() == one.clip_B2THWC.data_ptr()
+    assert equal([on_device(parts, CPU)], [data.__getitems__([(0, p) for p in range(4)])])
+
+
+def test_copies_run_beside_the_step_before_and_what_follows_waits_for_them(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The order of events that CUDA would see, written down by a stand-in for its streams."""
+    events: list[str] = []
+
+    class Stream:
+        def wait_stream(self, other: object) -> None:
+            events.append(f"compute waits for {other}")
+
+    @contextlib.contextmanager
+    def beside(side: object) -> Iterator[None]:
+        events.append(f"on {side}")
+        yield
+        events.append(f"off {side}")
+
+    monkeypatch.setattr(torch.cuda, "stream", beside)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda *a: events.append("recorded"))
+    placed = loading._placed
+    monkeypatch.setattr("train.data._placed", lambda *a: events.append("copy") or placed(*a))
+    part = dataset(store).__getitems__([(0, 0), (0, 1)])
+    assert equal([on_device([part], CPU, "side")], [part])
+    copied = ["on side", "copy", "copy", "off side"]
+    assert events == [*copied, "compute waits for side", "recorded", "recorded"]
 
 
 def test_a_resumed_stream_goes_on_where_it_was(store: Path):

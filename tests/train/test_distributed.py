@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import socket
 from collections.abc import Callable, Generator
@@ -13,17 +14,29 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+import typer.main
+from hypothesis import given
+from hypothesis import strategies as st
 
+import cli
 from fame.clipstore import ClipStore
 from fame.moco import SingleProcess, shuffle
 from tests.train.test_loading import workers_of_this_process
 from tests.train.tiny import SMOOTH, TINY, figures, flat, state_of
 from train import pretrain as pretraining
+from train.config import FinetuneConfig
 from train.data import Pairs
 from train.pretrain import PretrainTask, build_moco, pretrain
 from train.recipes import recipe
 from train.run import loop
-from train.run.peers import Group, choose_device, fitting_batch, process_group, share_of
+from train.run.peers import (
+    Group,
+    choose_device,
+    fitting_batch,
+    in_buckets,
+    process_group,
+    share_of,
+)
 from train.views import render
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,10 +87,16 @@ def train_and_check_collectives(rank: int, store: str, folder: str) -> None:
         mine = slice(rank * 4, rank * 4 + 4)
         assert torch.equal(group.exchange(whole[mine], order), alone.exchange(whole, order)[mine])
         assert torch.equal(group.gather(whole[mine]), whole)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dist, "all_to_all_single", lambda *a: pytest.fail("clips travel"))
+        order = shuffle(8, seed=0, epoch=0, step=0, view=1, shares=WORLD)
+        assert torch.equal(group.exchange(whole[mine], order), whole[order[mine]])
     values = [torch.full((3,), float(rank)), torch.full((2, 2), 2.0 * rank)]
+    values += [torch.full((2**21 + 1,), float(rank)), torch.full((1,), rank).double()]
+    values[1] = values[1].T
     group.average_(values)
-    assert torch.equal(values[0], torch.full((3,), 0.5))
-    assert torch.equal(values[1], torch.ones(2, 2))
+    for value, mean in zip(values, (0.5, 1.0, 0.5, 0.5), strict=True):
+        assert torch.equal(value, torch.full_like(value, mean))
     assert group.any(rank == 1)
     assert not group.any(False)
     with in_double():
@@ -227,28 +246,57 @@ def _options(advice: str) -> dict[str, int | None]:
     }
 
 
+@given(st.lists(st.tuples(st.integers(0, 9), st.booleans())), st.integers(1, 40))
+def test_buckets_hold_every_tensor_once_in_order(sizes: list[tuple[int, bool]], most: int):
+    kinds = {False: torch.float32, True: torch.float64}
+    tensors = [torch.zeros(size, dtype=kinds[double]) for size, double in sizes]
+    buckets = in_buckets(tensors, most)
+    assert [id(tensor) for bucket in buckets for tensor in bucket] == list(map(id, tensors))
+    for bucket in buckets:
+        assert len({tensor.dtype for tensor in bucket}) == 1
+        assert len(bucket) == 1 or sum(tensor.nbytes for tensor in bucket) <= most
+
+
+def test_shuffling_within_processes_mixes_their_groups_alone(store: Path):
+    order = shuffle(64, seed=0, epoch=0, step=3, view=1, shares=4)
+    assert torch.equal(order // 16, torch.arange(64) // 16)
+    assert torch.equal(order.sort().values, torch.arange(64))
+    assert not torch.equal(order % 16, torch.arange(64) % 16)
+    stores = [ClipStore.open(store)]
+    mixed = CONFIG.override(["shuffle=process", "batch=8", "bn_group=4"])
+    PretrainTask(mixed, stores=stores, device=CPU)
+    with pytest.raises(ValueError, match="its 8 clips are one group of 8"):
+        PretrainTask(mixed.override(["bn_group=8"]), stores=stores, device=CPU)
+
+
 def launches() -> list[tuple[str, int, list[str]]]:
-    """The documented commands of several processes: page, number of processes, settings."""
+    """The documented commands of several processes: line, number of processes, what fame gets."""
     found = []
-    for page in ("docs/guide/pretrain.md", "docs/cluster.md"):
-        text = (ROOT / page).read_text().replace("\\\n", " ")
+    for page in ("guide/pretrain.md", "cluster.md", "guide/finetune.md"):
+        text = (ROOT / "docs" / page).read_text().replace("\\\n", " ")
         for line in text.splitlines():
             nodes, each, ray = (
                 int(match[1]) if (match := re.search(rf"--{name} (\d+)", line)) else None
                 for name in ("nnodes", "nproc-per-node", "processes")
             )
-            if "pretrain" in line and (each or ray):
-                chosen = re.findall(r"--(batch|lr) ([\d.]+)", line)
-                settings = [f"{name}={value}" for name, value in chosen]
-                found.append((line, ray or (nodes or 1) * (each or 1), settings))
+            command = re.search(r"fame\S* ((?:pretrain|finetune) .*)", line)
+            if command and (each or ray):
+                words = shlex.split(command[1], comments=True)
+                found.append((line, ray or (nodes or 1) * (each or 1), words))
     return found
 
 
 def test_the_documented_launches_can_be_dealt_out_and_scale_the_learning_rate():
+    commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
     assert {world for _, world, _ in launches()} >= {8, 32}
-    for line, world, settings in launches():
-        plain = recipe("fame-k400")
-        config = plain.override(settings)
+    assert {words[0] for *_, words in launches()} == {"pretrain", "finetune"}
+    for line, world, (name, *words) in launches():
+        command = commands[name]
+        command = command.commands[words.pop(0)] if hasattr(command, "commands") else command
+        chosen = command.make_context(name, words, resilient_parsing=True).params
+        plain = recipe("fame-k400") if name == "pretrain" else FinetuneConfig()
+        given = {key: chosen.get(key) for key in ("batch", "lr")}
+        config = plain.override([f"{key}={value}" for key, value in given.items() if value])
         share_of(config.batch, world=world, groups={"bn_group": config.bn_group})
         assert config.lr / plain.lr == pytest.approx(config.batch / plain.batch), line
         assert "torchrun" not in line or " -- " in line, "torchrun takes our options for its own"

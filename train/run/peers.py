@@ -1,9 +1,10 @@
 """What training asks of other processes, through torch.distributed: started by torchrun or Ray,
 absent otherwise.
 
-Gradients are averaged in one reduction after the backward: I3D has 51 MB of them, a few
-milliseconds on any interconnect meant for training, and nothing hooks into autograd, so
-accumulation, compilation and checkpointing need no exceptions.
+Gradients are averaged after the backward: I3D has 51 MB of them, a few milliseconds on any
+interconnect meant for training. Nothing hooks into autograd, so accumulation, compilation and
+checkpointing need no exceptions, and nothing is lost by it: the backward of a compiled encoder is
+one program, which gives all gradients at its end.
 
 Shapes: B rows of this process, G rows of all processes.
 """
@@ -12,7 +13,7 @@ import math
 import os
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -22,6 +23,9 @@ from fame.moco import Collectives, SingleProcess
 
 # What gloo says of a process that is gone; it raises plain RuntimeErrors.
 _GONE = ("onnection closed", "onnection reset", "onnection refused", "roken pipe", "imed out")
+
+
+_BUCKET_BYTES = 2**23
 
 
 class Peers(Collectives, Protocol):
@@ -97,6 +101,8 @@ class Group:
         """
         size = len(row_B)
         owner_G = wanted_G // size
+        if torch.equal(owner_G, torch.arange(len(wanted_G)) // size):  # nobody wants another's
+            return row_B[(wanted_G.view(self.world, size)[self.rank] % size).to(row_B.device)]
         wanted_by = wanted_G.view(self.world, size)
         outgoing = [wanted[wanted // size == self.rank] % size for wanted in wanted_by]
         mine = owner_G.view(self.world, size)[self.rank]
@@ -109,15 +115,19 @@ class Group:
         return received[torch.argsort(arrival_B).to(row_B.device)]
 
     def average_(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its mean over processes, in one reduction per data type."""
-        flat = torch.cat([tensor.flatten() for tensor in tensors])
-        with _peer_errors():
-            dist.all_reduce(flat)
-        flat /= self.world
-        for tensor, part in zip(
-            tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True
-        ):
-            tensor.copy_(part.view_as(tensor))
+        """Replace each tensor by its mean over processes, in buckets: one is packed while the one
+        before travels.
+        """
+        under_way: list[tuple[list[Tensor], Tensor, Any]] = []
+        for bucket in in_buckets(tensors):
+            flat = torch.cat([tensor.flatten() for tensor in bucket])
+            under_way.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
+        for bucket, flat, work in under_way:
+            work.wait()
+            flat /= self.world
+            sizes = [tensor.numel() for tensor in bucket]
+            for tensor, part in zip(bucket, flat.split(sizes), strict=True):
+                tensor.copy_(part.view_as(tensor))
 
     def any(self, flag: bool) -> bool:
         """Whether any process raised its flag."""
@@ -130,6 +140,22 @@ class Group:
         """Wait until all processes are here."""
         with _peer_errors():
             dist.barrier()
+
+
+def in_buckets(tensors: Sequence[Tensor], most: int = _BUCKET_BYTES) -> list[list[Tensor]]:
+    """Tensors in order, in runs of one data type and at most ``most`` bytes, or of one that is
+    larger.
+    """
+    buckets: list[list[Tensor]] = []
+    room = 0
+    for tensor in tensors:
+        size = tensor.numel() * tensor.element_size()
+        if not buckets or size > room or tensor.dtype != buckets[-1][-1].dtype:
+            buckets.append([])
+            room = most
+        buckets[-1].append(tensor)
+        room -= size
+    return buckets
 
 
 def choose_device(wanted: str) -> torch.device:
