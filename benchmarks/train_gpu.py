@@ -66,15 +66,16 @@ TFLOP_TRUE = TFLOP_COUNTED - 2 * GMAC_OF_STEM * 2 / 1000
 class Results:
     """What was measured so far, in one JSON file that every new part is added to at once."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = "train_gpu") -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.path = folder, folder / "train_gpu.json"
-        self.parts = read("train_gpu", folder)
+        self.folder, self.path = folder, folder / f"{name}.json"
+        self.parts = read(name, folder)
 
     def put(self, name: str, value: Any) -> None:
         """Print a part, add it to the file, and judge again."""
         self.parts[name] = value
-        self.parts["holds"] = verdicts(self.parts)
+        if holds := verdicts(self.parts):
+            self.parts["holds"] = holds
         self.path.write_text(json.dumps(self.parts, indent=1) + "\n")
         print(json.dumps({name: value}), flush=True)
 

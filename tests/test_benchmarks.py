@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
-from benchmarks import train_gpu
+from benchmarks import gpu_parts, train_gpu
 from fame.clipstore import ClipStore, Window
-from fame.models.i3d import MIXED
+from fame.models.convolution import FlatConv3d
+from fame.models.i3d import I3D, MIXED, MaxPool
 from tests.stores import make_store
 
 
@@ -53,3 +56,46 @@ def test_results_are_kept_part_by_part(tmp_path: Path) -> None:
         "K400 x 200 epochs <= 20 h": False,
         "fed >= 95 % of resident": True,
     }
+
+
+def test_the_layers_and_pools_measured_alone_are_those_of_the_network() -> None:
+    """I3D at its true size, without values: what each kind of layer is given."""
+    given: set[tuple[object, ...]] = set()
+
+    def note(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        _, channels, *size = inputs[0].shape
+        if isinstance(module, FlatConv3d):
+            shape = (module.out_channels, module.kernel_size[0], module.stride[0])
+            given.add((channels, *shape, *size))
+        else:
+            given.add((module.kernel, module.stride, channels, *size))
+
+    with torch.device("meta"):
+        network = I3D()
+        for module in network.modules():
+            if isinstance(module, FlatConv3d | MaxPool):
+                module.register_forward_pre_hook(note)
+        network(torch.empty(1, 3, 16, 224, 224))
+    for name, channels, out, kernel, stride, frames, side in gpu_parts.LAYERS:
+        pad = (5, 5) if stride == 2 else (0, 0)  # the stem is padded before it is convolved
+        size = (frames + pad[0], side + pad[1], side + pad[1])
+        at_once = name.endswith("three at once")  # which no module of its own computes
+        assert at_once or (channels, out, kernel, stride, *size) in given, name
+    for name, kernel, stride, channels, frames, side in gpu_parts.POOLS:
+        assert (kernel, stride, channels, frames, side, side) in given, name
+    widths = MIXED["mixed_3c"]
+    assert widths[0] + widths[1] + widths[3] == gpu_parts.LAYERS[4][2]
+
+
+def test_parts_end_in_time_and_keep_what_was_measured(tmp_path: Path) -> None:
+    arguments = ["--tiny", "--device", "cpu", "--batch", "2", "--rounds", "1", "--out", "OUT"]
+    options = gpu_parts.parser().parse_args(["copies", *arguments[:-1], str(tmp_path)])
+    bench = gpu_parts.bench_of(options)
+    results = train_gpu.Results(tmp_path, "gpu_parts")
+    gpu_parts.measure(bench, ["copies", "decoders"], results, seconds=1e9)
+    gpu_parts.measure(bench, ["pools", "decoders"], results, seconds=0)
+    kept = train_gpu.Results(tmp_path, "gpu_parts").parts
+    assert [row["decoder"] for row in kept["decoders"]] == ["ours (simplejpeg)", "OpenCV"]
+    assert len(kept["copies"]) == 2
+    assert len(kept["pools"]) == 1
+    assert kept["stopped"] == "in pools, after 0 s"
