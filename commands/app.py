@@ -108,6 +108,13 @@ class Commands(TyperGroup):
             print(plain(f"fame: interrupted; to go on: {given}"), file=sys.stderr)
             raise typer.Exit(_SIGNALLED + getattr(error, "number", signal.SIGINT)) from error
 
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().make_context(*args, **kwargs)
+        except KeyboardInterrupt as error:  # typer would say nothing
+            print("fame: interrupted; the same command goes on", file=sys.stderr)
+            raise typer.Exit(_SIGNALLED + signal.SIGINT) from error
+
     def main(self, *args: Any, **kwargs: Any) -> Any:
         try:
             code = super().main(*args, **{**kwargs, "standalone_mode": False})

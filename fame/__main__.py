@@ -1,7 +1,9 @@
 """The command line: ``python -P -m fame`` enters here, the console script by ``fame_video``."""
 
 import os
+import signal
 import sys
+from typing import NoReturn
 
 from fame.beside import install
 
@@ -11,13 +13,30 @@ install()
 def main() -> None:
     """Run the command line. No process that it starts looks for modules in the current folder."""
     os.environ["PYTHONSAFEPATH"] = "1"
+    came: list[int] = []
+
+    def interrupt(number: int, frame: object) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
     try:
         import cli
 
         cli.app()
+    except Exception:
+        # A module that caught the interrupt while it was imported is half there from then on.
+        if not came:
+            raise
+        _say_interrupted()
     except KeyboardInterrupt:
-        print("fame: interrupted; the same command goes on", file=sys.stderr)  # noqa: T201
-        sys.exit(130)
+        _say_interrupted()
+
+
+def _say_interrupted() -> NoReturn:
+    print("fame: interrupted; the same command goes on", file=sys.stderr)  # noqa: T201
+    sys.exit(130)
 
 
 if __name__ == "__main__":

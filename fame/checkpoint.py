@@ -111,6 +111,11 @@ class Checkpoint:
             raise CheckpointError(f"damaged: {part} is not what was saved (its checksum differs)")
 
     @property
+    def earlier(self) -> bool:
+        """Whether an earlier version of this project wrote it."""
+        return self._sums is None
+
+    @property
     def parts(self) -> list[str]:
         """Names of the parts of the state."""
         return [name for name in self._state if isinstance(name, str)]

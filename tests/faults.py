@@ -62,7 +62,7 @@ class Plan:
 
     def _ours(self, file: Any) -> bool:
         name = f"/proc/self/fd/{file}" if isinstance(file, int) else file
-        return os.path.realpath(name).startswith(self.root)
+        return os.path.realpath(os.fsdecode(name)).startswith(self.root)
 
     def _moving(self, call: Call) -> Call:
         def move(source: Any, target: Any, **options: Any) -> Any:
@@ -84,7 +84,8 @@ class Plan:
                 return call(file, mode, *arguments, **options)
             if not self._ours(file):
                 return call(file, mode, *arguments, **options)
-            self.count()
+            if not isinstance(file, int):  # an open descriptor gets a file without asking the disk
+                self.count()
             return self._file(file, mode, *arguments, **options)
 
         return opens

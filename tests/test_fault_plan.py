@@ -26,7 +26,15 @@ TINY = (
     *("--device", "cpu", "--set", "log_every=1"),
 )
 MOCO = ("--recipe", "small-cpu", "--set", "bn_group=4", "--set", "merge_group=4", "--set", "dim=8")
-TIMES = ("clips_per_second", "data_wait", "seconds")
+# Of how long a run took, and of what was left for it to make.
+OF_THE_RUN = (
+    "clips_per_second",
+    "data_wait",
+    "seconds",
+    "shards_made",
+    "frames_read",
+    "already_finished",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +58,7 @@ def run(out: Path, words: tuple[object, ...]) -> Any:
 def checkpoint_loads(out: Path) -> None:
     """The last checkpoint is whole, to its checksums, and at least that of the first run."""
     with open_checkpoint(out / "run" / "checkpoints" / "last.pt") as saved:
-        assert saved.progress["step"] >= 2
+        assert saved.progress["step"] >= 1
     for path in (out / "run").glob("checkpoints/epoch-*.pt"):
         with open_checkpoint(path):
             pass
@@ -64,7 +72,7 @@ def content(path: Path) -> object:
     lines = text.splitlines() if path.suffix == ".jsonl" else [text]
     found = [json.loads(line) for line in lines]
     return [
-        {name: value for name, value in line.items() if name not in TIMES}
+        {name: value for name, value in line.items() if name not in OF_THE_RUN}
         if isinstance(line, dict)
         else line
         for line in found
@@ -87,8 +95,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store, a folder of videos and a checkpoint."""
     place = tmp_path_factory.mktemp("place")
     make_store(place / "tiny.zarr", videos=8)
-    for number in range(3):
-        write_video(place / "videos" / "ab"[number % 2] / f"{number}.mkv", 8 + number)
+    write_video(place / "videos" / "a" / "one.mkv", 8)
     (place / "videos" / "a" / "text.mp4").write_text("not a video")
     done = run(
         place,

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from fame.checkpoint import Expected, Maybe, Schema, expected
+from fame.checkpoint import Expected, Schema, expected
 from fame.clipstore import ClipStore, StorePath
 from fame.moco import NOBODY, MoCo, shuffle
 from fame.models import Backbone, build_encoder, set_activation_checkpointing, set_norm_group
@@ -206,10 +206,7 @@ class PretrainTask(Task[PretrainConfig]):
             **{name: expected(_part(state, name)) for name in ("encoder_q", "encoder_k")},
             "queue": Expected(like=state["queue"], low=-_ABOUT_ONE, high=_ABOUT_ONE),
             "queue_ptr": Expected(like=state["queue_ptr"], low=0, high=keys - 1),
-            # Older checkpoints did not say whose keys they hold.
-            "queue_sample": Maybe(
-                Expected(like=state["queue_sample"], low=NOBODY, high=samples - 1)
-            ),
+            "queue_sample": Expected(like=state["queue_sample"], low=NOBODY, high=samples - 1),
             "optimizer": optimizer_schema(self.optimizer),
         }
 
@@ -219,8 +216,7 @@ class PretrainTask(Task[PretrainConfig]):
             getattr(self.moco, name).load_state_dict(state[name])
         self.moco.queue.copy_(state["queue"])
         self.moco.queue_ptr.copy_(state["queue_ptr"])
-        if state["queue_sample"] is not None:
-            self.moco.queue_sample.copy_(state["queue_sample"])
+        self.moco.queue_sample.copy_(state["queue_sample"])
         load_optimizer_(self.optimizer, state["optimizer"])
 
 

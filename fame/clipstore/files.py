@@ -15,6 +15,7 @@ from pathlib import Path
 from fame.clipstore.layout import PARTIAL
 from fame.clipstore.schema import StoreError
 from fame.clipstore.storage import Draft, In, Out, Source, Storage
+from fame.files import whole
 from fame.lock import hold
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -62,7 +63,8 @@ class Folder(Storage):
 
     def write_beside(self, suffix: str, text: str) -> None:
         if text:
-            self._beside(suffix).write_text(text, encoding="utf-8")
+            with whole(self._beside(suffix)) as partial:
+                partial.write_text(text, encoding="utf-8")
         else:
             self._beside(suffix).unlink(missing_ok=True)
 

@@ -10,12 +10,14 @@ the store's prefix.
 """
 
 import os
+import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
 from typing import Any, cast
 
+from aiohttp import ClientError  # an answer that was cut
 from botocore.exceptions import BotoCoreError
 from s3fs import S3FileSystem
 
@@ -112,14 +114,18 @@ class Bucket(Storage):
         none if not so.
         """
         condition = {"IfMatch": tag} if tag else {"IfNoneMatch": "*"}
+        about = {"owner": owner, "write": uuid.uuid4().hex}
         try:
             answer = self.call(
-                "put_object", name, doing="write", Body=data, Metadata={"owner": owner}, **condition
+                "put_object", name, doing="write", Body=data, Metadata=about, **condition
             )
         except StoreError as error:
-            if _code(error) in _REFUSED:
-                return None
-            raise
+            if _code(error) not in _REFUSED:
+                raise
+            # Where the answer to a first try was lost, it is our own object that is in the way.
+            found = self._head(name)
+            ours = found and found["Metadata"].get("write") == about["write"]
+            return str(found["ETag"]) if found and ours else None
         return answer["ETag"]
 
     def _name(self, key: str) -> str:
@@ -157,7 +163,7 @@ class Bucket(Storage):
         """
         try:
             yield
-        except (OSError, BotoCoreError) as error:
+        except (OSError, BotoCoreError, ClientError) as error:
             told = (
                 f"{self}: cannot {doing} ({' '.join(str(error).split()) or type(error).__name__})"
             )

@@ -56,6 +56,17 @@ def test_a_checkpoint_of_format_1_is_taken_up(
     assert checksum(task.state()) == checksum(saved(path)["state"])
 
 
+def test_a_run_of_an_earlier_version_that_cannot_go_on_says_what_can(
+    begun: tuple[PretrainTask, Path], tmp_path: Path
+) -> None:
+    task, path = begun
+    old = tmp_path / "old.pt"
+    change = crafted.drop(("state", "queue_sample"))
+    old.write_bytes(crafted.changed(saved(path), change, checksums=False))
+    with pytest.raises(CheckpointError, match=r"has no queue_sample .*another folder, with --init"):
+        resume_from(task, old)
+
+
 def test_crafted_checkpoints_are_refused(begun: tuple[PretrainTask, Path], tmp_path: Path) -> None:
     task, path = begun
     content = saved(path)

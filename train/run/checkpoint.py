@@ -66,6 +66,17 @@ def load_optimizer_(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) 
     optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
 
 
+def cure(saved: Checkpoint) -> str:
+    """Return what helps, in words, where a checkpoint of an earlier version cannot go on."""
+    if not saved.earlier:
+        return ""
+    option = "--pretrained" if "classifier" in saved.parts else "--init"
+    return (
+        " (an earlier version of this program wrote it: end the run with that version, or begin "
+        f"from its weights in another folder, with {option})"
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """The run that wants to go on: what a checkpoint has to agree with."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from fame.archive import RUN_CHECKPOINT
+from fame.archive import RUN_CHECKPOINT, CheckpointError
 from fame.checkpoint import open_checkpoint, save
 from fame.files import write_errors
 from fame.progress import Progress
@@ -288,7 +288,10 @@ def resume_from(task: Task[Any], path: Path, *, elsewhere: bool = False) -> tupl
         elsewhere=elsewhere,
     )
     with open_checkpoint(path) as saved:
-        step, state = run.read(saved)
+        try:
+            step, state = run.read(saved)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}{checkpoint.cure(saved)}") from error
         changes = run.changes(saved)
     task.load_state(state)
     return step, changes
