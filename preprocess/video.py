@@ -164,6 +164,7 @@ class Video:
         self._stream = stream
         self._time_base = stream.time_base or Fraction(1, av.time_base)
         self._packets = self._pictures = 0
+        self._may_be_cover = bool(container.streams.audio) and _is_of_pictures(stream)
 
     def __iter__(self) -> Iterator[Frame]:
         """Frames in the order they are shown."""
@@ -178,6 +179,8 @@ class Video:
                 origin = shown - expected
             seconds = shown - origin if shown - origin >= seconds else expected
             yield Frame(picture, index=index, seconds=seconds, converter=converter)
+        if self._pictures == 1 and self._may_be_cover:
+            raise DecodeError("audio only")
 
     def _decoded(self) -> Iterator[VideoFrame]:
         """What the decoder gives, as it was coded; counts the frames that are lost."""
@@ -301,10 +304,12 @@ def _shown(container: InputContainer) -> VideoStream:
 
 
 def _is_one_picture(stream: VideoStream) -> bool:
-    """Whether it is a single photograph, as the cover of a piece of music is."""
-    if not stream.codec_context or stream.frames != 1:
-        return False
-    return stream.codec_context.name in _PICTURE_CODECS
+    """Whether it is a single photograph by the header, as the cover of a piece of music is."""
+    return stream.frames == 1 and _is_of_pictures(stream)
+
+
+def _is_of_pictures(stream: VideoStream) -> bool:
+    return bool(stream.codec_context) and stream.codec_context.name in _PICTURE_CODECS
 
 
 def _complaints() -> int:

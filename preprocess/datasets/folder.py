@@ -9,6 +9,8 @@ from preprocess.datasets.rows import UNSPEAKABLE, class_index, lines, shown
 from preprocess.datasets.splits import called
 from preprocess.part import WHOLE
 
+_DIGITS, _BETWEEN = "0123456789", " \t,;"
+
 
 def folder(source: Source) -> Listing:
     """List a folder of videos.
@@ -32,16 +34,16 @@ def folder(source: Source) -> Listing:
     files = source.scan()
     names = tree(files)
     if source.class_file:
-        classes = _classes(source.class_file)
+        classes, first = _classes(source.class_file)
     else:
         subfolders = {_subfolder(name) for name in names} - {""}
         speakable = sorted(name for name in subfolders if not UNSPEAKABLE.search(name))
-        classes = {name: label for label, name in enumerate(speakable)}
+        classes, first = {name: label for label, name in enumerate(speakable)}, None
     if source.list_file is None:
         entries = [_found(name, classes, files) for name in names]
         return match(entries, files=files, class_names=classes, notes=_too_high(files, classes))
     listed = list(rows(source, files))
-    labels = _Labels(classes, numbered=source.class_file is not None)
+    labels = _Labels(classes, first=first)
     return match(
         (Entry(row.name, labels.of(row), row.line, part=row.part) for row in listed),
         files=files,
@@ -70,10 +72,12 @@ def _found(name: str, classes: dict[str, int], files: Files) -> Entry:
 
 
 class _Labels:
-    """How the labels of a list are read: by name, by number, or by the subfolder of the video."""
+    """How the labels of a list are read: by name, by number (``first`` is that of the first class;
+    None where a number has to go with a subfolder), or by the subfolder of the video.
+    """
 
-    def __init__(self, classes: dict[str, int], *, numbered: bool) -> None:
-        self._classes, self._numbered = classes, numbered
+    def __init__(self, classes: dict[str, int], *, first: int | None) -> None:
+        self._classes, self._number = classes, first
         self._first: dict[str, Row] = {}  # the row that first had this number, or this subfolder
 
     def of(self, row: Row) -> int:
@@ -84,8 +88,9 @@ class _Labels:
             return UNLABELLED
         if row.label and not NUMBER.fullmatch(row.label):
             raise self._unknown(row, row.label)
-        if row.label and self._numbered:
-            return row.line.whole(row.label, low=0, high=len(self._classes) - 1)
+        if row.label and self._number is not None:
+            last = self._number + len(self._classes) - 1
+            return row.line.whole(row.label, low=self._number, high=last) - self._number
         return self._by_subfolder(row)
 
     def _by_subfolder(self, row: Row) -> int:
@@ -135,8 +140,33 @@ def _too_high(files: Files, classes: dict[str, int]) -> list[str]:
     return []
 
 
-def _classes(path: Path) -> dict[str, int]:
-    return class_index((line, line.text) for line in lines(path) if not line.text.startswith("#"))
+def _classes(path: Path) -> tuple[dict[str, int], int]:
+    """Classes by index, and the number that the first one has in lists: 0, or 1 where the file
+    numbers its lines from 1 (``1 run``, ``run,1``).
+    """
+    named = [(line, line.text) for line in lines(path) if not line.text.startswith("#")]
+    for parted in (_number_before, _number_behind):
+        found = [(parted(text), line) for line, text in named]
+        numbered = sorted((int(number), line, name) for (number, name), line in found if number)
+        first = numbered[0][0] if numbered else 0
+        whole = [number for number, *_ in numbered] == list(range(first, first + len(named)))
+        if whole and first < 2 and len({name for *_, name in numbered}) == len(named) > 1:
+            return class_index((line, name) for _, line, name in numbered), first
+    return class_index(named), 0
+
+
+def _number_before(text: str) -> tuple[str, str]:
+    """Number and name of ``1 run``; no number where it is no such line."""
+    rest = text.lstrip(_DIGITS)
+    name = rest.lstrip(_BETWEEN)
+    return (text[: -len(rest)] if name and name != rest else "")[:10], name
+
+
+def _number_behind(text: str) -> tuple[str, str]:
+    """Number and name of ``run,1``."""
+    rest = text.rstrip(_DIGITS)
+    name = rest.rstrip(_BETWEEN)
+    return (text[len(rest) :] if name and name != rest else "")[:10], name
 
 
 def _subfolder(name: str) -> str:

@@ -21,8 +21,9 @@ _COLUMNS = {
     "start": "start start_frame start_index frame_start first first_frame begin offset",
     "end": "end end_frame frame_end last last_frame stop stop_frame",
     "total": "total total_frames num_frames n_frames frame_count frames length count",
+    "": "index idx row unnamed_0",
 }
-_KIND = {name: kind for kind, names in _COLUMNS.items() for name in names.split()}
+_KIND = {"": ""} | {name: kind for kind, names in _COLUMNS.items() for name in names.split()}
 
 
 class Row(NamedTuple):
@@ -44,59 +45,75 @@ def rows(source: Source, files: Files) -> Iterator[Row]:
     assert source.list_file is not None
     known = files.videos | files.outside.keys()
     roots = tuple(f"{root}/" for root in (files.root.absolute(), files.root.resolve()))
-    header: _Header | None = None
+    header, first = None, None
     for line in lines(source.list_file):
+        if line.number == 1 and (header := _header(line)):
+            continue
         if line.text.startswith("#") and _split(line, known)[0] not in known:
             continue
-        if line.number == 1 and _KIND.get(re.split(r"[,;\s]", line.text.lower())[0]) == "path":
-            header = _header(line)
-            continue
-        if header and header.kinds:
-            name, cells, kinds = *header.split(line), header.kinds
+        if header:
+            name, found = header.split(line)
         else:
             name, cells = _split(line, known)
-            kinds = _usual(line, cells, source)
+            found = dict(zip(_usual(line, cells, source), cells, strict=True))
+            first = first or (line, cells) if cells else first
+            _expect_one_form(line, cells, first)
         for root in roots:
             name = name.removeprefix(root)
         name = checked_name(name, line)
-        found = dict(zip(kinds, cells, strict=True))
         yield Row(line, name, found.get("label", ""), _part(line, name, found))
 
 
 class _Header(NamedTuple):
-    """The first line of a list that names its columns: what parts them (blanks: nothing), and what
-    those behind the name are; none where there are no more than two, a name and a label whatever
-    they are called.
+    """The first line of a list that names its columns: what parts them (blanks: nothing), and of
+    what kind they are (that of a column which does not matter is empty).
     """
 
     delimiter: str
     kinds: list[str]
 
-    def split(self, line: Line) -> tuple[str, list[str]]:
-        """Name and cells of a line below it."""
+    def split(self, line: Line) -> tuple[str, dict[str, str]]:
+        """The name on a line below it, and the other cells by kind."""
+        before = self.kinds.index("path")
         if self.delimiter:
-            name, *cells = line.cells(self.delimiter)
-        else:
-            name, *cells = line.text.rsplit(None, len(self.kinds))
+            cells = line.cells(self.delimiter)
+        else:  # the name may hold blanks
+            cells = line.text.split(None, before)
+            cells[-1:] = cells[-1].rsplit(None, len(self.kinds) - before - 1)
         if len(cells) != len(self.kinds):
-            raise line.error(f"{len(cells) + 1} cells under a header of {len(self.kinds) + 1}")
-        return name, cells
+            raise line.error(f"{len(cells)} cells under a header of {len(self.kinds)}")
+        found = dict(zip(self.kinds, cells, strict=True))
+        return found.pop("path"), found
 
 
-def _header(line: Line) -> _Header:
+def _header(line: Line) -> _Header | None:
+    """The header that the first line of a list is; None where it is none. Of two columns a name is
+    one, so the other is a label whatever it is called.
+    """
     delimiter = next((mark for mark in ",;\t" if mark in line.text), "")
-    _, *columns = line.text.lower().split(delimiter or None)
-    columns = [re.sub(r"[^a-z0-9]+", "_", name.strip()) for name in columns]
-    kinds = [_KIND.get(name, "") for name in columns]
-    if len(kinds) < 2:
-        return _Header(delimiter, [])
+    columns = [name.strip() for name in line.text.lower().split(delimiter or None)]
+    columns = [re.sub(r"[^a-z0-9]+", "_", name).strip("_") for name in columns]
+    kinds = [_KIND.get(name, "?") for name in columns]
+    if "path" not in kinds or (kinds[0] == "?" and len(kinds) > 1):
+        return None
+    if len(kinds) == 2:
+        kinds = ["label" if kind == "?" else kind for kind in kinds]
     for name, kind in zip(columns, kinds, strict=True):
-        if kind in ("", "path") or kinds.count(kind) > 1:
+        if kind == "?" or (kind and kinds.count(kind) > 1):
             raise line.error(
                 f"the column {shown(name)} is not known, or there twice: a list has a path, a "
                 "label, and for parts of videos start and end, or start and total"
             )
     return _Header(delimiter, kinds)
+
+
+def _expect_one_form(line: Line, cells: list[str], first: tuple[Line, list[str]] | None) -> None:
+    """Refuse lists with different numbers of cells, as those of several labels a video are."""
+    if first and cells and len(cells) != len(first[1]):
+        raise line.error(
+            f"{len(cells)} values behind the name, but {len(first[1])} on line {first[0].number}: "
+            "a video has one label, and all lines one form"
+        )
 
 
 def _usual(line: Line, cells: list[str], source: Source) -> list[str]:
@@ -151,7 +168,7 @@ def _split(line: Line, known: frozenset[str]) -> tuple[str, list[str]]:
     if not rest:
         return name, []
     cells = [cell.strip() for cell in rest.split(None if delimiter == " " else delimiter)]
-    if any(map(_TIME.fullmatch, cells)):
+    if len(cells) > 1 and any(map(_TIME.fullmatch, cells)):
         raise line.error(f"{shown(rest)} are times: parts of videos are named by their frames")
     return name, cells if all(map(NUMBER.fullmatch, cells[:-1])) else [rest]
 

@@ -63,13 +63,15 @@ def lines(path: Path, *, empty: bool = False) -> Iterator[Line]:
         raise Line(path, 1).error("the file is empty")
 
 
-def table(path: Path, *, delimiter: str = ",") -> Iterator[tuple[Line, dict[str, str]]]:
-    """Rows of a CSV file with a header, by column; column names in lower case with ``_``.
+def table(path: Path) -> Iterator[tuple[Line, dict[str, str]]]:
+    """Rows of a CSV file with a header, by column; column names in lower case with ``_``. Cells are
+    parted by commas, or by tabs or semicolons if the header is.
 
     Raises ``ValueError`` for a row that has more cells than the header, or fewer.
     """
     rows = lines(path)
     head = next(rows)
+    delimiter = next((mark for mark in ",\t;" if mark in head.text), ",")
     columns = [re.sub(r"[^a-z0-9]+", "_", cell.lower()) for cell in head.cells(delimiter)]
     for line in rows:
         cells = line.cells(delimiter)

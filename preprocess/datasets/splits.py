@@ -12,6 +12,9 @@ _NAMES = {
 }
 
 
+_SAY_NOTHING = ("", "list", "lists", "videos", "split", "annotations", "rawframes")
+
+
 def called(text: str, name: str) -> bool:
     """Whether ``text`` is one of the names of a split, in either case."""
     return text.lower() in _NAMES.get(name, (name,))
@@ -79,7 +82,9 @@ def _of_another(path: str, of: str) -> bool:
 
 
 def _last_word(path: Path) -> str:
-    return re.split(r"[^a-z]+", path.stem.lower().rstrip("0123456789_-"))[-1]
+    """The last word of a name that says something: ``train`` of ``k400_train_list_videos.txt``."""
+    words = re.split(r"[^a-z]+", path.stem.lower())
+    return next((word for word in reversed(words) if word not in _SAY_NOTHING), "")
 
 
 def find_file(folder: Path, name: str, *, of: str) -> Path:

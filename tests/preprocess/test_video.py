@@ -178,6 +178,10 @@ def test_a_song_with_a_cover_is_no_video(tmp_path: Path, marked: str) -> None:
         marked,
         song,
     )
+    bare = song.with_suffix(".mkv")  # tells of no number of frames
+    ffmpeg("-i", cover, *sound, "-map", "0", "-map", "1", "-c:v", "png", bare)
+    with pytest.raises(DecodeError, match=r"^audio only$"):
+        pictures(bare)
     with pytest.raises(DecodeError, match=r"^audio only$"):
         pictures(song)
 

@@ -57,6 +57,8 @@ FORMS = {
     "byte order mark and CRLF": "\ufeffa/x.mp4 0\r\nb/y z.mp4 1\r\n",
     "total and label": "a/x.mp4 300 0\nb/y z.mp4 250 1\n",
     "start, any end and label": "a/x.mp4 0 -1 0\nb/y z.mp4 1 -1 1\n",
+    "an index of pandas": ",path,label\n0,a/x.mp4,a\n1,b/y z.mp4,b\n",
+    "the label first": "class_name video\na a/x.mp4\nb b/y z.mp4\n",
     "a header of three": "path,total,label\na/x.mp4,300,0\nb/y z.mp4,250,1\n",
     "a header in another order": 'video;class;num_frames\na/x.mp4;a;300\n"b/y z.mp4";b;250\n',
     "absolute": "{root}/a/x.mp4 0\n{root}/b/y z.mp4 1\n",
@@ -111,7 +113,8 @@ def test_lists_of_parts_of_videos(root: Path, annotations: Path, form: str) -> N
 
 def test_parts_are_of_one_class_each(root: Path, annotations: Path) -> None:
     touch(root, ["a/x.mp4", "b/y.mp4"])
-    write(annotations, {"list": "a/x.mp4 0 9 b\na/x.mp4 9 18 a\na/x.mp4 a\na/x.mp4 0 9 b\n"})
+    text = "a/x.mp4 0 9 b\na/x.mp4 9 18 a\na/x.mp4 0 -1 a\na/x.mp4 0 9 b\n"
+    write(annotations, {"list": text})
     listing = listed("folder", root, list_file=annotations / "list")
     assert labelled(listing) == {"a/x.mp4": "a", "a/x.mp4[0:9]": "b", "a/x.mp4[9:18]": "a"}
     assert listing.doubled == ("a/x.mp4[0:9]",)
@@ -128,6 +131,24 @@ def test_a_folder_of_frames_named_like_a_part(root: Path, annotations: Path) -> 
     write(annotations, {"list": "a/x 0 9 0\n"})
     with pytest.raises(ValueError, match=r"line 1: 'a/x\[0:9\]' is a part of a video, and"):
         listed("folder", root, **fields)
+
+
+@pytest.mark.parametrize(
+    "classes", ["0 run\n1 sit\n", "run,0\nsit,1\n", "1\tsit\n0\trun\n", "run\nsit\n"]
+)
+def test_files_of_numbered_classes(root: Path, annotations: Path, classes: str) -> None:
+    touch(root, ["x.mp4", "y.mp4"])
+    write(annotations, {"list": "x.mp4 1\ny.mp4 0\n", "classes": classes})
+    fields = {"list_file": annotations / "list", "class_file": annotations / "classes"}
+    listing = listed("folder", root, **fields)
+    assert (listing.class_names, listing.labels) == (("run", "sit"), (1, 0))
+    write(annotations, {"list": "x.mp4 2\ny.mp4 1\n", "classes": "1 run\n2 sit\n"})
+    assert listed("folder", root, **fields).labels == (1, 0)
+    write(annotations, {"list": "x.mp4 0\n", "classes": "1 run\n2 sit\n"})
+    with pytest.raises(ValueError, match="line 1: '0' should be a whole number from 1 to 2"):
+        listed("folder", root, **fields)
+    write(annotations, {"list": "x.mp4 take 2\n", "classes": "take 1\ntake 2\n"})
+    assert listed("folder", root, **fields).class_names == ("take 1", "take 2")
 
 
 def test_utf_16_as_spreadsheets_write_it(root: Path, annotations: Path) -> None:
@@ -166,6 +187,7 @@ def test_numbers_count_in_the_file_of_classes(root: Path, annotations: Path) -> 
         ),
         ("a/x.mp4 -5 9 0\n", "line 1: '-5' should be a whole number from 0"),
         ("a/x.mp4 5 -9 0\n", "line 1: '-9' should be a whole number from -1"),
+        ("a/x.mp4 0\nb/y.mp4 1 0\n", "line 2: 2 values behind the name, but 1 on line 1: a video"),
         ("a/x.mp4 1.5 3.0 0\n", "line 1: '1.5 3.0 0' are times: parts of videos are named by"),
         ("path,label,fps\na/x.mp4,0,25\n", "line 1: the column 'fps' is not known"),
         ("path,label,label\na/x.mp4,0,0\n", "line 1: the column 'label' is not known, or there tw"),
@@ -196,7 +218,7 @@ def test_names_that_look_like_something_else(root: Path, annotations: Path) -> N
 
 def test_frame_folders_by_the_lists_of_mmaction2(root: Path, annotations: Path) -> None:
     touch(root, ["some/directory-1/img_00001.jpg", "some/take 2/img_00001.jpg"])
-    text = "some/directory-1 163 0\nsome/take 2 1 122 1\n"
+    text = "some/directory-1 0 -1 0\nsome/take 2 1 122 1\n"
     write(annotations, {"list": text, "classes": "a\nb"})
     listing = listed(
         "folder",
