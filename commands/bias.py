@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from commands.options import Options, Values
-from commands.output import output, say, watch
+from commands.output import output, say, starting, watch
 from commands.paths import Checkpoints, Root, checkpoint_or_default
 from commands.stores import existing_store
 from fame.lock import hold
@@ -37,7 +37,8 @@ def bias(
     """Measure how much encoders and classifiers depend on the background: parts of clips
     exchanged, frames reordered.
     """
-    from train.bias import report
+    with starting("loading PyTorch"):
+        from train.bias import report
 
     folder = out or root / "runs" / "bias"
     store = existing_store(

@@ -8,7 +8,7 @@ import typer
 
 from commands.app import App
 from commands.options import Options, Values
-from commands.output import output, say, watch
+from commands.output import output, say, starting, watch
 from commands.paths import Checkpoints, Root, checkpoint_or_default, existing
 from commands.stores import existing_store
 from fame.lock import hold
@@ -89,7 +89,8 @@ def _evaluate(
     out: Path | None,
 ) -> None:
     """Run one measure, print one table, write one JSON file."""
-    from train.evaluate import frozen
+    with starting("loading PyTorch"):
+        from train.evaluate import frozen
 
     stores = {
         f"{split}_store": existing_store(
@@ -137,7 +138,8 @@ def test(
     """Test fine-tuned classifiers: mean log-probability over all clips of a video, top-1, top-5,
     confusion matrix.
     """
-    from train.evaluate.classifiers import evaluate_classifiers
+    with starting("loading PyTorch"):
+        from train.evaluate.classifiers import evaluate_classifiers
     from train.evaluate.predictions import numbered
 
     default = root / "runs" / "finetune-ucf101-1" / "checkpoints" / "last.pt"
@@ -162,10 +164,11 @@ def activate(
     """Draw where encoders look, measure how much of it is foreground, and draw their temporal
     kernels.
     """
-    from train.evaluate.activation import activate as draw
-
     config = ActivationConfig(**_placed(given, root, folder="activation"))
-    with hold(config.out, what="report"):
+    with hold(config.out, what="report"), starting("loading PyTorch") as progress:
+        from train.evaluate.activation import activate as draw
+
+        progress.phase("encoding clips and drawing", on_terminal_only=True)
         found = draw(checkpoints or [checkpoint_or_default(None, root)], config)
     shares = {
         look.checkpoint: {

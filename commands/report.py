@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from commands.output import say
+from commands.output import say, starting
 from commands.paths import Root, existing
 from commands.stores import existing_store
 
@@ -44,12 +44,14 @@ def report(
     ] = "auto",
 ) -> None:
     """Write one page that shows a run: curves, merged clips, neighbours, tables, environment."""
-    from train.evaluate.page import write_page
-    from train.run.peers import choose_device
-
     folder = existing(run or root / "runs" / "pretrain", made_by="`fame pretrain` makes runs")
     if store is not None:
         existing_store(store, root=root)
     path = out or folder / "report.html"
-    write_page(folder, path, store=store, results=results or (), device=choose_device(device))
+    with starting("loading PyTorch") as progress:
+        from train.evaluate.page import write_page
+        from train.run.peers import choose_device
+
+        progress.phase("encoding examples and writing the page", on_terminal_only=True)
+        write_page(folder, path, store=store, results=results or (), device=choose_device(device))
     say(path)

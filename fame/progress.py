@@ -60,6 +60,7 @@ class Progress:
 
     def __exit__(self, *exception: object) -> None:
         if self._terminal:
+            self._bar.live.transient = not self._total  # of what was not counted nothing stays
             self._bar.stop()
 
     def phase(

@@ -185,13 +185,23 @@ def _as_json(report: Report) -> dict[str, Any]:
 
 
 def shown_on(progress: Progress) -> Callable[[Snapshot], None]:
-    """Return what ``run.preprocess`` takes as its progress: it shows every snapshot."""
+    """Return what ``run.preprocess`` takes as its progress: it shows every snapshot.
+
+    What is left is reckoned from the first shard on, before which workers start.
+    """
+    counting = False
 
     def show(snapshot: Snapshot) -> None:
+        nonlocal counting
         done, total = snapshot.videos_done, snapshot.videos
-        if not snapshot.videos_made:
-            progress.phase("making shards", total=total, done=done)
-        progress.at(done, str(snapshot), now=done == total)
+        if not counting:
+            counting = snapshot.videos_made > 0
+            if counting:
+                progress.phase("making shards", total=total, done=done)
+            else:
+                progress.phase("starting the workers and the first shards")
+        if counting:
+            progress.at(done, str(snapshot), now=done == total)
 
     return show
 
