@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+PAGES  := build/pages
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check docs release-check format
+.PHONY: help install demo test test-all check docs pages release-check format
 
 help: ## show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -43,6 +44,12 @@ check: install ## lint, format, types, the import law, containers; any finding f
 docs: install ## build the documentation into site/index.html; a broken link or reference fails
 	@# --quiet would silence the warnings before --strict counts them.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+pages: install ## run the demo and put what it prints and draws into the pages (minutes; after a change of what is shown)
+	rm -rf $(PAGES) && mkdir -p $(PAGES)
+	cd $(PAGES) && $(CURDIR)/$(BIN)/fame demo > demo.txt 2>&1
+	$(BIN)/python -m pytest -q tests/test_docs_commands.py -k followed --update-pages $(CURDIR)/$(PAGES)
+	$(BIN)/python docs/images/gallery.py $(PAGES)/demo
 
 release-check: install ## build the distributions and use them in a clean environment (minutes; before a release)
 	.ci/release-check
