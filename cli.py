@@ -14,6 +14,7 @@ from commands.demo import demo
 from commands.evaluate import activate, evaluate_app
 from commands.export import export
 from commands.preprocess import app as preprocess_app
+from commands.push import push
 from commands.report import report
 from commands.store import store_app
 from commands.training import finetune_app, pretrain, recipe_lines
@@ -29,6 +30,7 @@ ORDER = (
     "bias",
     "report",
     "export",
+    "push",
 )
 
 
@@ -56,6 +58,7 @@ app.command()(activate)
 app.command()(bias)
 app.command()(report)
 app.command()(export)
+app.command()(push)
 
 
 def _version(wanted: bool) -> None:

@@ -28,6 +28,14 @@ def export(
         typer.Argument(help="A checkpoint (default: ROOT/runs/pretrain/checkpoints/last.pt)."),
     ] = None,
     root: Root = Path("data"),
+    formats: Annotated[
+        list[str],
+        typer.Option(
+            "--format",
+            metavar="safetensors|torch.export|onnx",
+            help="What to write; may be repeated. ONNX needs the packages onnx and onnxscript.",
+        ),
+    ] = ["safetensors", "torch.export"],
 ) -> None:
     """Write an encoder's weights as safetensors, a JSON card, and a program that runs without this
     project.
@@ -37,6 +45,7 @@ def export(
     folder = config.out or root / "runs" / "export"
     source = checkpoint_or_default(checkpoint, root)
     with hold(folder, what="export"):
-        paths = export_encoder(source, folder, frames=config.frames, crop=config.crop)
+        size = {"frames": config.frames, "crop": config.crop}
+        paths = export_encoder(source, folder, **size, formats=formats)
     for path in paths:
         say(path)

@@ -27,9 +27,10 @@ def existing(path: AnyPath, *, made_by: str) -> AnyPath:
     """``path`` itself; ``ValueError`` that says where was looked and what makes it when it is not
     there.
 
-    Of a store at ``s3://`` nothing is asked here: opening it tells.
+    Of an address (``s3://``, ``hf:``) and a function (``module:name``) nothing is asked here:
+    opening it tells.
     """
-    if not str(path).startswith("s3://") and not Path(path).exists():
+    if ":" not in str(path) and not Path(path).exists():
         raise ValueError(f"{path} is not there; {made_by}")
     return path
 

@@ -1,12 +1,14 @@
-"""An encoder for use elsewhere: safetensors weights, a JSON card, and a program that runs without
-this project.
+"""An encoder for use elsewhere: safetensors weights, a JSON card, and programs that run without
+this project (of torch.export or ONNX).
 
 Shapes: B batch, T frames, H W height/width, D feature dim.
 """
 
 import json
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 import safetensors.torch
@@ -20,6 +22,8 @@ from fame.normalize import MEAN, STD, normalise, to_colours
 from fame.weights import CARD_KEY, CHECKSUM_KEY, Encoder, export_checksum, load
 
 EXPORT_FORMAT = "fame-encoder/1"
+FORMATS = {"safetensors": "safetensors", "torch.export": "pt2", "onnx": "onnx"}
+USUAL = ("safetensors", "torch.export")
 
 
 class FeatureProgram(nn.Module):
@@ -35,37 +39,54 @@ class FeatureProgram(nn.Module):
 
 
 def export_encoder(
-    checkpoint: Path, folder: Path, *, frames: int = 16, crop: int = 224
-) -> tuple[Path, Path, Path]:
-    """Write ``encoder.safetensors``, ``encoder.json`` and ``encoder.pt2`` into ``folder``; returns
-    their paths.
+    checkpoint: Path,
+    folder: Path,
+    *,
+    frames: int = 16,
+    crop: int = 224,
+    formats: Sequence[str] = USUAL,
+) -> tuple[Path, ...]:
+    """Write ``encoder.json`` and the formats asked for into ``folder``: ``encoder.safetensors``,
+    ``encoder.pt2`` (torch.export), ``encoder.onnx``. Return their paths.
 
-    The weights (head included) load with :func:`fame.load`; the program takes uint8 ``[b, frames,
-    crop, crop, 3]`` for any b, gives float32 ``[b, d]`` and needs only ``torch.export.load``. Each
-    file replaces an older one atomically. Raises :class:`~fame.weights.CheckpointError` where the
-    checkpoint cannot be used.
+    The weights (head included) load with :func:`fame.load`. The programs take uint8 ``[b, frames,
+    crop, crop, 3]`` for any b and give float32 ``[b, d]``; ``torch.export.load`` or an ONNX
+    runtime is all they need. Each file replaces an older one atomically. Raises
+    :class:`~fame.weights.CheckpointError` where the checkpoint cannot be used, ``ValueError`` for
+    an unknown format, or ONNX where its packages are not installed.
     """
-    encoder = load(checkpoint)
-    weights, card, program = (
-        folder / f"encoder.{suffix}" for suffix in ("safetensors", "json", "pt2")
-    )
-    with whole(weights) as path:
-        save_weights(encoder, path)
-    with whole(card) as path:
-        path.write_text(_card(encoder, frames=frames, crop=crop))
-    with whole(program) as path:
-        _save_program(encoder, path, frames=frames, crop=crop)
-    return weights, card, program
+    if unknown := [name for name in formats if name not in FORMATS]:
+        raise ValueError(f"no format {unknown[0]!r}: there are {', '.join(FORMATS)}")
+    encoder, size = load(checkpoint), {"frames": frames, "crop": crop}
+    writers: dict[str, Callable[[Path], None]] = {
+        "safetensors": lambda path: save_weights(encoder, path),
+        "json": lambda path: _write_card(encoder, path, **size),
+        "pt2": lambda path: _save_program(encoder, path, **size),
+        "onnx": lambda path: _save_onnx(encoder, path, **size),
+    }
+    wanted = {"json", *(FORMATS[name] for name in formats)}
+    paths = {suffix: folder / f"encoder.{suffix}" for suffix in writers if suffix in wanted}
+    for suffix, target in paths.items():
+        with whole(target) as path:
+            writers[suffix](path)
+    return tuple(paths.values())
 
 
 def trace(encoder: Encoder, *, frames: int, crop: int) -> torch.export.ExportedProgram:
     """The encoder as a program over uint8 clips of ``frames`` x ``crop`` x ``crop`` pixels and any
     batch size.
     """
-    # Two clips, because a batch of one would be taken for a constant.
-    example = torch.zeros(2, frames, crop, crop, 3, dtype=torch.uint8, device=encoder.device)
-    shapes = {"clip_BTHWC": {0: torch.export.Dim("batch")}}
-    return torch.export.export(FeatureProgram(encoder.network), (example,), dynamic_shapes=shapes)
+    example = _example(encoder, frames=frames, crop=crop)
+    return torch.export.export(FeatureProgram(encoder.network), example, dynamic_shapes=_SHAPES)
+
+
+# Any batch, which two clips show: a batch of one would be taken for a constant.
+_SHAPES = {"clip_BTHWC": {0: torch.export.Dim("batch")}}
+
+
+def _example(encoder: Encoder, *, frames: int, crop: int) -> tuple[Tensor]:
+    shape = (2, frames, crop, crop, 3)
+    return (torch.zeros(shape, dtype=torch.uint8, device=encoder.device),)
 
 
 def save_weights(encoder: Encoder, path: Path) -> None:
@@ -88,7 +109,25 @@ def _save_program(encoder: Encoder, path: Path, *, frames: int, crop: int) -> No
             torch.export.save(program, file)
 
 
-def _card(encoder: Encoder, *, frames: int, crop: int) -> str:
+def _save_onnx(encoder: Encoder, path: Path, *, frames: int, crop: int) -> None:
+    if missing := [name for name in ("onnx", "onnxscript") if not find_spec(name)]:
+        raise ValueError(f"the format onnx needs {missing[0]}: pip install onnx onnxscript")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*treespec, LeafSpec")  # torch's own
+        program = torch.onnx.export(
+            FeatureProgram(encoder.network).eval(),
+            _example(encoder, frames=frames, crop=crop),
+            dynamo=True,
+            dynamic_shapes=_SHAPES,
+            input_names=["clip_BTHWC"],
+            output_names=["feature_BD"],
+            verbose=False,
+        )
+    assert program is not None  # it is where dynamo is used
+    program.save(str(path), external_data=False)  # at most 2 GB, the limit of the format
+
+
+def _write_card(encoder: Encoder, path: Path, *, frames: int, crop: int) -> None:
     card = {
         "format": EXPORT_FORMAT,
         "model": asdict(encoder.card),
@@ -104,4 +143,4 @@ def _card(encoder: Encoder, *, frames: int, crop: int) -> str:
             "of": "colours in 0..1; the program includes it",
         },
     }
-    return json.dumps(card, indent=2, sort_keys=True) + "\n"
+    path.write_text(json.dumps(card, indent=2, sort_keys=True) + "\n")

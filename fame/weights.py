@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fame.archive import Archive, CheckpointError, one_line, open_archive
 from fame.checkpoint import FORMATS, Checkpoint, checksum, compare, expected, plain, shown, take
+from fame.hub import fetch, is_address
 from fame.models import Backbone, build_backbone, build_encoder, build_foreign, is_foreign
 from fame.models.foreign import ForeignBackbone
 from fame.models.registry import seeded
@@ -180,6 +181,7 @@ class Encoder:
 def load(path: str | Path, *, device: torch.device | str | None = None) -> Encoder:
     """Load an encoder from a checkpoint of this project, its safetensors export, or a file of
     another project that has the same networks; a run folder is taken as its last checkpoint.
+    ``hf://ORG/NAME`` and ``hf://ORG/NAME@REVISION`` are exports that `fame push` put on a hub.
 
     ``device`` defaults to the CPU. Raises :class:`CheckpointError`, a ``ValueError``, with one line
     that says what is wrong: no such file, damaged, holding objects that would run code, without an
@@ -195,7 +197,7 @@ def load(path: str | Path, *, device: torch.device | str | None = None) -> Encod
 
 
 def _names_foreign(path: str | Path) -> bool:
-    return is_foreign(str(path)) and not Path(path).exists()
+    return is_foreign(str(path)) and not Path(path).exists() and not is_address(path)
 
 
 def _foreign(text: str) -> Encoder:
@@ -245,7 +247,7 @@ def read_weights(path: Path) -> Weights:
         encoder = _foreign(str(path))
         state = encoder.network.state_dict()
         return Weights(path=path, card=encoder.card, state=state, digest=checksum(state))
-    with open_archive(path) as archive:
+    with open_archive(fetch(path) if is_address(path) else path) as archive:
         values = archive.values
         if CARD_KEY in archive.metadata or CHECKSUM_KEY in archive.metadata:
             card, state = _exported(archive)

@@ -42,7 +42,7 @@ def opening_lines(
 def _network_and_device(
     config: PretrainConfig, *, device: torch.device, processes: int
 ) -> list[str]:
-    name, changed = _nearest_recipe(config)
+    name, changed = nearest_recipe(config)
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     many = f", {processes} processes" if processes > 1 else ""
     line = f"recipe: {name}{changed}; encoder {config.encoder} in {config.precision} on {where}"
@@ -55,7 +55,7 @@ def _network_and_device(
     return lines
 
 
-def _nearest_recipe(config: PretrainConfig) -> tuple[str, str]:
+def nearest_recipe(config: PretrainConfig) -> tuple[str, str]:
     """Return the recipe from which a config differs in the fewest fields, and these in words."""
     values = config.to_dict()
     changes = {

@@ -78,6 +78,33 @@ def test_those_of_the_other_network_too(tmp_path: Path) -> None:
     check_in_a_bare_process(tmp_path, frames=4, crop=32)
 
 
+def test_an_unknown_format_and_onnx_without_its_packages_are_one_line(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match=r"^no format 'tflite': there are safetensors, torch\.exp"):
+        export_encoder(exported / CHECKPOINT, tmp_path, formats=["tflite"])
+    monkeypatch.setattr("fame.export.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="needs onnx: pip install onnx onnxscript"):
+        export_encoder(exported / CHECKPOINT, tmp_path, formats=["onnx"])
+    assert not list(tmp_path.glob("*.onnx"))
+    (weights, card) = export_encoder(exported / CHECKPOINT, tmp_path, formats=["safetensors"])
+    assert weights.name == "encoder.safetensors" and card.name == "encoder.json"
+
+
+@pytest.mark.slow
+def test_an_onnx_runtime_gives_the_same_features(exported: Path, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    (_, program) = export_encoder(
+        exported / CHECKPOINT, tmp_path, frames=8, crop=32, formats=["onnx"]
+    )
+    session = onnxruntime.InferenceSession(program, providers=["CPUExecutionProvider"])
+    frames_BTHWC = np.random.default_rng(0).integers(0, 256, (3, 8, 32, 32, 3), dtype=np.uint8)
+    (feature_BD,) = session.run(None, {"clip_BTHWC": frames_BTHWC})
+    expected = fame.load(exported / CHECKPOINT).features(torch.from_numpy(frames_BTHWC))
+    np.testing.assert_allclose(feature_BD, expected, atol=1e-5)
+
+
 def test_the_card_says_what_the_weights_are(exported: Path) -> None:
     card = json.loads((exported / "encoder.json").read_text())
     assert card["model"] == {

@@ -3,7 +3,6 @@
 Shapes: Q queries, V videos, D feature dim, T frames, S crop size, the last 3 RGB.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,11 +27,11 @@ from train.evaluate.plots import (
     moving_average,
     read_metrics,
 )
+from train.evaluate.results import read_json, read_results
 
 _MOST_POINTS = 400  # of a curve
 _MOST_VIDEOS = 200  # that are encoded for the examples
 _QUERIES, _NEIGHBOURS, _ACTIVATIONS = 4, 4, 6
-_LARGEST_JSON = 2**24
 _TITLES = {  # of results by the names that commands give their files
     "retrieval": "Retrieval, %",
     "knn": "Nearest neighbours vote (kNN), %",
@@ -57,7 +56,7 @@ def write_page(
     ``fame evaluate`` and ``fame bias``, shown as tables, and PNG pictures. Raise ``ValueError`` for
     a folder that holds no run.
     """
-    config = _json(run / "config.json")
+    config = read_json(run / "config.json")
     parts = [_summary(run, config), tag("h2", "Curves"), *_curves(run)]
     if (run / "merged.png").is_file():
         parts += [tag("h2", "What the encoder was shown"), _png(run / "merged.png", "merged clips")]
@@ -66,7 +65,7 @@ def write_page(
         encoder = load(run / "checkpoints" / "last.pt", device=device)
         parts += _examples(encoder, ClipStore.open(store))
     parts += [tag("h2", "Config"), table(sorted(config.items()))]
-    parts += [tag("h2", "Environment"), table(sorted(_json(run / "environment.json").items()))]
+    parts += [tag("h2", "Environment"), table(sorted(read_json(run / "environment.json").items()))]
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as partial:
         partial.write_text(
@@ -107,17 +106,8 @@ def _result(path: Path) -> Iterator[Markup]:
     if path.suffix == ".png":
         yield from (tag("h2", f"{title}, drawn"), _png(path, path.stem))
         return
-    content = _json(path)
-    rows = content.get("results")
-    if not isinstance(rows, list):
-        raise ValueError(f"{path}: no results; it must be written by fame evaluate or fame bias")
+    names, body = read_results(path)
     yield tag("h2", title)
-    shown = [row for row in rows if isinstance(row, dict) and isinstance(row.get("figures"), dict)]
-    names = list(dict.fromkeys(name for row in shown for name in row["figures"]))
-    body = [
-        [row.get("checkpoint", ""), *(_number(row["figures"].get(name)) for name in names)]
-        for row in shown
-    ]
     shown_as = [name.replace("/", ": ") for name in names]  # knn/original
     columns = list(zip(("", *shown_as), *body, strict=True)) if len(names) > 8 else None
     yield table(columns) if columns else table(body, head=("checkpoint", *shown_as))
@@ -172,22 +162,3 @@ def _png(path: Path, alt: str) -> Markup:
         pixels = np.asarray(image.convert("RGB"))
     factor = max(1, _NARROWEST // pixels.shape[1])
     return picture(pixels.repeat(factor, axis=0).repeat(factor, axis=1), alt=alt)
-
-
-def _number(value: object) -> str:
-    if isinstance(value, dict):
-        value = value.get("value")
-    return f"{value:.4g}" if isinstance(value, int | float) else "-"
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """Read a JSON object of bounded size. Raise ``ValueError`` naming the file."""
-    try:
-        if path.stat().st_size > _LARGEST_JSON:
-            raise ValueError(f"larger than {_LARGEST_JSON >> 20} MiB")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); is it the folder of a run?") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds no JSON object")
-    return content

@@ -1,0 +1,92 @@
+"""Encoders that travel: fetched from and pushed to a model hub, by huggingface-hub.
+
+An address is ``hf://ORG/NAME`` or ``hf://ORG/NAME@REVISION``. What is fetched is one safetensors
+file of one commit, of bounded size; its checksum is compared when it is loaded. No code and no
+pickle of a repository is ever read.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from fame.archive import CheckpointError, one_line
+
+WEIGHTS = "encoder.safetensors"
+LARGEST = 8 << 30  # bytes
+# A Path makes one slash of two. No folder of that name can be there: an address is looked up last.
+_ADDRESS = re.compile(r"hf:/{1,2}(\w[\w.-]{0,95}/\w[\w.-]{0,95})(?:@([\w./-]{1,255}))?", re.ASCII)
+_NEEDS = "hf:// needs huggingface-hub: pip install huggingface-hub"
+
+
+def is_address(path: str | Path) -> bool:
+    """Return whether a path is the address of a repository, and no file or folder.
+
+    ``hf:FOLDER``, which is a network of transformers, is none.
+    """
+    found = _ADDRESS.fullmatch(str(path))
+    return found is not None and not Path(str(path).removeprefix("hf:")).exists()
+
+
+def fetch(address: str | Path) -> Path:
+    """Return the weights of an address, from the cache where that commit was fetched before.
+
+    Raise :class:`CheckpointError` where there are none, or too large a file, or no connection.
+    """
+    found = _ADDRESS.fullmatch(str(address))
+    if found is None:
+        raise CheckpointError(f"{address} is no address: write hf://ORG/NAME or with @REVISION")
+    name, revision = found.groups()
+    shown, hub = f"hf://{name}" + (f"@{revision}" if revision else ""), _hub()
+    where = {"endpoint": _endpoint()}
+    try:
+        if not os.environ.get("HF_HUB_OFFLINE"):
+            url = hub.hf_hub_url(name, WEIGHTS, revision=revision, **where)
+            there = hub.get_hf_file_metadata(url, **where)
+            if there.size is None or there.size > LARGEST:
+                raise CheckpointError(f"{shown}: {WEIGHTS} has {there.size} bytes, over {LARGEST}")
+            revision = there.commit_hash or revision
+        path = Path(hub.hf_hub_download(name, WEIGHTS, revision=revision, **where))
+    except (OSError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{shown}: no {WEIGHTS} to be had: {one_line(error)}") from None
+    return path
+
+
+def check_name(name: str) -> None:
+    """Raise ``ValueError`` for what is no name of a repository."""
+    if not _ADDRESS.fullmatch(f"hf://{name}") or "@" in name:
+        raise ValueError(f"{name} is no name of a repository: write ORG/NAME")
+
+
+def push(files: Sequence[Path], name: str, *, private: bool) -> str:
+    """Upload files to the repository ``name``, made if it is not there, as one commit; return its
+    address.
+
+    The token is that of ``hf auth login`` or of ``HF_TOKEN``. Raise ``ValueError`` where it is
+    refused.
+    """
+    hub = _hub()
+    api = hub.HfApi(endpoint=_endpoint())
+    added = [hub.CommitOperationAdd(path_in_repo=file.name, path_or_fileobj=file) for file in files]
+    try:
+        api.create_repo(name, private=private, exist_ok=True)
+        done = api.create_commit(name, added, commit_message="Encoder and card")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name}: cannot be pushed: {one_line(error)}") from error
+    return f"hf://{name}@{done.oid}"
+
+
+def _hub() -> Any:
+    try:
+        return import_module("huggingface_hub")
+    except ImportError as error:
+        raise CheckpointError(f"{_NEEDS} ({error})") from error
+
+
+def _endpoint() -> str | None:
+    """Return the server to speak to, asked for anew with each call."""
+    return os.environ.get("HF_ENDPOINT")

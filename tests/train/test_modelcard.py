@@ -1,0 +1,83 @@
+"""The card of a run: what is in it was measured, and nothing that a stranger named is markup."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from cli import app
+from tests.train.tiny import TINY
+from train.modelcard import model_card
+from train.pretrain import pretrain
+
+CONFIG = TINY.override(["encoder=c3d_small", "epochs=1"])
+
+
+@pytest.fixture(scope="module")
+def run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    pretrain(CONFIG, stores=[store], run_dir=folder)
+    return folder
+
+
+def results(path: Path, checkpoint: str) -> Path:
+    figure = {"value": 51.25, "low": 40.0, "high": 60.0, "chance": 50.0}
+    row = {"checkpoint": checkpoint, "figures": {"knn/mixed": figure, "cosine/static": 0.5}}
+    path.write_text(json.dumps({"settings": {}, "results": [row]}))
+    return path
+
+
+def test_the_card_says_what_the_run_was(run: Path, tmp_path: Path) -> None:
+    bias = results(tmp_path / "bias.json", "runs/first")
+    card = model_card(run, name="lab/first", results=[bias], licence="cc-by-4.0")
+    _, head, body = card.split("---\n", 2)
+    assert yaml.safe_load(head)["license"] == "cc-by-4.0"
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    for words in (
+        "# lab/first\n",
+        "A video encoder (c3d\\_small), pretrained by FAME",
+        "(mask stored, beta 0.5)",
+        'fame.load("hf://lab/first")',
+        "- tiny/train: 18 of 20 videos, 216 frames, recipe ",
+        "Recipe `fame-k400` with ",
+        "| beta | 0.5 |",
+        f"| steps | {last['step'] + 1} |",
+        f"| loss | {last['loss']:.4g} |",
+        "## Bias\n\n### bias\n",
+        "|  | runs/first |",
+        "| knn/mixed | 51.25 |",
+        "| torch | ",
+    ):
+        assert words in body, words
+    assert "Not measured" not in card
+    bare = model_card(run, name="lab/first")
+    assert "Not measured. `fame bias` measures" in bare and "license" not in bare
+
+
+def test_words_of_others_are_text(run: Path, tmp_path: Path) -> None:
+    evil = results(tmp_path / "knn.json", "<script>|[x](javascript:0)\n# head")
+    card = model_card(run, name="lab/first", results=[evil], licence="a: b\n---\n# x")
+    assert r"\<script\>\|\[x\](javascript:0)" in card
+    assert "\n# head" not in card
+    assert yaml.safe_load(card.split("---\n", 2)[1])["license"] == r"a: b\n---\n# x"
+
+
+def test_a_folder_without_a_run_and_odd_results_are_one_line(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"config.json: cannot be read"):
+        model_card(tmp_path, name="lab/first")
+    (tmp_path / "odd.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"odd.json: no results; it must be written by fame eval"):
+        model_card(run, name="lab/first", results=[tmp_path / "odd.json"])
+
+
+def test_a_dry_run_writes_what_would_be_pushed(run: Path, tmp_path: Path) -> None:
+    command = ["push", "lab/first", str(run), "--dry-run", "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    names = ["encoder.safetensors", "encoder.json", "README.md"]
+    assert done.stdout.split() == [str(tmp_path / "out" / name) for name in names]
+    wrong = CliRunner().invoke(app, ["push", "first", str(run), "--dry-run"])
+    assert (wrong.exit_code, wrong.stderr.count("\n")) == (2, 1)
+    assert "first is no name of a repository: write ORG/NAME" in wrong.stderr

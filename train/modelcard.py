@@ -1,0 +1,148 @@
+"""The model card of a run: what a repository of its encoder says on its first page, in Markdown.
+
+Everything in it comes from the run folder and from files of results; nothing is claimed that was
+not measured.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fame.archive import RUN_CHECKPOINT
+from fame.checkpoint import open_checkpoint
+from fame.files import whole
+from fame.settings import Settings
+from fame.words import plain
+from train.config import FinetuneConfig, PretrainConfig
+from train.evaluate.plots import read_metrics
+from train.evaluate.results import number, read_json, read_results
+from train.opening import nearest_recipe
+
+CARD = "README.md"
+_HIDDEN = {"lr", "momentum", "queue_norm", "skipped", "clips_per_second", "data_wait"}
+_SPECIAL = str.maketrans({letter: f"\\{letter}" for letter in r"\`*_[]<>|#"})
+
+
+def write_card(
+    run: Path,
+    folder: Path,
+    *,
+    name: str,
+    results: Sequence[Path] = (),
+    licence: str | None = None,
+) -> Path:
+    """Write the card of a run folder into ``folder`` and return its path. ``results`` are JSON
+    files of `fame evaluate` and `fame bias`.
+    """
+    path = folder / CARD
+    text = model_card(run, name=name, results=results, licence=licence)
+    with whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return path
+
+
+def model_card(
+    run: Path, *, name: str, results: Sequence[Path] = (), licence: str | None = None
+) -> str:
+    """Return the card as Markdown. Raise ``ValueError`` for a folder that holds no run."""
+    config = read_json(run / "config.json")
+    with open_checkpoint(run / RUN_CHECKPOINT) as saved:
+        data = saved.progress.get("data", [])
+    head: dict[str, Any] = {"library_name": "fame", "tags": ["video", "self-supervised", "fame"]}
+    if licence:
+        head["license"] = plain(licence)
+    biased = [path for path in results if "bias" in path.stem]
+    measured = [path for path in results if path not in biased]
+    parts = [
+        f"---\n{yaml.safe_dump(head, sort_keys=True)}---",
+        f"# {_text(name)}",
+        _purpose(config),
+        "## Use",
+        _USE.format(name=name),
+        "## Data",
+        "\n".join(f"- {_text(line)}" for line in data),
+        "## Recipe",
+        _recipe(config),
+        "## Metrics",
+        _table(("metric", "at the end of the run"), _metrics(run)),
+        *(_results(path) for path in measured),
+        "## Bias",
+        *([_results(path) for path in biased] or [_UNMEASURED]),
+        "## Environment",
+        _table(("", ""), _rows(read_json(run / "environment.json"), without="data")),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+_USE = """```python
+import fame
+
+encoder = fame.load("hf://{name}")
+features = encoder.features(clips)  # uint8 [batch, frames, height, width, 3]
+```"""
+_UNMEASURED = (
+    "Not measured. `fame bias` measures how much an encoder leans on the background of a video."
+)
+
+
+def _purpose(config: dict[str, Any]) -> str:
+    network = f"A video encoder ({_text(config.get('encoder'))})"
+    if "queue" not in config:
+        return f"{network} with a classifier, fine-tuned on labelled videos by FAME."
+    merged = "on clips that were not merged"
+    if config.get("background") != "none":
+        merged = (
+            "on clips whose moving foreground was pasted on the background of another "
+            f"(mask {_text(config.get('mask'))}, beta {_text(config.get('beta'))})"
+        )
+    return f"{network}, pretrained by FAME: momentum contrast {merged}."
+
+
+def _recipe(config: dict[str, Any]) -> str:
+    kind: type[Settings] = PretrainConfig if "queue" in config else FinetuneConfig
+    settings = kind.from_dict({key: config[key] for key in config if key in kind.fields()})
+    nearest = ""
+    if isinstance(settings, PretrainConfig):
+        recipe, changed = nearest_recipe(settings)
+        nearest = f"Recipe `{recipe}`{_text(changed)}.\n\n"
+    return f"{nearest}{_table(('setting', 'value'), _rows(config))}"
+
+
+def _metrics(run: Path) -> Iterable[tuple[str, str]]:
+    """Yield the last line of the run, the last of its epochs, and its test if it has one."""
+    last = read_metrics(run / "metrics.jsonl")[-1]
+    yield "steps", str(int(last["step"]) + 1)
+    yield from ((key, number(last[key])) for key in sorted(last.keys() - _HIDDEN - {"step"}))
+    if (run / "epochs.jsonl").is_file():
+        epoch = read_metrics(run / "epochs.jsonl")[-1]
+        yield from ((key, number(epoch[key])) for key in sorted(epoch.keys() - {"step"}))
+    if (run / "report.json").is_file():
+        report = read_json(run / "report.json")
+        figures = report.get("figures")
+        if isinstance(figures, dict):
+            yield from ((f"test {key}, %", number(value)) for key, value in figures.items())
+        yield "weights tested", str(report.get("selection", ""))
+
+
+def _results(path: Path) -> str:
+    """Return a table of a file of results: checkpoints beside each other, a row for each metric."""
+    names, rows = read_results(path)
+    turned = list(zip(names, *(row[1:] for row in rows), strict=True))
+    return f"### {_text(path.stem)}\n\n" + _table(("", *(row[0] for row in rows)), turned)
+
+
+def _rows(values: dict[str, Any], *, without: str = "") -> Iterable[tuple[str, str]]:
+    return ((key, str(value)) for key, value in sorted(values.items()) if key != without)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    cells = [[cell if cell == "---" else _text(cell) for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def _text(words: object) -> str:
+    """Return words of others as text that Markdown does not read."""
+    return plain(words).translate(_SPECIAL)
