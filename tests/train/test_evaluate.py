@@ -15,7 +15,7 @@ from fame.weights import Card, Encoder
 from tests.stores import CLASSES, SPEC, WINDOW, make_store
 from train.evaluate import frozen as evaluation
 from train.evaluate.config import EvaluationConfig
-from train.evaluate.features import SquareClips, VideoFeatures, extract_features
+from train.evaluate.features import SquareClips, VideoFeatures, cached_features, extract_features
 from train.evaluate.frozen import evaluate
 
 CARD = Card(name="i3d", options={"width": 0.125}, config={"crop": 32, "frames": 8})
@@ -123,6 +123,28 @@ def test_a_network_of_another_project_keeps_its_normalisation(
             evaluation.unwatched,
             normalisation="imagenet",
         )
+
+
+def test_a_flipped_bit_in_the_cache_is_no_feature(
+    stores: tuple[Path, Path], encoder: Encoder, tmp_path: Path
+) -> None:
+    clips = SquareClips(ClipStore.open(stores[0]), window=WINDOW, clips=1, crop=32)
+
+    def features() -> torch.Tensor:
+        found = cached_features(
+            encoder, clips, cache=tmp_path, extract=lambda: extract_features(encoder, clips)
+        )
+        return found.feature_VD
+
+    expected = features()
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    for place in (9, len(whole) // 2, len(whole) - 1):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        assert torch.equal(features(), expected)
+        assert path.read_bytes() == whole
 
 
 def test_loader_workers_change_nothing(stores: tuple[Path, Path], encoder: Encoder) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from fame.checkpoint import checksum
 from fame.clipstore import ClipStore, Window
 from fame.files import whole
 from fame.normalize import Normalisation
@@ -268,11 +269,11 @@ def cached_features(
     path = cache / f"{_key(encoder, [*clips.identity, normalisation, per_clip_l2])}.safetensors"
     try:
         return _read(path, clips.store.header.class_names)
-    except (OSError, KeyError, ValueError, safetensors.SafetensorError):
+    except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError):
         features = extract()
     tensors = {"feature": features.feature_VD, "label": features.label_V, "video": features.video_V}
     with whole(path) as partial:
-        about = {"dropped": str(features.dropped)}
+        about = {"dropped": f"{features.dropped} {checksum(tensors)}"}  # several have no order
         partial.write_bytes(safetensors.torch.save(tensors, about))
     return features
 
@@ -286,11 +287,16 @@ def _key(encoder: Encoder, identity: list[Any]) -> str:
 
 
 def _read(path: Path, class_names: tuple[str, ...]) -> VideoFeatures:
+    """Features of the cache. Raise ``ValueError`` where the file is not as it was written."""
     with safetensors.safe_open(path, framework="pt") as file:
-        return VideoFeatures(
-            feature_VD=file.get_tensor("feature"),
-            label_V=file.get_tensor("label"),
-            video_V=file.get_tensor("video"),
-            class_names=class_names,
-            dropped=int(file.metadata()["dropped"]),
-        )
+        tensors = {name: file.get_tensor(name) for name in ("feature", "label", "video")}
+        dropped, _, written = file.metadata()["dropped"].partition(" ")
+    if checksum(tensors) != written:
+        raise ValueError(f"{path}: damaged")
+    return VideoFeatures(
+        feature_VD=tensors["feature"],
+        label_V=tensors["label"],
+        video_V=tensors["video"],
+        class_names=class_names,
+        dropped=int(dropped),
+    )
