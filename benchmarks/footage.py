@@ -123,13 +123,13 @@ def measures(
             weights=read_weights(start),
             run_dir=folder / "finetune",
         )
-        assert result.figures is not None
-        return result.figures
+        assert result.metrics is not None
+        return result.metrics
 
     return {
-        "kNN": lambda: evaluate([start], config, knn)[0].figures,
+        "kNN": lambda: evaluate([start], config, knn)[0].metrics,
         "linear": lambda: (
-            evaluate([start], config, lambda train, test: linear(train, test, seed=seed))[0].figures
+            evaluate([start], config, lambda train, test: linear(train, test, seed=seed))[0].metrics
         ),
         "fine-tune": tuned,
     }

@@ -18,8 +18,8 @@ import torch
 
 from benchmarks.footage import ARMS, PRETRAIN, make_stores, start_of
 from benchmarks.harness import markdown, options, write
-from train.bias.picture import draw_bars, figure_name
-from train.bias.report import BiasReport, Figure, encoder_report
+from train.bias.picture import draw_bars, metric_name
+from train.bias.report import BiasReport, Metric, encoder_report
 from train.evaluate.config import BiasConfig
 
 PICTURES = Path(__file__).parents[1] / "docs" / "images"
@@ -92,16 +92,16 @@ def table(reports: dict[str, list[dict[str, Any]]], figures: list[str]) -> str:
                 f"**{statistics.mean(values):.1f}** "
                 f"({', '.join(f'{value:.1f}' for value in values)})"
             )
-        label = f"{figure.split('/')[0]}: {figure_name(figure)}"
+        label = f"{figure.split('/')[0]}: {metric_name(figure)}"
         rows.append([label, "" if chance is None else f"{chance:.1f}", *cells])
     return markdown(["", "guessing", *reports], rows)
 
 
 def as_report(plain: dict[str, Any]) -> BiasReport:
     """A report from the plain values that are kept of it."""
-    figures = {name: Figure(**figure) for name, figure in plain["figures"].items()}
+    figures = {name: Metric(**figure) for name, figure in plain["figures"].items()}
     rest = {name: value for name, value in plain.items() if name != "figures"}
-    return BiasReport(figures=figures, **rest)
+    return BiasReport(metrics=figures, **rest)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from train.evaluate.config import BiasConfig
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from train.bias.report import BiasReport, Figure
+    from train.bias.report import BiasReport, Metric
 
 
 def bias(
@@ -37,9 +37,6 @@ def bias(
     """Measure how much encoders and classifiers depend on the background: parts of clips
     exchanged, frames reordered.
     """
-    with starting("loading PyTorch"):
-        from train.bias import report
-
     folder = out or root / "runs" / "bias"
     store = existing_store(
         given.pop("test_store", root / "stores" / "ucf101-test1.zarr"),
@@ -49,59 +46,59 @@ def bias(
     config = BiasConfig(**given, test_store=store, cache=root / "runs" / "features")
     paths = checkpoints or [checkpoint_or_default(None, root)]
     with hold(folder, what="report"):
-        reports = report.bias(paths, config, watch=watch)
-        _write(folder, paths, reports, config)
+        _report(folder, paths, config)
 
 
-def _write(
-    folder: Path, paths: list[Path], reports: "Sequence[BiasReport]", config: BiasConfig
-) -> None:
-    """Write the report as JSON, tables and pictures."""
-    from fame.weights import load
-    from train.bias import report
-    from train.bias.picture import draw_bars, draw_clips
-    from train.evaluate.activation import short_names
+def _report(folder: Path, paths: list[Path], config: BiasConfig) -> None:
+    """Measure, and write the report as JSON, tables and pictures."""
+    with starting("loading PyTorch"):
+        from train.bias import report
+        from train.bias.picture import draw_bars, draw_clips
+        from train.evaluate.activation import short_names
 
-    report.write_reports(folder / "bias.json", reports, config)
+    scene = report.open_scene(config)
+    encoders = report.read_encoders(paths, scene)
+    reports = report.report_on_all(encoders, scene, config, watch=watch)
+    report.write_reports(folder / "bias.json", reports, scene, config)
     short = dict(zip(map(str, paths), short_names(paths), strict=True))
     columns = [short.get(found.checkpoint, found.checkpoint) for found in reports]
     title = f"{Path(config.test_store).name}, {reports[0].videos} videos"
     _print(f"{title}; means and their 95 % intervals", reports, columns)
     draw_bars(folder / "bias.png", reports, columns, title=f"{title}; bars with 95 % intervals")
-    draw_clips(folder / "variants.png", report.open_scene(config).variants(config, load(paths[0])))
+    draw_clips(folder / "variants.png", scene.variants(config, encoders[0][1]))
     for name in ("bias.png", "variants.png", "bias.json"):
         say(folder / name)
 
 
 def _print(title: str, reports: "Sequence[BiasReport]", columns: list[str]) -> None:
-    """One table: a row for each figure, a column for each checkpoint; below it, what is missing and
-    why.
+    """Print one table, a row for each metric and a column for each checkpoint; below it, what was
+    not measured and why.
     """
     from rich.table import Column, Table
 
-    from train.bias.picture import MEASURES, chance_of, figure_name, panels
+    from train.bias.picture import MEASURES, chance_of, metric_name, panels
 
     table = Table(
         Column("measure", max_width=24), "", "guessing", *map(plain, columns), title=plain(title)
     )
-    for measure, figures in panels(reports).items():
-        for number, figure in enumerate(figures):
-            chance = chance_of(reports, figure)
-            cells = [_cell(report.figures.get(figure)) for report in reports]
+    for measure, metrics in panels(reports).items():
+        for number, metric in enumerate(metrics):
+            chance = chance_of(reports, metric)
+            cells = [_cell(report.metrics.get(metric)) for report in reports]
             first = MEASURES[measure] if number == 0 else ""
             table.add_row(
-                first, figure_name(figure), "" if chance is None else f"{chance:.1f}", *cells
+                first, metric_name(metric), "" if chance is None else f"{chance:.1f}", *cells
             )
         table.add_section()
     output().print(table)
     for measure, lack in reports[0].left_out.items():
         say(f"not measured for want of {lack}: {MEASURES[measure].removesuffix(', %')}")
     if still := reports[0].clips_without_foreground:
-        say(f"not shown: {still} clips whose map has no foreground")
+        say(f"left out: {still} clips whose map has no foreground")
 
 
-def _cell(figure: "Figure | None") -> str:
-    if figure is None:
+def _cell(metric: "Metric | None") -> str:
+    if metric is None:
         return "-"
-    digits = 3 if figure.chance is None else 1
-    return f"{figure.value:.{digits}f}  {figure.low:.{digits}f}..{figure.high:.{digits}f}"
+    digits = 3 if metric.chance is None else 1
+    return f"{metric.value:.{digits}f}  {metric.low:.{digits}f}..{metric.high:.{digits}f}"

@@ -104,7 +104,7 @@ def _evaluate(
     paths = checkpoints or [checkpoint_or_default(None, root)]
     measure = partial(getattr(frozen, what), **settings.to_dict())
     rows = frozen.evaluate(paths, config, measure, watch=watch)
-    _print(f"{what} on {config.test_store}, %", {row.checkpoint: row.figures for row in rows})
+    _print(f"{what} on {config.test_store}, %", {row.checkpoint: row.metrics for row in rows})
     path = out or root / "runs" / "results" / f"evaluate-{what}.json"
     frozen.write_evaluations(path, rows, what=what, **settings.to_dict(), **config.to_dict())
     say(path)
@@ -115,8 +115,8 @@ def _print(title: str, rows: dict[str, dict[str, float]]) -> None:
     from rich.table import Table
 
     table = Table("checkpoint", *next(iter(rows.values())), title=plain(title))
-    for checkpoint, figures in rows.items():
-        table.add_row(plain(checkpoint), *(f"{value:.4g}" for value in figures.values()))
+    for checkpoint, metrics in rows.items():
+        table.add_row(plain(checkpoint), *(f"{value:.4g}" for value in metrics.values()))
     output().print(table)
 
 
@@ -147,7 +147,7 @@ def test(
     config = ClassifierConfig(**_placed(given, root, folder="results/test"))
     with hold(config.out, what="report"):
         rows = evaluate_classifiers(paths, config, watch=watch)
-    _print(f"test on {config.store}, %", {str(path): figures for path, figures in rows.items()})
+    _print(f"test on {config.store}, %", {str(path): metrics for path, metrics in rows.items()})
     say(config.out / "report.json")
     for path in numbered(config.predictions, len(paths)) if config.predictions else []:
         say(path)

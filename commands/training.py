@@ -324,11 +324,11 @@ def _finetune(
 
 def _lines(result: "FinetuneResult", folder: Path) -> list[object]:
     """Return what is printed of the test; nothing where the run was interrupted."""
-    if not result.figures:
+    if not result.metrics:
         return []
-    figures = ", ".join(f"{name} {value:.2f} %" for name, value in result.figures.items())
+    metrics = ", ".join(f"{name} {value:.2f} %" for name, value in result.metrics.items())
     files = (folder / "report.json", folder / "confusion.png")
-    return [f"tested: {result.selection}", figures, *files]
+    return [f"tested: {result.selection}", metrics, *files]
 
 
 _Given = Annotated[

@@ -3,7 +3,7 @@ intervals.
 
 Ties are decided the same way everywhere and on every device: the lower index wins. Where all pairs
 of two sets are compared, queries go in chunks so that memory stays bounded whatever the sizes.
-Shapes: N samples, V videos, K classes, Q queries, G gallery, E excluded, D feature dim, F figures,
+Shapes: N samples, V videos, K classes, Q queries, G gallery, E excluded, D feature dim, M metrics,
 R draws.
 """
 
@@ -14,8 +14,20 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+Metrics = dict[str, float]  # by name, in percent
+
 # Elements of the largest intermediate matrix: 64 MiB of float32.
 _CHUNK_ELEMENTS = 2**24
+
+
+def accuracies(score_NK: Float[Tensor, "n k_classes"], label_N: Int[Tensor, " n"]) -> Metrics:
+    """Return top-1, top-5 (where there are more than 5 classes) and the mean over the classes that
+    have samples, in percent.
+    """
+    classes = score_NK.shape[1]
+    tops = {f"top-{k}": 100 * topk_accuracy(score_NK, label_N, k=k) for k in (1, 5) if k < classes}
+    matrix_KK = confusion_matrix(score_NK.argmax(1), label_N, classes=classes)
+    return {**tops, "mean class": 100 * float(per_class_accuracy(matrix_KK).nanmean())}
 
 
 def topk_accuracy(
@@ -204,7 +216,7 @@ def bootstrap_interval(
     and high end.
 
     ``value_VF`` holds each video's part in each figure. Every draw takes V videos with replacement,
-    the same ones for all figures; ``level`` of the means lie between the ends.
+    the same ones for all metrics; ``level`` of the means lie between the ends.
     """
     videos = len(value_VF)
     _check(videos > 0, "an interval from no videos is undefined")

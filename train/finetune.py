@@ -19,14 +19,14 @@ from torch.nn import functional as F
 from fame.augment import uniforms
 from fame.checkpoint import Maybe, Number, Schema, expected, save
 from fame.clipstore import ClipStore, StorePath
-from fame.metrics import topk_accuracy
+from fame.metrics import Metrics, topk_accuracy
 from fame.models import Backbone, build_encoder, set_activation_checkpointing, set_norm_group
 from fame.progress import Progress
 from fame.weights import Weights
 from train.config import FinetuneConfig
 from train.data import Pairs, store_identity
-from train.evaluate.classifiers import Figures, Scores, classify, report
-from train.evaluate.features import Watch, unwatched
+from train.evaluate.classifiers import Scores, classify, report
+from train.evaluate.features import Watch, check_clips, unwatched
 from train.evaluate.frozen import check_comparable
 from train.evaluate.plots import plot_confusion
 from train.finetune_data import (
@@ -48,13 +48,13 @@ SELECTED = "selected.pt"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FinetuneResult:
-    """How the run ended and, where it finished and this is the first process, the test's figures in
+    """How the run ended and, where it finished and this is the first process, the test's metrics in
     percent.
     """
 
     run: RunResult
     selection: str
-    figures: Figures | None
+    metrics: Metrics | None
 
 
 def finetune(
@@ -93,7 +93,7 @@ def finetune(
             warnings.warn(_told_unseen(task), stacklevel=2)
         run = train(task, run_dir, peers=peers, resume=resume, progress=progress)
         if run.status != "finished":
-            return FinetuneResult(run=run, selection="", figures=None)
+            return FinetuneResult(run=run, selection="", metrics=None)
         selection = task.select_()
         shown = watch if peers.rank == 0 else unwatched
         with shown(f"test on {test_store}", task.clips_to_test) as on_clips:
@@ -102,7 +102,7 @@ def finetune(
             origin = str(weights.path) if weights else "none"
             _report(task, run_dir, scores, selection=selection, pretrained=origin, crops=crops)
         return FinetuneResult(
-            run=run, selection=selection, figures=scores.figures if peers.rank == 0 else None
+            run=run, selection=selection, metrics=scores.metrics if peers.rank == 0 else None
         )
 
 
@@ -141,8 +141,7 @@ class FinetuneTask(Task[FinetuneConfig]):
     ) -> None:
         check_comparable(train_store, test_store)
         for store in (train_store, test_store):
-            _check_crop(config, store)
-            store.check(config.window)
+            check_clips(store, config.window, config.crop)
         self.train_store, self.test_store = train_store, test_store
         self.held_V = (
             held_out_videos(train_store, config) if config.select == "validation" else None
@@ -236,7 +235,7 @@ class FinetuneTask(Task[FinetuneConfig]):
         return (
             f"the weights after epoch {epoch} of {epochs}, THE BEST ON THE TEST VIDEOS "
             "THEMSELVES, as the reference "
-            "chooses: the figures are optimistic, compare them only with figures chosen so"
+            "chooses: the metrics are optimistic, compare them only with metrics chosen so"
         )
 
     @property
@@ -384,12 +383,3 @@ def _report(
     }
     write_json(folder / "report.json", {**about, **report(scores)})
     plot_confusion(scores.confusion, scores.class_names, folder / "confusion.png")
-
-
-def _check_crop(config: FinetuneConfig, store: ClipStore) -> None:
-    smaller = min(store.spec.height, store.spec.width)
-    if config.crop > smaller:
-        raise ValueError(
-            f"crop {config.crop} is larger than the frames of {store.path}; set "
-            f"crop={smaller} or less"
-        )

@@ -84,9 +84,9 @@ def finetune_on_ray(
     _fit(_finetune, arguments, config=config, run_dir=run_dir, launch=launch)
     run = _outcome(config, run_dir)
     if run.status != "finished":
-        return FinetuneResult(run=run, selection="", figures=None)
+        return FinetuneResult(run=run, selection="", metrics=None)
     report = json.loads((run_dir / "report.json").read_text())
-    return FinetuneResult(run=run, selection=report["selection"], figures=report["figures"])
+    return FinetuneResult(run=run, selection=report["selection"], metrics=report["figures"])
 
 
 def _fit(

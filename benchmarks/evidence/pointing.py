@@ -132,8 +132,8 @@ class Experiment:
             weights=read_weights(start) if start else None,
             run_dir=folder,
         )
-        assert result.figures is not None, "the run was stopped; the same command goes on"
-        return result.figures["top-1"]
+        assert result.metrics is not None, "the run was stopped; the same command goes on"
+        return result.metrics["top-1"]
 
     def search(self, needed: float) -> dict[str, float]:
         """Percent across scenes of the candidates, up to the first that has ``needed``."""

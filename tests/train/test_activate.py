@@ -175,7 +175,7 @@ def test_bad_input_is_one_clear_line(store: Path, checkpoints: list[Path], tmp_p
     for paths, options, words in (
         ([empty], [], "has no encoder"),
         ([checkpoints[0], other], [], "different networks, i3d and r2plus1d_18"),
-        ([checkpoints[0]], ["--crop", "40"], "crop 40 is larger than the frames"),
+        ([checkpoints[0]], ["--crop", "40"], "crop 40 is larger than the 36x48 frames"),
         ([checkpoints[0]], ["--beta", "0"], "beta must be a number above 0"),
         ([checkpoints[0]], ["--store", "gone"], "gone is not there"),
     ):

@@ -36,7 +36,7 @@ from train.bias.measures import (
 )
 from train.bias.picture import draw_bars
 from train.bias.report import (
-    Figure,
+    Metric,
     bias,
     encoder_report,
     open_scene,
@@ -107,7 +107,7 @@ def values(eye: Eye, stores: dict[str, Path], cache: Path, **changes: Any) -> di
     settings = config(stores, cache, **changes)
     encoder = Encoder(eye, Card(name=type(eye).__name__))
     found = report_on(encoder, "eye", open_scene(settings), settings)
-    return {name: figure.value for name, figure in found.figures.items()}
+    return {name: figure.value for name, figure in found.metrics.items()}
 
 
 def test_an_encoder_of_backgrounds_is_found_out(stores: dict[str, Path], tmp_path: Path) -> None:
@@ -158,9 +158,9 @@ def test_without_a_training_store_the_other_test_videos_vote(
     settings = config(stores, tmp_path, train_store=None)
     encoder = Encoder(SeesMotion(), Card(name="motion"))
     found = report_on(encoder, "eye", open_scene(settings), settings)
-    assert found.figures["knn/background swapped"].value > 90
+    assert found.metrics["knn/background swapped"].value > 90
     assert set(found.left_out) == {"linear", "neighbour"}
-    assert not any(name.startswith(("linear", "neighbour", "classifier")) for name in found.figures)
+    assert not any(name.startswith(("linear", "neighbour", "classifier")) for name in found.metrics)
 
 
 # Figures against slow counterparts ----------------------------------------------------------------
@@ -317,7 +317,7 @@ def test_intervals_hold_the_mean_and_are_of_the_seed() -> None:
     found = with_intervals(parts, seed=0)
     assert found == with_intervals(parts, seed=0)
     assert found["a"].low < found["a"].value == 20 < found["a"].high
-    assert found["b"] == Figure(value=1, low=1, high=1, chance=None)
+    assert found["b"] == Metric(value=1, low=1, high=1, chance=None)
     assert with_intervals(parts, seed=1)["a"] != found["a"]
 
 

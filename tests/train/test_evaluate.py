@@ -231,8 +231,8 @@ def test_checkpoints_stand_in_one_table_with_their_floor(
         str(checkpoint),
         str(checkpoint),
     ]
-    assert rows[1].figures == rows[2].figures
-    assert rows[0].figures == rows[1].figures  # this checkpoint was never trained either
+    assert rows[1].metrics == rows[2].metrics
+    assert rows[0].metrics == rows[1].metrics  # this checkpoint was never trained either
 
 
 def test_features_are_computed_once_per_checkpoint_store_and_crop(
@@ -249,7 +249,7 @@ def test_features_are_computed_once_per_checkpoint_store_and_crop(
 
         return evaluate(
             [checkpoint], config(stores, tmp_path, **changes), evaluation.retrieval, watch=watch
-        )[0].figures
+        )[0].metrics
 
     first, again = run(), run()
     assert first == again
@@ -290,7 +290,7 @@ def test_stores_of_other_classes_are_refused_by_name(
 
 
 def test_the_report_holds_settings_and_figures(tmp_path: Path) -> None:
-    rows = [evaluation.Evaluation(checkpoint="a.pt", figures={"top-1": 50.0})]
+    rows = [evaluation.Evaluation(checkpoint="a.pt", metrics={"top-1": 50.0})]
     evaluation.write_evaluations(
         tmp_path / "new" / "knn.json", rows, what="knn", k=20, train_store=Path("a")
     )

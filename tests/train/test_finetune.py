@@ -350,7 +350,7 @@ def test_the_selected_weights_are_what_was_tested(finished: Path, test_store: Pa
     assert (
         classify(
             selected.network, ClipStore.open(test_store), window=WINDOW, clips=3, crop=16
-        ).figures
+        ).metrics
         == report["figures"]
     )
     assert np.sum(report["confusion"]) == report["videos"] == 5
@@ -432,7 +432,12 @@ def test_bad_input_is_one_clear_line(
             [*scratch, "--batch", "99"],
             "batch 99 is larger than the data: 18 videos",
         ),
-        (store, test_store, [*scratch, "--crop", "40"], "crop 40 is larger than the frames of"),
+        (
+            store,
+            test_store,
+            [*scratch, "--crop", "40"],
+            "crop 40 is larger than the 36x48 frames of",
+        ),
         (store, test_store, ["--pretrained", str(empty)], "empty.pt: has no encoder"),
         (store, test_store, ["--pretrained", "nowhere.pt"], "nowhere.pt is not there"),
         (

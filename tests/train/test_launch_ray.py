@@ -81,7 +81,7 @@ result = finetune_on_ray(
     run_dir=folder,
     launch=LaunchConfig(launcher="ray", processes=2),
 )
-assert result.run.status == "finished" and result.figures, result
+assert result.run.status == "finished" and result.metrics, result
 """
 
 
@@ -104,7 +104,7 @@ def test_two_ray_workers_fine_tune_as_one_process(tmp_path: Path):
         TUNED, train_store=stores[0], test_store=stores[1], weights=None, run_dir=tmp_path / "alone"
     )
     reports = [json.loads((tmp_path / run / "report.json").read_text()) for run in ("ray", "alone")]
-    assert alone.figures == reports[1]["figures"]
+    assert alone.metrics == reports[1]["figures"]
     assert reports[0]["figures"] == pytest.approx(reports[1]["figures"], abs=1e-3)
     assert figures(tmp_path / "ray") == pytest.approx(figures(tmp_path / "alone"), abs=1e-4)
 

@@ -104,9 +104,9 @@ def test_the_figures_equal_a_slow_oracle(
     shares = [100 * confusion[label, label] / LABELS.count(label) for label in range(7)]
     assert found.confusion.tolist() == confusion.tolist()
     assert list(found.per_class.values()) == pytest.approx(shares)
-    assert found.figures["top-1"] == pytest.approx(100 * hits[1] / len(LABELS))
-    assert found.figures["top-5"] == pytest.approx(100 * hits[5] / len(LABELS))
-    assert found.figures["mean class"] == pytest.approx(sum(shares) / 7)
+    assert found.metrics["top-1"] == pytest.approx(100 * hits[1] / len(LABELS))
+    assert found.metrics["top-5"] == pytest.approx(100 * hits[5] / len(LABELS))
+    assert found.metrics["mean class"] == pytest.approx(sum(shares) / 7)
 
 
 def test_videos_without_a_valid_clip_are_counted_and_left_out(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_class_without_a_video_has_no_accuracy(tmp_path: Path, trained: Path) 
         "sit",
         "walk",
     ]
-    assert found.figures["mean class"] == pytest.approx(found.figures["top-1"])
+    assert found.metrics["mean class"] == pytest.approx(found.metrics["top-1"])
 
 
 def test_processes_share_the_videos(store: Path, trained: Path) -> None:

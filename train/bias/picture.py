@@ -1,4 +1,4 @@
-"""The bias report for the eye: what its figures are called, bars with intervals, and the clips that
+"""The bias report for the eye: what its metrics are called, bars with intervals, and the clips that
 were shown.
 
 Shapes: P variants, T frames, S crop size.
@@ -58,17 +58,17 @@ _LABEL_LETTERS = 14  # in a line below a group of bars
 
 
 def panels(reports: Sequence[BiasReport]) -> dict[str, list[str]]:
-    """The figures that any of the reports has, by the measure beside which they are shown."""
+    """Return the metrics that any report has, by the measure beside which they are shown."""
     shown: dict[str, list[str]] = {measure: [] for measure in MEASURES}
-    for figure in dict.fromkeys(figure for report in reports for figure in report.figures):
-        measure = "merged" if figure == "cosine/background wins" else figure.split("/")[0]
-        shown[measure].append(figure)
-    return {measure: figures for measure, figures in shown.items() if figures}
+    for metric in dict.fromkeys(metric for report in reports for metric in report.metrics):
+        measure = "merged" if metric == "cosine/background wins" else metric.split("/")[0]
+        shown[measure].append(metric)
+    return {measure: metrics for measure, metrics in shown.items() if metrics}
 
 
-def figure_name(figure: str) -> str:
-    """What a figure is called within its panel."""
-    name = figure.split("/", 1)[1]
+def metric_name(metric: str) -> str:
+    """Return what a metric is called within its panel."""
+    name = metric.split("/", 1)[1]
     return NAMES.get(name, name)
 
 
@@ -111,9 +111,9 @@ def _bars(
         colour, hatch = _LOOKS[number % len(_LOOKS)]
         offset = (number - (len(reports) - 1) / 2) * breadth
         there = [
-            (place + offset, report.figures[name])
+            (place + offset, report.metrics[name])
             for place, name in enumerate(shown)
-            if name in report.figures
+            if name in report.metrics
         ]
         places, values = [place for place, _ in there], [figure.value for _, figure in there]
         reach = [[f.value - f.low for _, f in there], [f.high - f.value for _, f in there]]
@@ -147,7 +147,7 @@ def _bars(
                 linewidth=1.3,
                 label=label,
             )
-    axes.set_xticks(range(len(shown)), [_lines(figure_name(name)) for name in shown], fontsize=8)
+    axes.set_xticks(range(len(shown)), [_lines(metric_name(name)) for name in shown], fontsize=8)
     axes.set_xlim(-0.55, len(shown) - 0.45)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="0.85", linewidth=0.6)
@@ -167,9 +167,9 @@ def draw_clips(path: Path, clips: VariantClips, *, videos: int = 4) -> None:
         Image.fromarray(tile(rows, VARIANTS)).save(partial, "PNG")
 
 
-def chance_of(reports: Sequence[BiasReport], figure: str) -> float | None:
-    """What guessing gives for a figure, from the first report that has it."""
-    return next(report.figures[figure].chance for report in reports if figure in report.figures)
+def chance_of(reports: Sequence[BiasReport], metric: str) -> float | None:
+    """Return what guessing gives for a metric, from the first report that has it."""
+    return next(report.metrics[metric].chance for report in reports if metric in report.metrics)
 
 
 def _lines(label: str) -> str:

@@ -5,7 +5,7 @@ Every figure is a mean over test videos of a part that each video has in it, so 
 over videos gives all the intervals. A video is what its clips are on average. A report is a
 function of checkpoint, stores and seed.
 
-Shapes: V test videos, P variants, D what is said of each, K classes, F figures.
+Shapes: V test videos, P variants, D what is said of each, K classes, M metrics.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ from train.run.peers import choose_device
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figure:
+class Metric:
     """A mean over videos with its 95 % interval, in percent (cosines as they are), and what
     guessing would give.
     """
@@ -56,7 +56,7 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class BiasReport:
-    """The figures of one checkpoint, ``measure/variant`` each, and the measures left out, with what
+    """The metrics of one checkpoint, ``measure/variant`` each, and the measures left out, with what
     they lack.
     """
 
@@ -64,8 +64,13 @@ class BiasReport:
     crop: int
     videos: int
     clips_without_foreground: int
-    figures: dict[str, Figure]
+    metrics: dict[str, Metric]
     left_out: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as ``bias.json`` holds them: there metrics are called figures."""
+        values = dataclasses.asdict(self)
+        return {("figures" if key == "metrics" else key): value for key, value in values.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +97,7 @@ class Scene:
 def encoder_report(checkpoint: Path, config: BiasConfig) -> dict[str, Any]:
     """The :class:`BiasReport` of one checkpoint as plain values; raises as :func:`bias`."""
     (report,) = bias([checkpoint], dataclasses.replace(config, random_init=False))
-    return dataclasses.asdict(report)
+    return report.to_dict()
 
 
 def bias(
@@ -105,14 +110,32 @@ def bias(
     maps, one class, other classes than the training store or a classifier has) and for checkpoints
     without an encoder.
     """
-    scene, device = open_scene(config), choose_device(config.device)
-    encoders = [(path, _fitted(load(path), path, scene.test)) for path in checkpoints]
+    scene = open_scene(config)
+    return report_on_all(read_encoders(checkpoints, scene), scene, config, watch=watch)
+
+
+def read_encoders(checkpoints: Sequence[Path], scene: Scene) -> list[tuple[Path, Encoder]]:
+    """Read every checkpoint once, and put the outputs of classifiers in the order of the classes of
+    the test store.
+    """
+    read = [(path, load(path)) for path in checkpoints]
+    return [
+        (path, classifier_for(scene.test, encoder, path) if is_classifier(encoder) else encoder)
+        for path, encoder in read
+    ]
+
+
+def report_on_all(
+    encoders: Sequence[tuple[Path, Encoder]],
+    scene: Scene,
+    config: BiasConfig,
+    *,
+    watch: Watch = unwatched,
+) -> list[BiasReport]:
+    """Report on encoders that were read; an untrained network first with ``config.random_init``."""
+    device = choose_device(config.device)
     named = named_encoders(encoders, device=device, random_init=config.random_init)
     return [report_on(encoder, name, scene, config, watch=watch) for name, encoder in named]
-
-
-def _fitted(encoder: Encoder, path: Path, store: ClipStore) -> Encoder:
-    return classifier_for(store, encoder, path) if is_classifier(encoder) else encoder
 
 
 def open_scene(config: BiasConfig) -> Scene:
@@ -162,18 +185,18 @@ def report_on(
         crop=clips.crop,
         videos=len(seen.label_V),
         clips_without_foreground=clips.without_foreground,
-        figures=with_intervals(parts, seed=config.seed),
+        metrics=with_intervals(parts, seed=config.seed),
         left_out=left_out,
     )
 
 
-def with_intervals(parts: Parts, *, seed: int) -> dict[str, Figure]:
+def with_intervals(parts: Parts, *, seed: int) -> dict[str, Metric]:
     """The means, with bootstrap intervals from the same draws of videos for all."""
-    part_VF = torch.stack([part_V.double() for part_V, _ in parts.values()], 1)
-    interval_2F = bootstrap_interval(part_VF, generator=generator(seed, 0, 0, "bias/bootstrap"))
-    rows = zip(parts.items(), part_VF.mean(0).tolist(), interval_2F.T.tolist(), strict=True)
+    part_VM = torch.stack([part_V.double() for part_V, _ in parts.values()], 1)
+    interval_2M = bootstrap_interval(part_VM, generator=generator(seed, 0, 0, "bias/bootstrap"))
+    rows = zip(parts.items(), part_VM.mean(0).tolist(), interval_2M.T.tolist(), strict=True)
     return {
-        name: Figure(value=value, low=low, high=high, chance=chance)
+        name: Metric(value=value, low=low, high=high, chance=chance)
         for (name, (_, chance)), value, (low, high) in rows
     }
 
@@ -200,9 +223,11 @@ def _show(
     return said_VPD
 
 
-def write_reports(path: Path, reports: Sequence[BiasReport], config: BiasConfig) -> None:
-    """Write the figures, and what they were measured with, as JSON."""
-    stores = [store for store in (config.test_store, config.train_store) if store is not None]
-    digests = {str(store): ClipStore.open(store).digest for store in stores}
-    results = [dataclasses.asdict(report) for report in reports]
+def write_reports(
+    path: Path, reports: Sequence[BiasReport], scene: Scene, config: BiasConfig
+) -> None:
+    """Write the metrics, and what they were measured with, as JSON."""
+    stores = {config.test_store: scene.test, config.train_store: scene.train}
+    digests = {str(named): store.digest for named, store in stores.items() if store}
+    results = [report.to_dict() for report in reports]
     write_json(path, {"settings": config.to_dict(), "store_digests": digests, "results": results})

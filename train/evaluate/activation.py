@@ -5,7 +5,6 @@ Figures 1 and 3 of the paper, for several checkpoints side by side. Shapes: N cl
 of stored frames, S crop size, D feature dim, h w size of a stored map.
 """
 
-import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from fame.normalize import to_colours
 from fame.preview import animate, heat, tile
 from fame.weights import Encoder, load
 from train.evaluate.config import ActivationConfig
-from train.evaluate.features import centre_crop, crop_for, window_for
+from train.evaluate.features import centre_crop, check_clips, crop_for, window_for
 from train.evaluate.plots import plot_kernels, write_video
 from train.run.log import write_json
 from train.run.peers import choose_device
@@ -92,7 +91,7 @@ def activate(checkpoints: Sequence[Path], config: ActivationConfig) -> list[Fore
         found.append(ForegroundShare(checkpoint=str(path), share_N=share_N))
         maps[name] = energy_RTSS.numpy()
     config.out.mkdir(parents=True, exist_ok=True)
-    _write_figures(store, config, shown, found)
+    _write_shares(store, config, shown, found)
     named = [Path(store.names[shown.video_N[row]]).stem for row in pictured]
     _draw(config.out, shown.clip_NTSS3[pictured].numpy(), maps, named)
     kernels = {
@@ -105,11 +104,7 @@ def activate(checkpoints: Sequence[Path], config: ActivationConfig) -> list[Fore
 
 def choose_clips(store: ClipStore, config: ActivationConfig, *, window: Window, crop: int) -> Shown:
     """The middle clip of ``config.clips`` videos, evenly spread over the store."""
-    store.check(window)
-    if crop > (smaller := min(store.spec.height, store.spec.width)):
-        raise ValueError(
-            f"crop {crop} is larger than the frames of {store.path}; choose {smaller} or less"
-        )
+    check_clips(store, window, crop)
     videos = np.flatnonzero(store.valid_V)
     if not len(videos):
         raise ValueError(f"{store.path}: no video could be decoded")
@@ -206,7 +201,7 @@ def _look(
     return share_N, torch.stack([pictures[row] for row in pictured])
 
 
-def _write_figures(
+def _write_shares(
     store: ClipStore, config: ActivationConfig, shown: Shown, found: Sequence[ForegroundShare]
 ) -> None:
     videos = [store.names[video] for video in shown.video_N]
@@ -217,17 +212,14 @@ def _write_figures(
     )
     results: list[dict[str, Any]] = [
         {
-            "checkpoint": attention.checkpoint,
-            "mean": None if math.isnan(attention.mean) else attention.mean,
-            "share": dict(zip(videos, attention.share_N, strict=True)),
+            "checkpoint": share.checkpoint,
+            "mean": None if math.isnan(share.mean) else share.mean,
+            "share": dict(zip(videos, share.share_N, strict=True)),
         }
-        for attention in found
+        for share in found
     ]
-    settings = {
-        key: str(v) if isinstance(v, Path) else v for key, v in dataclasses.asdict(config).items()
-    }
     content = {
-        "settings": settings,
+        "settings": config.to_dict(),
         "foreground": (
             f"top {config.beta:g} of {maps}: the share that a uniform activation would have"
         ),

@@ -19,7 +19,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fame.clipstore import ClipStore, Window
-from fame.metrics import average_views, confusion_matrix, per_class_accuracy, topk_accuracy
+from fame.metrics import (
+    Metrics,
+    accuracies,
+    average_views,
+    confusion_matrix,
+    per_class_accuracy,
+)
 from fame.models import Backbone
 from fame.normalize import encoder_input
 from fame.weights import Encoder, load
@@ -38,7 +44,6 @@ from train.evaluate.predictions import numbered, write_predictions
 from train.run.log import write_json
 from train.run.peers import Alone, Peers, choose_device
 
-Figures = dict[str, float]
 _EXCHANGED = {"HammerThrow", "Hammering", "JumpRope", "JumpingJack"}
 
 
@@ -73,13 +78,9 @@ class Scores:
         return {name: None if math.isnan(share) else 100 * share for name, share in pairs}
 
     @property
-    def figures(self) -> Figures:
-        """Top-1, top-5 (where there are more than 5 classes) and the mean over classes, in
-        percent.
-        """
-        ranks = [k for k in (1, 5) if k < len(self.class_names)]
-        tops = {f"top-{k}": 100 * topk_accuracy(self.score_VK, self.label_V, k=k) for k in ranks}
-        return {**tops, "mean class": 100 * float(per_class_accuracy(self.confusion).nanmean())}
+    def metrics(self) -> Metrics:
+        """Top-1, top-5 and mean class accuracy, in percent."""
+        return accuracies(self.score_VK, self.label_V)
 
 
 def classify(
@@ -153,7 +154,7 @@ def evaluate_classifiers(
     config: ClassifierConfig,
     *,
     watch: Watch = unwatched,
-) -> dict[Path, Figures]:
+) -> dict[Path, Metrics]:
     """Test fine-tuned checkpoints on one store, and write ``report.json`` and a picture of each
     confusion matrix into ``config.out``, and what they said into ``config.predictions``.
 
@@ -274,14 +275,14 @@ def classifier_for(store: ClipStore, classifier: Encoder, path: Path) -> Encoder
 
 
 def report(scores: Scores) -> dict[str, Any]:
-    """Figures, accuracy of every class and the confusion matrix (rows: true class) as plain
+    """Return metrics, accuracy of every class and the confusion matrix (rows: true class) as plain
     values.
     """
     return {
         "videos": len(scores.label_V),
         "videos_without_a_valid_clip": scores.dropped,
         "views_per_video": scores.views,
-        "figures": scores.figures,
+        "figures": scores.metrics,
         "per_class": scores.per_class,
         "confusion": scores.confusion.tolist(),
     }

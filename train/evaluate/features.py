@@ -75,12 +75,7 @@ class SquareClips(Dataset[tuple[Tensor, int]]):
         crops: int = 1,
         videos: Sequence[int] | None = None,
     ) -> None:
-        store.check(window)
-        if crop > min(store.spec.height, store.spec.width):
-            raise ValueError(
-                f"crop {crop} is larger than the "
-                f"{store.spec.height}x{store.spec.width} frames of {store.path}"
-            )
+        check_clips(store, window, crop)
         self.store, self._window, self.crop, self._crops = store, window, crop, crops
         shown = np.flatnonzero(store.valid_V).tolist()
         if videos is not None:
@@ -124,6 +119,19 @@ class SquareClips(Dataset[tuple[Tensor, int]]):
         )
         for clip_BPTSS3, video_B in batches(loader):
             yield clip_BPTSS3.to(device, non_blocking=True), video_B
+
+
+def check_clips(store: ClipStore, window: Window, crop: int) -> None:
+    """Raise ``ValueError`` where the store has no clips of this window or no squares of ``crop``
+    pixels in its frames.
+    """
+    store.check(window)
+    height, width = store.spec.height, store.spec.width
+    if crop > min(height, width):
+        raise ValueError(
+            f"crop {crop} is larger than the {height}x{width} frames of {store.path}; choose "
+            f"--crop {min(height, width)} or less"
+        )
 
 
 def check_labelled(store: ClipStore) -> None:

@@ -1,7 +1,7 @@
 """What a frozen encoder knows about a labelled dataset: nearest neighbours, retrieval and a linear
 probe.
 
-A measure takes the features of a training and of a test store and returns figures in percent.
+A measure takes the features of a training and of a test store and returns metrics in percent.
 :func:`evaluate` runs one measure for several checkpoints, so that they stand in one table.
 
 Shapes: V videos, D feature dim.
@@ -18,13 +18,7 @@ import torch
 
 from fame.clipstore import ClipStore
 from fame.files import whole
-from fame.metrics import (
-    confusion_matrix,
-    knn_scores,
-    per_class_accuracy,
-    retrieval_recall,
-    topk_accuracy,
-)
+from fame.metrics import Metrics, accuracies, knn_scores, retrieval_recall
 from fame.models import is_foreign
 from fame.normalize import Normalisation
 from fame.weights import Encoder, load
@@ -46,18 +40,17 @@ from train.run.peers import choose_device
 
 RANKS = (1, 5, 10, 20, 50)
 
-Figures = dict[str, float]
-Measure = Callable[[VideoFeatures, VideoFeatures], Figures]
+Measure = Callable[[VideoFeatures, VideoFeatures], Metrics]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The figures of one encoder, in percent. ``checkpoint`` is its path, or says that it was never
+    """The metrics of one encoder, in percent. ``checkpoint`` is its path, or says that it was never
     trained.
     """
 
     checkpoint: str
-    figures: Figures
+    metrics: Metrics
 
 
 def evaluate(
@@ -91,7 +84,7 @@ def evaluate(
             )
             for store in (train, test)
         ]
-        rows.append(Evaluation(checkpoint=name, figures=measure(*features)))
+        rows.append(Evaluation(checkpoint=name, metrics=measure(*features)))
     return rows
 
 
@@ -116,7 +109,7 @@ def named_encoders(
 
 def knn(
     train: VideoFeatures, test: VideoFeatures, *, k: int = 20, temperature: float = 0.07
-) -> Figures:
+) -> Metrics:
     """Accuracy of the votes of the ``k`` nearest training videos; fewer vote where there are
     fewer.
     """
@@ -129,12 +122,12 @@ def knn(
         k=min(k, len(train.feature_VD)),
         temperature=temperature,
     )
-    return _accuracies(score_VC, test)
+    return accuracies(score_VC, test.label_V)
 
 
 def linear(
     train: VideoFeatures, test: VideoFeatures, *, weight_decay: float | None = None, seed: int = 0
-) -> Figures:
+) -> Metrics:
     """Accuracy of a logistic regression; its weight decay is chosen on held-out training videos
     unless given.
     """
@@ -146,10 +139,10 @@ def linear(
     probe = fit_probe(
         train.feature_VD, train.label_V, num_classes=classes, weight_decay=weight_decay
     )
-    return {**_accuracies(probe.scores(test.feature_VD), test), "weight decay": weight_decay}
+    return {**accuracies(probe.scores(test.feature_VD), test.label_V), "weight decay": weight_decay}
 
 
-def retrieval(train: VideoFeatures, test: VideoFeatures, *, centre: bool = False) -> Figures:
+def retrieval(train: VideoFeatures, test: VideoFeatures, *, centre: bool = False) -> Metrics:
     """R@k: share of test videos with one of their class among the k most similar training videos.
 
     ``centre`` first subtracts from each set its own mean, as the reference does.
@@ -219,17 +212,8 @@ def store_features(
 
 
 def write_evaluations(path: Path, rows: Sequence[Evaluation], **settings: Any) -> None:
-    """Write the figures and what they were measured with as JSON."""
-    content = {"settings": settings, "results": [dataclasses.asdict(row) for row in rows]}
+    """Write the metrics and what they were measured with as JSON."""
+    results = [{"checkpoint": row.checkpoint, "figures": row.metrics} for row in rows]
+    content = {"settings": settings, "results": results}
     with whole(path) as partial:
         partial.write_text(json.dumps(content, indent=2, default=str) + "\n")
-
-
-def _accuracies(score_VC: torch.Tensor, test: VideoFeatures) -> Figures:
-    """Top-1, top-5 (where there are more than 5 classes) and the mean over classes, in percent."""
-    classes = score_VC.shape[1]
-    tops = {
-        f"top-{k}": 100 * topk_accuracy(score_VC, test.label_V, k=k) for k in (1, 5) if k < classes
-    }
-    matrix_CC = confusion_matrix(score_VC.argmax(1), test.label_V, classes=classes)
-    return {**tops, "mean class": 100 * float(per_class_accuracy(matrix_CC).nanmean())}

@@ -3,7 +3,7 @@
 config.json        the resolved config
 environment.json   software, device, git revision, stores
 metrics.jsonl      one line per step; cut back to the resumed step, so that every step is there once
-tensorboard/       the same figures, and a picture of merged clips every epoch
+tensorboard/       the same metrics, and a picture of merged clips every epoch
 checkpoints/       last.pt, epoch-0010.pt ...
 """
 
@@ -44,7 +44,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What the figures of a run depend on beyond its config."""
+    """What the metrics of a run depend on beyond its config."""
     return {
         "git": _revision(),
         "python": platform.python_version(),
@@ -94,7 +94,7 @@ def one_writer(folder: Path, peers: Peers) -> Generator[None]:
 
 
 class RunLog:
-    """Figures of a run, kept on the device until asked for, then averaged over processes and
+    """Metrics of a run, kept on the device until asked for, then averaged over processes and
     written by rank 0.
 
     Use as a context. ``first`` and ``total`` are steps; ``per_epoch`` the steps of an epoch;
@@ -141,9 +141,9 @@ class RunLog:
         if self._writes:
             self._files.close()
 
-    def record(self, step: int, figures: Mapping[str, Tensor | float], *, waited: float) -> None:
-        """Keep a step's figures; nothing waits for the device."""
-        self._pending.append((step, dict(figures)))
+    def record(self, step: int, metrics: Mapping[str, Tensor | float], *, waited: float) -> None:
+        """Keep a step's metrics; nothing waits for the device."""
+        self._pending.append((step, dict(metrics)))
         self._waited += waited
         if step == self.first:  # what is left is reckoned without the first step, which compiles
             self.progress.phase(TRAINING, total=self.total, done=step + 1)
