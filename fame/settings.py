@@ -4,7 +4,7 @@ A settings class is a frozen dataclass of annotated fields:
 
     @dataclass(frozen=True, kw_only=True)
     class BlurConfig(Settings):
-        size: Annotated[int, Setting("Side of the kernel, pixels.", low=1, panel="Data")] = 23
+        size: Annotated[int, DATA("Side of the kernel, pixels.", low=1)] = 23
         kind: Annotated[Literal["box", "gauss"], Setting("Shape of the kernel.")] = "gauss"
         sigma: Annotated[float | None, Setting("Width (default: from size).", above=0)] = None
 
@@ -32,7 +32,7 @@ import os
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import (
     Annotated,
@@ -106,6 +106,18 @@ class Setting:
         ]
         text = " and ".join(bounds)
         return f"of {text}" if text.startswith("at ") else text
+
+
+# The panels of the help, in their order there: each makes settings that stand under its heading.
+DATA = partial(Setting, panel="Data")
+FRAMES = partial(Setting, panel="Frames")
+NETWORK = partial(Setting, panel="Network")
+MERGING = partial(Setting, panel="Merging")
+CONTRAST = partial(Setting, panel="Contrast")
+OPTIMISER = partial(Setting, panel="Optimiser")
+SPEED = partial(Setting, panel="Speed and memory")
+RUN = partial(Setting, panel="Run")
+LAUNCH = partial(Setting, panel="Launch")
 
 
 @dataclass(frozen=True)

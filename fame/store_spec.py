@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from fame.settings import SEED, Setting, Settings
+from fame.settings import FRAMES, SEED, Setting, Settings
 
 JPEG_MAX_ROWS = 65_500  # libjpeg's own limit, a little under the 65535 of the file format
 MAX_FRAME_BYTES = 2**30
@@ -39,53 +39,44 @@ class StoreSpec(Settings):
     frames. Every ``foreground_every``-th kept frame has a foreground map.
     """
 
-    keep: Annotated[
-        int, Setting("Keep every k-th frame of a video; see --fps.", low=1, panel="Frames")
-    ] = 2
+    keep: Annotated[int, FRAMES("Keep every k-th frame of a video; see --fps.", low=1)] = 2
     fps: Annotated[
         float | None,
-        Setting(
+        FRAMES(
             "Keep this many frames a second instead, by their times: for mixed frame rates.",
             above=0,
             high=1000,
-            panel="Frames",
         ),
     ] = None
     seconds: Annotated[
         float,
-        Setting(
+        FRAMES(
             "Keep at most this much of a video, counted at 30 frames a second with --keep.",
             above=0,
             high=1e6,
-            panel="Frames",
         ),
     ] = 10.0
     stretch: Annotated[
         int,
-        Setting(
+        FRAMES(
             "Fewest kept frames of each evenly spaced stretch of a longer video: more than a clip.",
             low=1,
-            panel="Frames",
         ),
     ] = 48
-    height: Annotated[int, Setting("Height of stored frames, pixels.", low=1, panel="Frames")] = 256
-    width: Annotated[int, Setting("Width of stored frames, pixels.", low=1, panel="Frames")] = 340
+    height: Annotated[int, FRAMES("Height of stored frames, pixels.", low=1)] = 256
+    width: Annotated[int, FRAMES("Width of stored frames, pixels.", low=1)] = 340
     geometry: Annotated[
-        Literal["cover", "squash"],
-        Setting("Keep the aspect ratio and cut the overflow, or squash.", panel="Frames"),
+        Literal["cover", "squash"], FRAMES("Keep the aspect ratio and cut the overflow, or squash.")
     ] = "cover"
     codec: Annotated[
-        Literal["jpeg", "lz4", "zstd"],
-        Setting("Small (jpeg) or lossless (lz4, zstd).", panel="Frames"),
+        Literal["jpeg", "lz4", "zstd"], FRAMES("Small (jpeg) or lossless (lz4, zstd).")
     ] = "jpeg"
-    quality: Annotated[int, Setting("JPEG quality.", low=1, high=100, panel="Frames")] = 90
+    quality: Annotated[int, FRAMES("JPEG quality.", low=1, high=100)] = 90
     foreground: Annotated[
         Literal["flow", "paper", "difference", "none"],
-        Setting("Foreground maps kept beside the frames.", panel="Frames", formerly=SEED),
+        FRAMES("Foreground maps kept beside the frames.", formerly=SEED),
     ] = "flow"
-    foreground_every: Annotated[
-        int, Setting("Kept frames from one map to the next.", low=1, panel="Frames")
-    ] = 2
+    foreground_every: Annotated[int, FRAMES("Kept frames from one map to the next.", low=1)] = 2
     foreground_height: Annotated[int, Setting("Height of the maps.", low=1, option="")] = 64
     foreground_width: Annotated[int, Setting("Width of the maps.", low=1, option="")] = 85
     videos_per_shard: Annotated[int, Setting("Videos in one shard.", low=1, option="")] = 16

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from fame.settings import Setting, Settings
+from fame.settings import DATA, RUN, Setting, Settings
 from fame.store_spec import StorePath, StoreSpec
 from preprocess.datasets import DATASETS, Source
 from preprocess.datasets.files import ListNumbers
@@ -22,55 +22,38 @@ class PreprocessConfig(Settings):
 
     dataset: Annotated[Dataset, Setting("Dataset.", option="")]
     split: Annotated[str, Setting("Split: train, val or test; any name for folder.", option="")]
-    videos: Annotated[Path, Setting("Folder of the videos.", panel="Data")]
+    videos: Annotated[Path, DATA("Folder of the videos.")]
     store: Annotated[
         StorePath,
-        Setting(
-            "Store to make or to continue: a folder, or s3://bucket/path.",
-            panel="Data",
-            metavar="STORE",
-        ),
+        DATA("Store to make or to continue: a folder, or s3://bucket/path.", metavar="STORE"),
     ]
     annotations: Annotated[
-        Path | None,
-        Setting("Official annotation files: their folder, or the one of the split.", panel="Data"),
+        Path | None, DATA("Official annotation files: their folder, or the one of the split.")
     ] = None
-    fold: Annotated[
-        int, Setting("Which of the three official splits.", low=1, high=3, panel="Data")
-    ] = 1
+    fold: Annotated[int, DATA("Which of the three official splits.", low=1, high=3)] = 1
     list_file: Annotated[
-        Path | None,
-        Setting(
-            "Only these videos, one a line, with or without a label.", panel="Data", option="list"
-        ),
+        Path | None, DATA("Only these videos, one a line, with or without a label.", option="list")
     ] = None
     list_numbers: Annotated[
         ListNumbers,
-        Setting(
+        DATA(
             "What the two numbers between a listed name and its label are: first frame and end, or "
-            "first frame and how many.",
-            panel="Data",
+            "first frame and how many."
         ),
     ] = "start-end"
     class_file: Annotated[
         Path | None,
-        Setting(
-            "Class names in order, one a line (default: the subfolders, sorted).",
-            panel="Data",
-            option="classes",
+        DATA(
+            "Class names in order, one a line (default: the subfolders, sorted).", option="classes"
         ),
     ] = None
     allow_links: Annotated[
         tuple[Path, ...],
-        Setting(
-            "Folder that links among the videos may lead to; may be repeated.",
-            panel="Data",
-            metavar="FOLDER",
-        ),
+        DATA("Folder that links among the videos may lead to; may be repeated.", metavar="FOLDER"),
     ] = ()
-    frames_folders: Annotated[
-        bool, Setting("Folders of pictures, one a frame, are the videos.", panel="Data")
-    ] = False
+    frames_folders: Annotated[bool, DATA("Folders of pictures, one a frame, are the videos.")] = (
+        False
+    )
     spec: Annotated[StoreSpec, Setting("Recipe of the store.", option="")] = field(
         default_factory=StoreSpec
     )
@@ -80,43 +63,28 @@ class PreprocessConfig(Settings):
     ] = None
     executor: Annotated[
         Literal["serial", "ray"],
-        Setting("Shards one by one in this process, or in parallel under Ray.", panel="Run"),
+        RUN("Shards one by one in this process, or in parallel under Ray."),
     ] = "ray"
     workers: Annotated[
-        int | None,
-        Setting("Shards made at a time, one core each (default: all cores).", low=1, panel="Run"),
+        int | None, RUN("Shards made at a time, one core each (default: all cores).", low=1)
     ] = None
-    address: Annotated[
-        str, Setting("Ray cluster: local, auto or the address of one.", panel="Run")
-    ] = "local"
+    address: Annotated[str, RUN("Ray cluster: local, auto or the address of one.")] = "local"
     memory_per_worker: Annotated[
-        float,
-        Setting(
-            "Memory of a worker and its decoder, GiB; 0 is no limit.",
-            low=0,
-            panel="Run",
-            metavar="GIB",
-        ),
+        float, RUN("Memory of a worker and its decoder, GiB; 0 is no limit.", low=0, metavar="GIB")
     ] = 0.0
     time_limit: Annotated[
-        float,
-        Setting(
-            "Seconds after which a video counts as failed.", above=0, panel="Run", metavar="SECONDS"
-        ),
+        float, RUN("Seconds after which a video counts as failed.", above=0, metavar="SECONDS")
     ] = 300.0
     retry_failed: Annotated[
-        bool,
-        Setting("Make the videos that failed anew, in a finished store too.", panel="Run"),
+        bool, RUN("Make the videos that failed anew, in a finished store too.")
     ] = False
     max_missing: Annotated[
-        float, Setting("Share of listed videos that may be missing.", low=0, high=1, panel="Run")
+        float, RUN("Share of listed videos that may be missing.", low=0, high=1)
     ] = 0.2
-    max_failed: Annotated[
-        float, Setting("Share of videos that may fail to decode.", low=0, high=1, panel="Run")
-    ] = 0.05
-    dry_run: Annotated[
-        bool, Setting("Print the plan, measured on a sample; write nothing.", panel="Run")
-    ] = False
+    max_failed: Annotated[float, RUN("Share of videos that may fail to decode.", low=0, high=1)] = (
+        0.05
+    )
+    dry_run: Annotated[bool, RUN("Print the plan, measured on a sample; write nothing.")] = False
 
     def __post_init__(self) -> None:
         """Raise ``ValueError`` for values that do not go together."""

@@ -8,57 +8,55 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fame.settings import SEED, Setting, Settings
+from fame.settings import (, CONTRAST
+    CONTRAST,
+    DATA,
+    LAUNCH,
+    MERGING,
+    NETWORK,
+    OPTIMISER,
+    RUN,
+    SEED,
+    SPEED,
+    Settings,
+)
 
 if TYPE_CHECKING:
     from fame.clipstore import ClipStore, StorePath, Window
 
 ENCODERS = ("i3d", "r2plus1d_18", "c3d_small")
 _FOREIGN = "Networks of other projects are hf:FOLDER, torchvision:NAME, package.module:function"
-Batch = Annotated[
-    int, Setting("Videos per step, over all processes.", low=1, panel="Optimiser", metavar="VIDEOS")
-]
+Batch = Annotated[int, OPTIMISER("Videos per step, over all processes.", low=1, metavar="VIDEOS")]
 Jitter = Annotated[
     Literal["current", "paper"],
-    Setting(
+    DATA(
         "Colour change as today's libraries make it, or as those of the paper's date did: "
-        "brightness added, contrast without the mean, saturation in HSV.",
-        panel="Data",
+        "brightness added, contrast without the mean, saturation in HSV."
     ),
 ]
 Beta = Annotated[
-    float,
-    Setting(
-        "Share of each crop that is foreground: the top of its map.",
-        above=0,
-        high=1,
-        panel="Merging",
-    ),
+    float, MERGING("Share of each crop that is foreground: the top of its map.", above=0, high=1)
 ]
 MergeGroup = Annotated[
     int | None,
-    Setting(
-        "Clips that exchange backgrounds (none: all that a process holds).",
-        low=2,
-        panel="Merging",
-        metavar="CLIPS",
+    MERGING(
+        "Clips that exchange backgrounds (none: all that a process holds).", low=2, metavar="CLIPS"
     ),
 ]
-Blur = Annotated[float, Setting("Probability of blurring a clip.", low=0, high=1, panel="Data")]
-Epochs = Annotated[int, Setting("Passes over the videos.", low=1, panel="Optimiser")]
-LearningRate = Annotated[float, Setting("Learning rate.", above=0, panel="Optimiser")]
+Blur = Annotated[float, DATA("Probability of blurring a clip.", low=0, high=1)]
+Epochs = Annotated[int, OPTIMISER("Passes over the videos.", low=1)]
+LearningRate = Annotated[float, OPTIMISER("Learning rate.", above=0)]
 Milestones = Annotated[
     tuple[int, ...],
-    Setting(
+    OPTIMISER(
         "Epochs after which schedule=steps divides the learning rate by 10, e.g. 60,120.",
         low=1,
-        panel="Optimiser",
         metavar="EPOCHS",
     ),
 ]
 Schedule = Annotated[
     Literal["cosine", "steps", "constant"],
-    Setting("Course of the learning rate after the warm-up.", panel="Optimiser"),
+    OPTIMISER("Course of the learning rate after the warm-up."),
 ]
 
 
@@ -66,155 +64,102 @@ Schedule = Annotated[
 class TrainingConfig(Settings):
     """What pretraining and fine-tuning have in common."""
 
-    seed: Annotated[
-        int, Setting("Decides initial weights, order and every draw.", low=0, panel="Run")
-    ] = 0
+    seed: Annotated[int, RUN("Decides initial weights, order and every draw.", low=0)] = 0
     encoder: Annotated[
         str,
-        Setting(
+        NETWORK(
             "i3d, r2plus1d_18, c3d_small, or another project's: hf:FOLDER, torchvision:NAME, or "
             "package.module:function, which runs that code.",
-            panel="Network",
             metavar="NAME",
         ),
     ] = "i3d"
-    width: Annotated[
-        float, Setting("Multiplies the channels of I3D.", above=0, panel="Network")
-    ] = 1.0
+    width: Annotated[float, NETWORK("Multiplies the channels of I3D.", above=0)] = 1.0
     bn_group: Annotated[
         int | None,
-        Setting(
+        NETWORK(
             "Clips that share the statistics of a batch norm (none: all that a process holds).",
             low=1,
-            panel="Network",
             metavar="CLIPS",
         ),
     ] = None
 
-    frames: Annotated[int, Setting("Frames of a clip.", low=1, panel="Data", metavar="FRAMES")] = 16
+    frames: Annotated[int, DATA("Frames of a clip.", low=1, metavar="FRAMES")] = 16
     step: Annotated[
-        int,
-        Setting(
-            "Kept frames of the store from one frame of a clip to the next.", low=1, panel="Data"
-        ),
+        int, DATA("Kept frames of the store from one frame of a clip to the next.", low=1)
     ] = 1
     span: Annotated[
         float | None,
-        Setting(
-            "Share of its video over which a clip is spread, instead of a step.",
-            above=0,
-            high=1,
-            panel="Data",
-        ),
+        DATA("Share of its video over which a clip is spread, instead of a step.", above=0, high=1),
     ] = None
 
     epochs: Epochs = 200
     batch: Batch = 64
     accumulate: Annotated[
         int,
-        Setting(
-            "Parts into which a process splits its batch, to save memory.",
-            low=1,
-            panel="Speed and memory",
-            metavar="PARTS",
+        SPEED(
+            "Parts into which a process splits its batch, to save memory.", low=1, metavar="PARTS"
         ),
     ] = 1
-    optimizer: Annotated[Literal["sgd", "adamw"], Setting("Optimiser.", panel="Optimiser")] = "sgd"
+    optimizer: Annotated[Literal["sgd", "adamw"], OPTIMISER("Optimiser.")] = "sgd"
     lr: LearningRate = 0.01
-    momentum: Annotated[float, Setting("Momentum of SGD.", low=0, high=1, panel="Optimiser")] = 0.9
-    weight_decay: Annotated[float, Setting("Weight decay.", low=0, panel="Optimiser")] = 1e-4
+    momentum: Annotated[float, OPTIMISER("Momentum of SGD.", low=0, high=1)] = 0.9
+    weight_decay: Annotated[float, OPTIMISER("Weight decay.", low=0)] = 1e-4
     schedule: Schedule = "cosine"
     milestones: Milestones = ()
     warmup_epochs: Annotated[
-        float,
-        Setting(
-            "Epochs in which the learning rate rises linearly from 0.", low=0, panel="Optimiser"
-        ),
+        float, OPTIMISER("Epochs in which the learning rate rises linearly from 0.", low=0)
     ] = 0.0
     lr_update: Annotated[
-        Literal["step", "epoch"],
-        Setting("How often the learning rate changes.", panel="Optimiser"),
+        Literal["step", "epoch"], OPTIMISER("How often the learning rate changes.")
     ] = "step"
 
     device: Annotated[
-        Literal["auto", "cpu", "cuda"],
-        Setting("Where to train; auto takes a GPU if there is one.", panel="Speed and memory"),
+        Literal["auto", "cpu", "cuda"], SPEED("Where to train; auto takes a GPU if there is one.")
     ] = "auto"
-    precision: Annotated[
-        Literal["fp32", "tf32", "bf16"],
-        Setting("Arithmetic of the network.", panel="Speed and memory"),
-    ] = "fp32"
-    compile: Annotated[bool, Setting("Compile the network.", panel="Speed and memory")] = False
-    channels_last: Annotated[
-        bool, Setting("Keep channels last in memory.", panel="Speed and memory")
-    ] = False
+    precision: Annotated[Literal["fp32", "tf32", "bf16"], SPEED("Arithmetic of the network.")] = (
+        "fp32"
+    )
+    compile: Annotated[bool, SPEED("Compile the network.")] = False
+    channels_last: Annotated[bool, SPEED("Keep channels last in memory.")] = False
     checkpoint_activations: Annotated[
-        bool,
-        Setting(
-            "Recompute activations in the backward pass, to save memory.", panel="Speed and memory"
-        ),
+        bool, SPEED("Recompute activations in the backward pass, to save memory.")
     ] = False
 
     workers: Annotated[
         int,
-        Setting(
-            "Decoding processes of each training process; 0 decodes in the training process.",
-            low=0,
-            panel="Speed and memory",
+        SPEED(
+            "Decoding processes of each training process; 0 decodes in the training process.", low=0
         ),
     ] = 4
-    prefetch: Annotated[
-        int,
-        Setting(
-            "Batches that each decoding process prepares ahead.", low=1, panel="Speed and memory"
-        ),
-    ] = 2
+    prefetch: Annotated[int, SPEED("Batches that each decoding process prepares ahead.", low=1)] = 2
     cache: Annotated[
         Path | None,
-        Setting(
+        SPEED(
             "Folder that keeps what is read of stores in buckets, for all runs (default: none).",
-            panel="Speed and memory",
             metavar="FOLDER",
         ),
     ] = None
-    cache_gb: Annotated[
-        float,
-        Setting("Most that this folder holds, in GB.", above=0, panel="Speed and memory"),
-    ] = 100.0
+    cache_gb: Annotated[float, SPEED("Most that this folder holds, in GB.", above=0)] = 100.0
     on_corrupt: Annotated[
-        Literal["stop", "skip"],
-        Setting("What to do at a damaged chunk of a store.", panel="Data"),
+        Literal["stop", "skip"], DATA("What to do at a damaged chunk of a store.")
     ] = "stop"
 
-    log_every: Annotated[
-        int, Setting("Steps from one log entry to the next.", low=1, panel="Run")
-    ] = 10
-    checkpoint_every: Annotated[
-        int, Setting("Epochs from one kept checkpoint to the next.", low=1, panel="Run")
-    ] = 10
-    keep: Annotated[
-        int | None, Setting("Newest of these that are kept (default: all).", low=1, panel="Run")
-    ] = None
+    log_every: Annotated[int, RUN("Steps from one log entry to the next.", low=1)] = 10
+    checkpoint_every: Annotated[int, RUN("Epochs from one kept checkpoint to the next.", low=1)] = (
+        10
+    )
+    keep: Annotated[int | None, RUN("Newest of these that are kept (default: all).", low=1)] = None
     save_seconds: Annotated[
-        float, Setting("Longest time in seconds that a killed run can lose.", low=0, panel="Run")
+        float, RUN("Longest time in seconds that a killed run can lose.", low=0)
     ] = 600.0
 
-    crop: Annotated[
-        int, Setting("Side of the training crop, pixels.", low=8, panel="Data", metavar="PIXELS")
-    ] = 224
+    crop: Annotated[int, DATA("Side of the training crop, pixels.", low=8, metavar="PIXELS")] = 224
     min_area: Annotated[
-        float,
-        Setting("Smallest share of the frame that a crop covers.", above=0, high=1, panel="Data"),
+        float, DATA("Smallest share of the frame that a crop covers.", above=0, high=1)
     ] = 0.2
-    flip: Annotated[
-        float, Setting("Probability of mirroring a clip.", low=0, high=1, panel="Data")
-    ] = 0.5
-    gray: Annotated[
-        float, Setting("Probability of removing the colours.", low=0, high=1, panel="Data")
-    ] = 0.2
-    jitter: Annotated[
-        float, Setting("Probability of changing the colours.", low=0, high=1, panel="Data")
-    ] = 0.8
+    flip: Annotated[float, DATA("Probability of mirroring a clip.", low=0, high=1)] = 0.5
+    gray: Annotated[float, DATA("Probability of removing the colours.", low=0, high=1)] = 0.2
+    jitter: Annotated[float, DATA("Probability of changing the colours.", low=0, high=1)] = 0.8
     jitter_kind: Jitter = "current"
     blur: Blur = 0.5
 
@@ -265,96 +210,75 @@ class PretrainConfig(TrainingConfig):
 
     beta: Beta = 0.5
     views: Annotated[
-        Literal["single", "both"], Setting("Whether one or both views are merged.", panel="Merging")
+        Literal["single", "both"], MERGING("Whether one or both views are merged.")
     ] = "single"
     background: Annotated[
         Literal["inter", "intra", "none"],
-        Setting(
-            "Background from another video, from the video's other clip, or no merging.",
-            panel="Merging",
-        ),
+        MERGING("Background from another video, from the video's other clip, or no merging."),
     ] = "inter"
     mask: Annotated[
         Literal["stored", "frames", "online", "median", "gauss", "grid", "difference"],
-        Setting(
+        MERGING(
             "Foreground: the store's map of the clip or of each of its frames, the paper's score "
             "of the crop, a map for every frame of the crop (median), or a variant of the paper's "
             "ablation.",
-            panel="Merging",
             formerly=SEED,
         ),
     ] = "stored"
     cut: Annotated[
         Literal["frame", "clip", "adaptive"],
-        Setting(
+        MERGING(
             "Take beta of every map, of all frames of a clip together, or let each clip choose a "
-            "share up to beta.",
-            panel="Merging",
+            "share up to beta."
         ),
     ] = "frame"
-    hue: Annotated[
-        Literal["reference", "correct"],
-        Setting("Colours that mask=online uses.", panel="Merging"),
-    ] = "reference"
+    hue: Annotated[Literal["reference", "correct"], MERGING("Colours that mask=online uses.")] = (
+        "reference"
+    )
     sources: Annotated[
         Literal["derangement", "permutation"],
-        Setting(
-            "Whether a clip may draw its own background (permutation, as the reference).",
-            panel="Merging",
-        ),
+        MERGING("Whether a clip may draw its own background (permutation, as the reference)."),
     ] = "derangement"
     merge_group: MergeGroup = None
 
     head: Annotated[
-        Literal["projection", "linear"],
-        Setting("Two layers or one after the encoder.", panel="Contrast"),
+        Literal["projection", "linear"], CONTRAST("Two layers or one after the encoder.")
     ] = "projection"
-    dim: Annotated[int, Setting("Size of the embedding.", low=1, panel="Contrast")] = 128
-    queue: Annotated[
-        int, Setting("Keys that the queue holds.", low=1, panel="Contrast", metavar="KEYS")
-    ] = 65536
-    temperature: Annotated[
-        float, Setting("Temperature of the loss.", above=0, panel="Contrast")
-    ] = 0.1
-    ema: Annotated[
-        float, Setting("Momentum of the key encoder.", low=0, high=1, panel="Contrast")
-    ] = 0.999
+    dim: Annotated[int, CONTRAST("Size of the embedding.", low=1)] = 128
+    queue: Annotated[int, CONTRAST("Keys that the queue holds.", low=1, metavar="KEYS")] = 65536
+    temperature: Annotated[float, CONTRAST("Temperature of the loss.", above=0)] = 0.1
+    ema: Annotated[float, CONTRAST("Momentum of the key encoder.", low=0, high=1)] = 0.999
     ema_schedule: Annotated[
         Literal["constant", "cosine"],
-        Setting("Whether that momentum stays or rises to 1 along a cosine.", panel="Contrast"),
+        CONTRAST("Whether that momentum stays or rises to 1 along a cosine."),
     ] = "constant"
     enqueue: Annotated[
         Literal["between", "after"],
-        Setting(
+        CONTRAST(
             "Whether keys of view 2 enter the queue between the two directions of the loss (as in "
-            "the reference) or after both.",
-            panel="Contrast",
+            "the reference) or after both."
         ),
     ] = "after"
     shuffle: Annotated[
         Literal["batch", "process"],
-        Setting(
+        CONTRAST(
             "Mix the keys' batch-norm groups over the whole batch, or within each process, which "
             "sends no clips but makes results depend on the number of processes.",
-            panel="Contrast",
+            
         ),
     ] = "batch"
     negatives: Annotated[
         Literal["others", "all"],
-        Setting(
+        CONTRAST(
             "Leave a video's own older keys out of its negatives, or take the whole queue (as the "
-            "reference).",
-            panel="Contrast",
+            "reference)."
         ),
     ] = "others"
 
     knn_every: Annotated[
-        int,
-        Setting(
-            "Epochs from one kNN test on --knn-store to the next; 0 for none.", low=0, panel="Run"
-        ),
+        int, RUN("Epochs from one kNN test on --knn-store to the next; 0 for none.", low=0)
     ] = 0
-    knn_k: Annotated[int, Setting("Neighbours of that kNN test.", low=1, panel="Run")] = 20
+    knn_k: Annotated[int, RUN("Neighbours of that kNN test.", low=1)] = 20
 
     @property
     def head_options(self) -> dict[str, Any]:
@@ -381,35 +305,25 @@ class FinetuneConfig(TrainingConfig):
     jitter_kind: Jitter = "paper"
     blur: Blur = 0.0
     dropout: Annotated[
-        float,
-        Setting(
-            "Share of the features dropped before the classifier.",
-            low=0,
-            high=0.99,
-            panel="Network",
-        ),
+        float, NETWORK("Share of the features dropped before the classifier.", low=0, high=0.99)
     ] = 0.7
-    clips: Annotated[
-        int, Setting("Evenly spaced clips by which a test video is judged.", low=1, panel="Data")
-    ] = 10
+    clips: Annotated[int, DATA("Evenly spaced clips by which a test video is judged.", low=1)] = 10
 
     merge: Annotated[
         float,
-        Setting(
+        MERGING(
             "Probability that a clip gets the background of another; its label stays that of its "
             "foreground.",
             low=0,
             high=1,
-            panel="Merging",
         ),
     ] = 0.0
     beta: Beta = 0.5
     mask: Annotated[
         Literal["difference", "online", "stored"],
-        Setting(
+        MERGING(
             "Foreground: the frame differences of the crop, the paper's score of the crop, or the "
             "store's map of the clip.",
-            panel="Merging",
             formerly=SEED,
         ),
     ] = "difference"
@@ -417,24 +331,16 @@ class FinetuneConfig(TrainingConfig):
 
     select: Annotated[
         Literal["last", "validation", "test"],
-        Setting(
+        RUN(
             "Weights that are tested: of the last epoch, the best on held-out training videos, or "
-            "the best on the test videos themselves (as the reference; the report says so).",
-            panel="Run",
+            "the best on the test videos themselves (as the reference; the report says so)."
         ),
     ] = "last"
     val_share: Annotated[
         float,
-        Setting(
-            "Share of each class held out from training for select=validation.",
-            above=0,
-            high=0.5,
-            panel="Run",
-        ),
+        RUN("Share of each class held out from training for select=validation.", above=0, high=0.5),
     ] = 0.1
-    select_every: Annotated[
-        int, Setting("Epochs from one test for select to the next.", low=1, panel="Run")
-    ] = 10
+    select_every: Annotated[int, RUN("Epochs from one test for select to the next.", low=1)] = 10
 
     def __post_init__(self) -> None:
         """Raise ``ValueError`` for settings of merging without merging."""
@@ -450,21 +356,16 @@ class LaunchConfig(Settings):
 
     launcher: Annotated[
         Literal["here", "ray"],
-        Setting(
+        LAUNCH(
             "Train in this process (one of several under torchrun), or in processes that Ray "
-            "starts.",
-            panel="Launch",
+            "starts."
         ),
     ] = "here"
     processes: Annotated[
-        int, Setting("Training processes that Ray starts, one GPU each.", low=1, panel="Launch")
+        int, LAUNCH("Training processes that Ray starts, one GPU each.", low=1)
     ] = 1
-    cpus_per_process: Annotated[
-        int, Setting("Cores that Ray reserves for each of them.", low=1, panel="Launch")
-    ] = 1
-    max_failures: Annotated[
-        int, Setting("Times that Ray restarts them after a failure.", low=0, panel="Launch")
-    ] = 3
+    cpus_per_process: Annotated[int, LAUNCH("Cores that Ray reserves for each of them.", low=1)] = 1
+    max_failures: Annotated[int, LAUNCH("Times that Ray restarts them after a failure.", low=0)] = 3
 
     def __post_init__(self) -> None:
         """Raise ``ValueError`` for settings of Ray without Ray."""

@@ -4,16 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from fame.settings import Setting, Settings
+from fame.settings import DATA, SPEED, Setting, Settings
 from fame.store_spec import StorePath
 
-Batch = Annotated[
-    int,
-    Setting("Clips that the network takes at a time.", low=1, panel="Speed and memory"),
-]
+Batch = Annotated[int, SPEED("Clips that the network takes at a time.", low=1)]
 Beta = Annotated[
-    float,
-    Setting("Share of a clip that is foreground: the top of its map.", above=0, high=1),
+    float, Setting("Share of a clip that is foreground: the top of its map.", above=0, high=1)
 ]
 Clips = Annotated[int, Setting("Evenly spaced clips of each video.", low=1)]
 Frames = Annotated[int | None, Setting("Frames of a clip (default: those of the training).", low=1)]
@@ -30,20 +26,12 @@ Crop = Annotated[
     ),
 ]
 Device = Annotated[
-    Literal["auto", "cpu", "cuda"],
-    Setting("Where to run; auto takes a GPU if there is one.", panel="Speed and memory"),
+    Literal["auto", "cpu", "cuda"], SPEED("Where to run; auto takes a GPU if there is one.")
 ]
 Workers = Annotated[
-    int,
-    Setting(
-        "Processes that decode clips; 0 decodes in the main process.",
-        low=0,
-        panel="Speed and memory",
-    ),
+    int, SPEED("Processes that decode clips; 0 decodes in the main process.", low=0)
 ]
-TestStore = Annotated[
-    StorePath, Setting("Store of labelled test videos.", panel="Data", metavar="STORE")
-]
+TestStore = Annotated[StorePath, DATA("Store of labelled test videos.", metavar="STORE")]
 Normalisation = Annotated[
     Literal["kinetics", "imagenet"],
     Setting(
@@ -80,9 +68,7 @@ class EncodingConfig(Settings):
 class EvaluationConfig(EncodingConfig):
     """Where the videos are, and how a clip becomes a feature."""
 
-    train_store: Annotated[
-        StorePath, Setting("Store of labelled training videos.", panel="Data", metavar="STORE")
-    ]
+    train_store: Annotated[StorePath, DATA("Store of labelled training videos.", metavar="STORE")]
     test_store: TestStore
     normalisation: Normalisation = "kinetics"
     per_clip_l2: Annotated[
@@ -126,24 +112,17 @@ class ClassifierConfig(Settings):
     """How fine-tuned classifiers are tested."""
 
     store: TestStore
-    out: Annotated[Path, Setting("Folder of the results.", panel="Data")]
+    out: Annotated[Path, DATA("Folder of the results.")]
     clips: Clips = 10
     crops: Annotated[int, Setting("Squares of each clip, along its longer side.", low=1)] = 1
     skip_short: Annotated[
-        bool,
-        Setting("Leave out videos shorter than a clip, as the reference does, not loop them."),
+        bool, Setting("Leave out videos shorter than a clip, as the reference does, not loop them.")
     ] = False
     predictions: Annotated[
-        Path | None,
-        Setting(
-            "CSV file to write: what was said of each video.",
-            panel="Data",
-            metavar="FILE",
-        ),
+        Path | None, DATA("CSV file to write: what was said of each video.", metavar="FILE")
     ] = None
     per_clip: Annotated[
-        bool,
-        Setting("Write a row for each crop of each clip into it, not one for each video."),
+        bool, Setting("Write a row for each crop of each clip into it, not one for each video.")
     ] = False
     frames: Frames = None
     step: Step = None
@@ -167,8 +146,8 @@ class ActivationConfig(Settings):
     a store without maps.
     """
 
-    store: Annotated[StorePath, Setting("Store of the clips.", panel="Data", metavar="STORE")]
-    out: Annotated[Path, Setting("Folder of the pictures.", panel="Data")]
+    store: Annotated[StorePath, DATA("Store of the clips.", metavar="STORE")]
+    out: Annotated[Path, DATA("Folder of the pictures.")]
     clips: Annotated[int, Setting("Videos that are measured, one clip of each.", low=1)] = 64
     rows: Annotated[int, Setting("How many of them are drawn.", low=1)] = 4
     beta: Beta = 0.5
@@ -182,32 +161,21 @@ class BiasConfig(EncodingConfig):
     """What is exchanged between which videos."""
 
     test_store: Annotated[
-        StorePath,
-        Setting(
-            "Store of labelled test videos with maps.",
-            panel="Data",
-            option="store",
-            metavar="STORE",
-        ),
+        StorePath, DATA("Store of labelled test videos with maps.", option="store", metavar="STORE")
     ]
     train_store: Annotated[
         StorePath | None,
-        Setting(
+        DATA(
             "Store of labelled training videos; without it no probe, and test videos vote.",
-            panel="Data",
             metavar="STORE",
         ),
     ] = None
     backgrounds: Annotated[
         Path | None,
-        Setting(
-            "CSV file with columns video and background: the true one of each test video.",
-            panel="Data",
-        ),
+        DATA("CSV file with columns video and background: the true one of each test video."),
     ] = None
     beta: Annotated[
-        float,
-        Setting("Share of a clip within which its foreground lies.", above=0, below=1),
+        float, Setting("Share of a clip within which its foreground lies.", above=0, below=1)
     ] = 0.5
     seed: Annotated[
         int, Setting("Draws the videos that exchange parts, and orders of frames.", low=0)
