@@ -20,7 +20,7 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class Options:
-    """Which fields of a settings class a command has as options, and what it says of defaults.
+    """Which fields of a settings class a command has as options, and the words for its defaults.
 
     Args:
         kind: the settings class.

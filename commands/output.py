@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def output() -> "Console":
-    """Where tables go: as wide as the terminal, or wide enough for a file to hold unbroken
-    lines. Brackets are brackets here, and no markup.
+    """Return the console for tables: as wide as the terminal, or wide enough for a file to hold
+    unbroken lines. Brackets are no markup in it.
     """
     from rich.console import Console
 
@@ -24,7 +24,7 @@ def output() -> "Console":
 
 
 def first_process() -> bool:
-    """Return whether this is the process that speaks of those that torchrun started."""
+    """Return whether this is the process that prints, of those that torchrun started."""
     return os.environ.get("RANK", "0") == "0"
 
 

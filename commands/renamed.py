@@ -1,4 +1,6 @@
-"""Options of earlier versions: scripts that use them go on working, and are told the new name."""
+"""Options of earlier versions: scripts that use them go on working, and a warning names the new
+option.
+"""
 
 import sys
 from collections.abc import Sequence

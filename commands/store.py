@@ -36,7 +36,7 @@ def info(
         bool, typer.Option("--json", help="Print everything as one JSON object.")
     ] = False,
 ) -> None:
-    """What a store holds: videos, clips, recipe, bytes, classes, failures."""
+    """Show what a store holds: videos, frames, recipe, bytes, classes, failures."""
     from fame.clipstore import store_info
 
     found = store_info(store)
@@ -76,7 +76,7 @@ def info(
 
 
 def _maps_of(spec: "StoreSpec", array_bytes: dict[str, int]) -> str:
-    """The foreground maps in words, with their share of the store."""
+    """Return the foreground maps in words, with their share of the store."""
     if spec.foreground == "none":
         return "none"
     share = array_bytes["foreground"] / max(1, sum(array_bytes.values()))
@@ -86,7 +86,7 @@ def _maps_of(spec: "StoreSpec", array_bytes: dict[str, int]) -> str:
 
 
 def _still(found: "StoreInfo") -> str:
-    """How many videos and maps show no foreground, in words."""
+    """Return in words how many videos and maps show no foreground."""
     if found.flat_maps is None:
         return "not counted when the store was made; fame store verify counts"
     maps = f"{found.flat_maps} of {found.num_maps} maps are flat"

@@ -1,4 +1,6 @@
-"""Clip stores named on the command line: what is none is said in one line, with what makes one."""
+"""Clip stores named on the command line: an error names what is there instead, and the command that
+makes a store.
+"""
 
 import shlex
 from itertools import islice
@@ -17,7 +19,7 @@ def existing_store(path: AnyPath, *, root: Path, hint: str = "") -> AnyPath:
     """Return ``path`` itself. Raise ``ValueError`` where no clip store is there: the line says what
     is there, which command makes a store, and which stores lie below ``root``.
 
-    Of a store at ``s3://`` nothing is asked here: opening it tells.
+    Of a store at ``s3://`` nothing is asked here: opening it raises the error.
     """
     if "://" in str(path) or (Path(path) / _ROOT_KEY).exists():
         return path

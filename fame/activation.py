@@ -42,8 +42,8 @@ def unit_range(energy_BTHW: Float[Tensor, "b t h w"]) -> Float[Tensor, "b t h w"
 def foreground_share(
     energy_BTHW: Float[Tensor, "b t h w"], mask: Bool[Tensor, "b h w"] | Bool[Tensor, "b t h w"]
 ) -> Float[Tensor, " b"]:
-    """Share of each clip's energy inside its foreground mask (one for all frames, or one per
-    frame), 0..1.
+    """Return the share of each clip's energy inside its foreground mask (one for all frames, or one
+    per frame), 0..1.
 
     To be read beside the mask's own area, which is what a uniform map would reach. NaN for a clip
     without any energy.

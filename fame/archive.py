@@ -54,7 +54,7 @@ _SAFE_DTYPES = {
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names the file and says why in one line."""
+    """A checkpoint that cannot be used; the message names the file and the reason in one line."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,14 +76,14 @@ class Archive(ABC):
 
     @abstractmethod
     def read(self, claim: Claim) -> Tensor:
-        """Return the tensor. Raises :class:`CheckpointError` where its bytes are damaged."""
+        """Return the tensor. Raise :class:`CheckpointError` where its bytes are damaged."""
 
 
 @contextmanager
 def open_archive(path: Path) -> Generator[Archive]:
     """Open a file of any of the three kinds; a run folder is taken as its last checkpoint.
 
-    Raises :class:`CheckpointError`; those that are raised within the context get the file's name.
+    Raise :class:`CheckpointError`; those that are raised within the context get the file's name.
     """
     try:
         with ExitStack() as stack:
@@ -108,7 +108,7 @@ def _open(path: Path, stack: ExitStack) -> Archive:
 
 @contextmanager
 def _damage() -> Generator[None]:
-    """Say in one line what reading ran into."""
+    """Turn what reading ran into into one line."""
     try:
         yield
     except CheckpointError:
@@ -160,7 +160,7 @@ class _Pickled(Archive):
 
     @abstractmethod
     def _storage(self, key: str) -> bytes:
-        """The bytes of a storage."""
+        """Return the bytes of a storage."""
 
     def read(self, claim: Claim) -> Tensor:
         """Read the claim's storage, once for all claims that share it."""
@@ -175,7 +175,9 @@ class _Pickled(Archive):
             return torch.as_strided(flat, claim.shape, claim.stride, claim.offset)
 
     def _persistent(self, identity: Any) -> Claim:
-        """The whole storage that a pickle refers to: ``("storage", type, key, location, size)``."""
+        """Return the whole storage that a pickle refers to: ``("storage", type, key, location,
+        size)``.
+        """
         match identity:
             case ("storage", Name(text=name), str(key), str(), int(size), *view) if (
                 name.startswith("torch ") and name.removeprefix("torch ") in _DTYPES
@@ -299,10 +301,12 @@ class _Legacy(_Pickled):
 
 
 def _natural(numbers: list[Any]) -> bool:
-    """Whether all of them are whole numbers that a tensor's size can be."""
+    """Return whether all of them are whole numbers that a tensor's size can be."""
     return all(type(number) is int and 0 <= number < 1 << 62 for number in numbers)
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of what an error says, not too long; its type where it says nothing."""
+    """Return the first line of an error's message, cut where it is long; its type where there is
+    none.
+    """
     return (str(error).strip().splitlines() or [""])[0][:160] or type(error).__name__

@@ -40,8 +40,8 @@ class Crop(NamedTuple):
 def uniforms(
     count: int, *, seed: int, epoch: int, indices: Sequence[int], purpose: str
 ) -> Float32[Tensor, "b u"]:
-    """``count`` numbers in [0, 1) for each sample: a function of the sample's own address, whatever
-    its batch.
+    """Draw ``count`` numbers in [0, 1) for each sample, a function of the sample's own address,
+    whatever its batch.
     """
     rows = [
         torch.rand(count, generator=generator(seed, epoch, index, purpose)) for index in indices
@@ -59,7 +59,7 @@ def draw_crop(
     min_area: float,
     flip: float,
 ) -> Crop:
-    """Random resized crops of frames of ``size`` (height, width): area ``min_area``..1, aspect
+    """Draw random resized crops of frames of ``size`` (height, width): area ``min_area``..1, aspect
     3/4..4/3, mirrored.
 
     The first of ten draws that fits is taken, else the largest central box of an allowed aspect.
@@ -129,8 +129,8 @@ def draw_colour(
     jitter: float,
     blur: float,
 ) -> Colour:
-    """Colour augmentation of each clip: applied with probabilities ``gray``, ``jitter`` and
-    ``blur``.
+    """Draw the colour augmentation of each clip; ``gray``, ``jitter`` and ``blur`` are
+    probabilities.
     """
     u_BU = uniforms(
         _COLOUR_DRAWS, seed=seed, epoch=epoch, indices=indices, purpose=f"colour/{view}"
@@ -147,8 +147,8 @@ def draw_colour(
 
 
 def draw_order(*, seed: int, epoch: int, step: int, view: int) -> tuple[int, ...]:
-    """The order of brightness, contrast, saturation and hue: one for the whole batch of a step, as
-    kornia has it.
+    """Return the order of brightness, contrast, saturation and hue: one for the whole batch of a
+    step, as kornia has it.
     """
     return tuple(
         torch.randperm(4, generator=generator(seed, epoch, step, f"colour-order/{view}")).tolist()
@@ -156,7 +156,7 @@ def draw_order(*, seed: int, epoch: int, step: int, view: int) -> tuple[int, ...
 
 
 def _central_box(height: int, width: int) -> Float32[Tensor, "4"]:
-    """The largest central box whose aspect is allowed."""
+    """Return the largest central box whose aspect is allowed."""
     w = min(width, round(height * _RATIO[1]))
     h = min(height, round(width / _RATIO[0]))
     return torch.tensor(((height - h) // 2, (width - w) // 2, h, w), dtype=torch.float32)

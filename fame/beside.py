@@ -23,7 +23,7 @@ def install() -> None:
 
 
 def installed() -> bool:
-    """Whether they do."""
+    """Return whether they do."""
     return any(isinstance(finder, _Beside) for finder in sys.meta_path)
 
 
@@ -35,8 +35,8 @@ class _Beside(MetaPathFinder):
 
 
 def command(module: str) -> tuple[str, ...]:
-    """The command that runs ``module`` of ours: no code from the current folder, nor from a module
-    that only has its name.
+    """Return the command that runs ``module`` of ours: no code from the current folder, nor from a
+    module that only has its name.
     """
     return (sys.executable, "-P", __file__, module)
 

@@ -43,10 +43,10 @@ def draw_variants(
     *,
     generator: torch.Generator,
 ) -> UInt8[Tensor, "p t h w 3"]:
-    """All :data:`VARIANTS` of a clip, in their order; ``other`` lends what is swapped.
+    """Return all :data:`VARIANTS` of a clip, in their order; ``other`` lends what is swapped.
 
     The frame that is repeated and the order of the shuffled frames are drawn from ``generator``; no
-    shuffled frame stays in its place. Raises ``ValueError`` as :func:`take_apart` and for clips of
+    shuffled frame stays in its place. Raise ``ValueError`` as :func:`take_apart` and for clips of
     one frame.
     """
     frames = len(clip_THWC)
@@ -74,13 +74,13 @@ def draw_variants(
 def take_apart(
     clip_THWC: UInt8[Tensor, "t h w 3"], mask_HW: Bool[Tensor, "h w"]
 ) -> tuple[Bool[Tensor, "t h w"], UInt8[Tensor, "t h w 3"]]:
-    """Where the foreground covers each frame, and the clip without it.
+    """Return where the foreground covers each frame, and the clip without it.
 
     Inside the mask a pixel's background is its median over time, if at least half of the frames
     agree with it and the clip shows such a colour outside the mask; the foreground covers the pixel
     in the frames that disagree. Otherwise (a mover that stays, a moving camera) the background is
     not known: the pixel counts as covered in every frame, and the mean colour outside the mask
-    takes its place. Raises ``ValueError`` for a mask of the whole frame.
+    takes its place. Raise ``ValueError`` for a mask of the whole frame.
     """
     if mask_HW.all():
         raise ValueError("a mask of the whole frame leaves no background")
@@ -95,7 +95,7 @@ def take_apart(
 def _occurs(
     image_HWC: UInt8[Tensor, "h w 3"], where_HW: Bool[Tensor, "h w"]
 ) -> Bool[Tensor, "h w"]:
-    """Whether the colour of each pixel, or one beside it in a coarse cube of colours, is seen
+    """Return whether the colour of each pixel, or one beside it in a coarse cube of colours, occurs
     ``where``.
     """
     level_HWC = image_HWC.long() * _COLOUR_LEVELS // 256
@@ -114,14 +114,16 @@ def over(
     mask: Bool[Tensor, "*t2 h w"],
     back_THWC: UInt8[Tensor, "t h w 3"],
 ) -> UInt8[Tensor, "t h w 3"]:
-    """``front`` where the mask is True, ``back`` elsewhere; a single picture or mask goes for every
-    frame.
+    """Return ``front`` where the mask is True and ``back`` elsewhere; a single picture or mask is
+    used for every frame.
     """
     return torch.where(mask[..., None], front, back_THWC)
 
 
 def neutral_like(clip_THWC: UInt8[Tensor, "t h w 3"]) -> UInt8[Tensor, "t h w 3"]:
-    """A clip of the one colour that normalisation takes to 0, the mean of the training data."""
+    """Return a clip of one colour: the mean of the training data, which normalisation takes
+    to 0.
+    """
     neutral_C = torch.tensor(MEAN, device=clip_THWC.device).mul(255).round().to(torch.uint8)
     return neutral_C.expand_as(clip_THWC)
 
@@ -133,10 +135,10 @@ def choose_partners(
     background_V: Int[Tensor, " v"] | None = None,
     names: Sequence[str] = (),
 ) -> Int64[Tensor, " v"]:
-    """For each video one that lends it what is swapped: of another class and, where given, on
-    another background.
+    """Choose for each video one that lends it what is swapped: of another class and, where
+    backgrounds are given, on another background.
 
-    All that qualify are equally likely. Raises ``ValueError`` where none does; the line names the
+    All that qualify are equally likely. Raise ``ValueError`` where none does; the line names the
     video (by number without ``names``).
     """
     partners: list[int] = []

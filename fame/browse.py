@@ -76,8 +76,8 @@ def browse(store: StorePath, out: Path, *, clips: int = 60, beta: float = 0.5) -
     videos, evenly spaced over the store, and the failed videos. Return how many clips there are.
 
     Each clip is shown with its foreground map, its mask at ``beta``, and merged over the one
-    before. Raises ``StoreError`` where there is no finished store, ``ValueError`` for a beta
-    outside (0, 1] or a number of clips that no page should hold, and ``OSError``.
+    before. Raise ``StoreError`` where there is no finished store, ``ValueError`` for a beta outside
+    (0, 1] or a number of clips that no page should hold, and ``OSError``.
     """
     if not 1 <= clips <= MAX_CLIPS:
         raise ValueError(f"clips must be a whole number from 1 to {MAX_CLIPS}, got {clips}")
@@ -125,7 +125,7 @@ def _facts(store: ClipStore, info: StoreInfo, *, shown: int) -> dict[str, str]:
 
 
 def _form(store: ClipStore, info: StoreInfo) -> Markup:
-    """The filters. A class is ``=name``, so that no label differs from no filter."""
+    """Return the filters. A class is ``=name``, so that no label differs from no filter."""
     kinds = [(f"={name}", name) for name in store.header.class_names]
     kinds += [("=", "(no label)")] if (store.labels_V < 0).any() else []
     statuses = [(name, name) for name in (*info.statuses, "corrupt")]
@@ -153,7 +153,7 @@ def _failures(store: ClipStore, info: StoreInfo) -> Iterator[Markup]:
 
 
 def _clips(store: ClipStore, videos: list[int], beta: float) -> Iterator[Markup]:
-    """One item a video; each clip is merged over that of the item before, the first over the
+    """Yield one item a video; each clip is merged over that of the item before, the first over the
     last.
     """
     behind = _clip(store, videos[-1]) if videos else ""
@@ -164,7 +164,7 @@ def _clips(store: ClipStore, videos: list[int], beta: float) -> Iterator[Markup]
 
 
 def _clip(store: ClipStore, video: int) -> UInt8[np.ndarray, "t h w 3"] | str:
-    """The middle clip of a video at the size of a quarter, or why there is none."""
+    """Return the middle clip of a video at the size of a quarter, or why there is none."""
     (start,) = store.spread(video, _WINDOW, 1)
     try:
         clip_THW3 = store.clip(video, start, _WINDOW)
@@ -182,7 +182,7 @@ def _shown(
     behind: UInt8[np.ndarray, "t h w 3"] | str,
     beta: float,
 ) -> Markup:
-    """The item of a video whose frames are there, whole or not."""
+    """Return the item of a video whose frames are there, whole or not."""
     shard, place = divmod(video, store.spec.videos_per_shard)
     status: str = read_record(store.path, shard).videos[place].status
     told: list[object] = [f"{int(store.length_V[video])} frames"]
@@ -230,7 +230,7 @@ def _quarters(
     behind_THW3: UInt8[np.ndarray, "t h w 3"],
     beta: float,
 ) -> UInt8[np.ndarray, "t p q 3"]:
-    """Clip, map, mask and merged clip of each frame, as the four quarters of a picture."""
+    """Return clip, map, mask and merged clip of each frame, as the four quarters of a picture."""
     height, width = clip_THW3.shape[1:3]
     scores_THW = np.stack([enlarge(map_hw, height, width) for map_hw in maps_Thw])
     mask_THW = foreground_mask(torch.as_tensor(scores_THW)[None], beta)[0].numpy()

@@ -1,8 +1,8 @@
 """Colour augmentation of clips on their device: grey, jitter and blur.
 
-What happens to a clip is data: a flag says whether an operation applies, numbers say how much.
-Every clip takes every operation and a mask keeps the outcome, so no shape depends on what was
-drawn, nothing waits for the device, and one compiled program serves every step.
+What happens to a clip is data: a flag decides whether an operation applies, numbers how much. Every
+clip takes every operation and a mask keeps the outcome, so no shape depends on what was drawn,
+nothing waits for the device, and one compiled program serves every step.
 
 Shapes: B batch, C = 3 RGB channels in 0..1, T frames, H W height and width, K taps of a kernel.
 """
@@ -58,10 +58,10 @@ def jitter(
     """Grey and jitter each clip as drawn.
 
     ``order`` is that of brightness 0, contrast 1, saturation 2 and hue 3: plain numbers, or a
-    tensor on the device, with which one compiled program serves all 24 orders. ``kind`` says what
-    the jitter means: ``"current"`` is torchvision's and kornia's meaning since 0.6.4, ``"paper"``
-    that of kornia before it, which the reference ran with. There brightness is added, contrast
-    multiplies without the mean, and saturation is scaled in HSV.
+    tensor on the device, with which one compiled program serves all 24 orders. ``kind`` selects the
+    meaning of the jitter: ``"current"`` is torchvision's and kornia's meaning since 0.6.4,
+    ``"paper"`` that of kornia before it, which the reference ran with. There brightness is added,
+    contrast multiplies without the mean, and saturation is scaled in HSV.
     """
     if isinstance(order, Tensor):
         return _jitter_frames(clip_BCTHW, colour, order, kind)
@@ -81,7 +81,7 @@ def blur_kernel(size: int) -> int:
 
 
 def _wide(value_B: Tensor) -> Tensor:
-    """One value per clip, to be combined with [B, T, H, W]."""
+    """Return one value per clip, to be combined with [B, T, H, W]."""
     return value_B.view(-1, 1, 1, 1)
 
 
@@ -174,7 +174,7 @@ class _Blend(NamedTuple):
     """Up to three operations in their order, each as four numbers per clip and frame.
 
     An operation is clamp(a * x + b * grey + c), then saturation in HSV times s; (1, 0, 0, 1) leaves
-    colours as they are. ``number_3`` says which operation of the four stands where.
+    colours as they are. ``number_3`` is the place of each operation of the four.
     """
 
     abcs_3BT4: Tensor
@@ -205,7 +205,7 @@ def _jitter_frames(clip_BCTHW: Tensor, colour: Colour, order_4: Tensor, kind: Ji
 
 
 def _jitter_by_data(planes: Planes, factor_B4: Tensor, order_4: Tensor, kind: JitterKind) -> Planes:
-    """Apply the operations in an order that only the device knows.
+    """Apply the operations in an order that is a tensor on the device.
 
     All but hue are blends, so hue is computed once, with the blends that come before it and after
     it on its two sides. For order (2, 3, 0, 1), saturation, hue, brightness, contrast: before are

@@ -23,8 +23,9 @@ def info_nce(
     temperature: float,
     leave_out_BK: Bool[Tensor, "b k"] | None = None,
 ) -> Contrast:
-    """Cross-entropy of picking each query's key among itself and the queue, by dot product over
-    ``temperature``; keys of the queue marked in ``leave_out_BK`` are no negatives of that query.
+    """Return the cross-entropy of picking each query's key among itself and the queue, by dot
+    product over ``temperature``; keys of the queue marked in ``leave_out_BK`` are no negatives of
+    that query.
 
     Queries, keys and the columns of the queue are unit vectors. Gradients flow to the queries only.
     The loss is in float32 or better whatever the precision of the products (He et al., CVPR 2020,
@@ -44,8 +45,8 @@ def info_nce(
 
 
 def feature_spread(feature_BD: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
-    """Standard deviation over the batch of unit features, scaled so that 1 is spread evenly and 0
-    is collapsed.
+    """Return the standard deviation over the batch of unit features, scaled so that 1 is spread
+    evenly and 0 is collapsed.
     """
     unit_BD = F.normalize(feature_BD.detach().float(), dim=1)
     return unit_BD.std(0, correction=0).mean() * feature_BD.shape[1] ** 0.5

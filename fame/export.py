@@ -34,7 +34,7 @@ class FeatureProgram(nn.Module):
         self.network = network
 
     def forward(self, clip_BTHWC: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b d"]:
-        """Global average of the last feature map."""
+        """Return the global average of the last feature map."""
         return self.network.features(normalise(to_colours(clip_BTHWC)))
 
 
@@ -73,8 +73,8 @@ def export_encoder(
 
 
 def trace(encoder: Encoder, *, frames: int, crop: int) -> torch.export.ExportedProgram:
-    """The encoder as a program over uint8 clips of ``frames`` x ``crop`` x ``crop`` pixels and any
-    batch size.
+    """Return the encoder as a program over uint8 clips of ``frames`` x ``crop`` x ``crop`` pixels
+    and any batch size.
     """
     example = _example(encoder, frames=frames, crop=crop)
     return torch.export.export(FeatureProgram(encoder.network), example, dynamic_shapes=_SHAPES)

@@ -1,6 +1,4 @@
-"""Files that are whole or not there, whoever else writes beside, and what is said when a disk is
-full.
-"""
+"""Files that are whole or not there, whoever else writes beside, and the error of a full disk."""
 
 import contextlib
 import errno
@@ -14,7 +12,7 @@ _PARTIAL = ".partial"
 
 
 class WriteError(ValueError):
-    """A file cannot be written; the message says which, why, and what to do."""
+    """A file cannot be written; the message names the file, the reason and the remedy."""
 
 
 @contextlib.contextmanager
@@ -22,7 +20,7 @@ def whole(path: Path) -> Generator[Path]:
     """Yield a new name beside ``path`` to write to; then put that file, synced, in its place.
 
     ``path`` holds the old or the new file, whatever happens. No two writers share a name, so none
-    mixes its bytes into another's file. Raises :class:`WriteError` where the disk refuses.
+    mixes its bytes into another's file. Raise :class:`WriteError` where the disk refuses.
     """
     partial = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{_PARTIAL}{path.suffix}")
     with write_errors(path):
@@ -46,7 +44,7 @@ def sweep(folder: Path) -> None:
 def write_errors(path: Path) -> Generator[None]:
     """Turn an ``OSError`` of writing ``path`` into a :class:`WriteError`.
 
-    Torch turns what a Python file raises into a ``RuntimeError`` of its own, which says nothing.
+    Torch turns what a Python file raises into a ``RuntimeError`` of its own without the reason.
     """
     try:
         yield

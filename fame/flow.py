@@ -56,7 +56,7 @@ class FlowParameters:
     centre: float = 0.3
 
     def __post_init__(self) -> None:
-        """Refuse what no map can be made with."""
+        """Raise ``ValueError`` for values that give no map."""
         if self.size < _MIN_SIDE or not 1 <= self.levels <= 3:
             raise ValueError(
                 f"size must be at least {_MIN_SIDE} and levels 1..3, "
@@ -80,13 +80,13 @@ def map_frames(
     width: int,
     parameters: FlowParameters = FlowParameters(),
 ) -> UInt8[np.ndarray, "g mh mw"]:
-    """Foreground map of every ``every``-th frame by the method a store names, ``height`` x
-    ``width``, on one thread.
+    """Return the foreground map of every ``every``-th frame by the method a store names, ``height``
+    x ``width``, on one thread.
 
     0..255 on a scale that is the same for all frames, so that the mean of a clip's maps is the
     clip's. A single frame has no motion: its map is 0. ``paper`` and ``difference`` are those of
     `fame.foreground`, computed at the size of the map, one for each 16 frames; ``none`` is all 0.
-    Raises ``ValueError`` for an unknown method or a bad shape or dtype.
+    Raise ``ValueError`` for an unknown method or a bad shape or dtype.
     """
     _check(frames_LHWC, height, width)
     if method not in get_args(Method):
@@ -111,8 +111,8 @@ def map_clip(
     every: int = 2,
     parameters: FlowParameters = FlowParameters(),
 ) -> UInt8[np.ndarray, "mh mw"]:
-    """Foreground map of one clip, as a store of its frames gives it; raises as :func:`map_frames`,
-    and for fewer than 2 frames.
+    """Return the foreground map of one clip, as a store of its frames gives it; raises as
+    :func:`map_frames`, and for fewer than 2 frames.
     """
     _check(frames_THWC, height, width, least=2)
     map_Ghw = map_frames(
@@ -129,10 +129,10 @@ def flow_score(
     every: int = 2,
     parameters: FlowParameters = FlowParameters(),
 ) -> UInt8[np.ndarray, "mh mw"]:
-    """Optical flow of a clip that the camera's motion does not explain, the mean over every
-    ``every``-th pair of neighbouring frames; 0..255 in each clip.
+    """Return the optical flow of a clip that the camera's motion does not explain, the mean over
+    every ``every``-th pair of neighbouring frames; 0..255 in each clip.
 
-    All 0 where nothing moves on its own. Raises ``ValueError`` for a bad shape or dtype.
+    All 0 where nothing moves on its own. Raise ``ValueError`` for a bad shape or dtype.
     """
     return map_clip(
         "flow", frames_THWC, height=height, width=width, every=every, parameters=parameters
@@ -147,8 +147,8 @@ def flow_maps(
     width: int,
     parameters: FlowParameters = FlowParameters(),
 ) -> UInt8[np.ndarray, "p mh mw"]:
-    """Optical flow that the camera's motion does not explain, of the pair of neighbours from each
-    of ``firsts`` on; 255 is more than there can be.
+    """Return the optical flow that the camera's motion does not explain, of the pair of neighbours
+    from each of ``firsts`` on; 255 is more than there can be.
 
     All 0 where nothing moves. The same bytes for the same frames on one machine, whatever the
     number of threads.
@@ -176,7 +176,7 @@ def _check(frames_LHWC: np.ndarray, height: int, width: int, *, least: int = 1) 
 
 @contextmanager
 def _one_thread() -> Generator[None]:
-    """One core per worker: shards are the unit of parallelism."""
+    """Limit OpenCV to one thread: shards are the unit of parallelism."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
@@ -188,7 +188,7 @@ def _one_thread() -> Generator[None]:
 def _flow(
     frames_LHWC: np.ndarray, firsts: Sequence[int], parameters: FlowParameters
 ) -> Float32[np.ndarray, "p a b 2"]:
-    """Flow of each pair on small frames."""
+    """Return the flow of each pair on small frames."""
     engine = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
     # The presets start at a quarter of the resolution and pick the levels from the width: at 112
     # pixels just one is left, at 28 pixels, and anything fast is lost.
@@ -214,8 +214,8 @@ def _small_grey(frame_HWC: np.ndarray, size: int) -> UInt8[np.ndarray, "a b"]:
 
 
 def _unexplained(flow_Pab2: np.ndarray, parameters: FlowParameters) -> Float32[np.ndarray, "p a b"]:
-    """Length of the flow that the camera leaves over, in units of what it typically leaves in that
-    pair.
+    """Return the length of the flow that the camera leaves over, in units of what it typically
+    leaves in that pair.
     """
     pairs, rows, columns, _ = flow_Pab2.shape
     y_a, x_b = (
@@ -240,11 +240,11 @@ def _unexplained(flow_Pab2: np.ndarray, parameters: FlowParameters) -> Float32[n
 def _fit_camera(
     flow_PN2: np.ndarray, term_N4: np.ndarray, *, trust_N: np.ndarray
 ) -> tuple[Float32[np.ndarray, "p 4 2"], Float32[np.ndarray, "p"]]:
-    """Bilinear motion of the camera for each pair, by least squares with Geman-McClure weights, and
-    the median residual.
+    """Return the bilinear motion of the camera for each pair, by least squares with Geman-McClure
+    weights, and the median residual.
 
-    ``trust_N`` weighs every round: people film what moves in the middle, so the border tells more
-    of the camera, most of all where a mover fills half of the frame.
+    ``trust_N`` weighs every round: people film what moves in the middle, so the border shows more
+    of the camera's motion, most of all where a mover fills half of the frame.
     """
     weight_PN = np.broadcast_to(trust_N, flow_PN2.shape[:2])
     camera_P42, left_PN = _fit_weighted(flow_PN2, term_N4, weight_PN)
@@ -257,7 +257,7 @@ def _fit_camera(
 def _fit_weighted(
     flow_PN2: np.ndarray, term_N4: np.ndarray, weight_PN: np.ndarray
 ) -> tuple[Float32[np.ndarray, "p 4 2"], Float32[np.ndarray, "p n"]]:
-    """The motion, and what it leaves over at each pixel."""
+    """Return the motion, and what it leaves over at each pixel."""
     weighted_PN4 = term_N4 * weight_PN[..., None]
     normal_P44 = term_N4.T @ weighted_PN4 + 1e-5 * np.eye(4, dtype=np.float32)
     normal_P44[:, 3, 3] += _STIFFNESS * weight_PN.sum(1)
@@ -270,7 +270,7 @@ def _typical(left_PN: np.ndarray) -> Float32[np.ndarray, "p"]:
 
 
 def _off_centre(rows: int, columns: int) -> Float32[np.ndarray, "a b"]:
-    """0 in the middle, 1 at the border."""
+    """Return the distance from the centre: 0 in the middle, 1 at the border."""
     y_a, x_b = (
         np.linspace(-1, 1, rows, dtype=np.float32),
         np.linspace(-1, 1, columns, dtype=np.float32),
@@ -292,8 +292,8 @@ def _library_maps(
     height: int,
     width: int,
 ) -> UInt8[np.ndarray, "g mh mw"]:
-    """The library's score of the ``length`` frames from each of ``firsts`` on, computed once for
-    those that are equal.
+    """Return the library's score of the ``length`` frames from each of ``firsts`` on, computed once
+    for those that are equal.
     """
     import torch  # seconds to import, and the default method needs none of it
 

@@ -35,12 +35,12 @@ _LEAST = 0.2  # the smallest adaptive mask, as a share of the largest
 def paper_score(
     clip_BCTHW: Float[Tensor, "b c t h w"], *, hue: Hue = "reference"
 ) -> Float32[Tensor, "b h w"]:
-    """Frame difference refined by colour: how much more a pixel's colour is seen where things move
-    than where not.
+    """Return the frame difference refined by colour: how much more often a pixel's colour occurs
+    where things move than elsewhere.
 
     ``hue="reference"`` multiplies the hue angle by 2 pi once too often, as the published
     implementation does; ``hue="correct"`` does not. A clip in which nothing changes scores 0
-    everywhere. Raises ``ValueError`` for a bad shape or hue and for values that are not finite.
+    everywhere. Raise ``ValueError`` for a bad shape or hue and for values that are not finite.
     """
     if hue not in get_args(Hue):
         raise ValueError(f"hue must be 'reference' or 'correct', got {hue!r}")
@@ -54,9 +54,10 @@ def paper_score(
 
 @torch.no_grad()
 def motion_score(clip_BCTHW: Float[Tensor, "b c t h w"]) -> Float32[Tensor, "b h w"]:
-    """Mean absolute difference of consecutive frames, blurred and min-max scaled: the paper's seed.
+    """Return the mean absolute difference of consecutive frames, blurred and min-max scaled: the
+    paper's seed.
 
-    All 0 where nothing changes. Raises ``ValueError`` for a bad shape and for values that are not
+    All 0 where nothing changes. Raise ``ValueError`` for a bad shape and for values that are not
     finite.
     """
     return _motion_and_mean(clip_BCTHW)[0]
@@ -64,12 +65,13 @@ def motion_score(clip_BCTHW: Float[Tensor, "b c t h w"]) -> Float32[Tensor, "b h
 
 @torch.no_grad()
 def median_score(clip_BCTHW: Float[Tensor, "b c t h w"]) -> Float32[Tensor, "b t h w"]:
-    """How far the colours of each frame are from the clip's median over time: a map per frame.
+    """Return how far the colours of each frame are from the clip's median over time: a map per
+    frame.
 
     The median is what a place shows most of the time, so the map follows a mover from frame to
     frame where `motion_score` covers its whole path. Absolute differences, summed over colours,
     twice averaged over squares of a tenth of the shorter side, scaled by the highest of the clip.
-    All 0 where nothing changes. Raises ``ValueError`` for a bad shape and for values that are not
+    All 0 where nothing changes. Raise ``ValueError`` for a bad shape and for values that are not
     finite.
     """
     _check_clip(clip_BCTHW)
@@ -84,8 +86,8 @@ def median_score(clip_BCTHW: Float[Tensor, "b c t h w"]) -> Float32[Tensor, "b t
 
 @torch.no_grad()
 def gauss_score(clip_BCTHW: Float[Tensor, "b c t h w"]) -> Float32[Tensor, "b h w"]:
-    """A centre prior that looks at no pixel: a Gaussian with a standard deviation of a quarter of
-    each side.
+    """Return a centre prior that looks at no pixel: a Gaussian with a standard deviation of a
+    quarter of each side.
     """
     _check_clip(clip_BCTHW)
     batch, _, _, height, width = clip_BCTHW.shape
@@ -98,10 +100,10 @@ def gauss_score(clip_BCTHW: Float[Tensor, "b c t h w"]) -> Float32[Tensor, "b h 
 def grid_score(
     clip_BCTHW: Float[Tensor, "b c t h w"], *, generator: torch.Generator, cells: int = 4
 ) -> Float32[Tensor, "b h w"]:
-    """A random score for each of ``cells`` x ``cells`` cells of each clip, drawn from a CPU
+    """Return a random score for each of ``cells`` x ``cells`` cells of each clip, drawn from a CPU
     ``generator``.
 
-    Raises ``ValueError`` for a bad shape or for more cells than pixels.
+    Raise ``ValueError`` for a bad shape or for more cells than pixels.
     """
     _check_clip(clip_BCTHW)
     batch, _, _, height, width = clip_BCTHW.shape
@@ -127,14 +129,15 @@ def spread_cells(
 def foreground_mask(
     score: Float[Tensor, "b *t h w"], beta: float, *, cut: Cut = "frame"
 ) -> Bool[Tensor, "b *t h w"]:
-    """The mask of the highest pixels of maps [B, H, W] of clips, or [B, T, H, W] of their frames.
+    """Return the mask of the highest pixels of maps [B, H, W] of clips, or [B, T, H, W] of their
+    frames.
 
     ``cut="frame"`` takes the share ``beta`` of every frame, ``"clip"`` that share of all frames of
     a clip together, so that a frame that shows more of the mover keeps more. ``"adaptive"`` lets
     each clip's scores choose a share between a fifth of ``beta`` and ``beta``: the one that parts
-    them best (Otsu 1979). A clip whose scores are all equal has no foreground that could be told
-    from the rest: it is kept whole, so that merging leaves it as it is; a single frame of that
-    kind is cut by the clip's mean map. Raises ``ValueError`` as `top_fraction` does.
+    them best (Otsu 1979). A clip whose scores are all equal has no foreground that differs from the
+    rest: it is kept whole, so that merging leaves it as it is; a single frame of that kind is cut
+    by the clip's mean map. Raise ``ValueError`` as `top_fraction` does.
     """
     score_BTHW = score if score.ndim == 4 else score[:, None]
     if cut == "frame":
@@ -151,10 +154,10 @@ def foreground_mask(
 
 @torch.no_grad()
 def top_fraction(score_BHW: Float[Tensor, "*b h w"], beta: float) -> Bool[Tensor, "*b h w"]:
-    """The mask of the int(beta * H * W) highest pixels of each map.
+    """Return the mask of the int(beta * H * W) highest pixels of each map.
 
     Of pixels with equal scores, those that `torch.topk` takes: as arbitrary as in the reference,
-    and the same in every run on a device. Raises ``ValueError`` for a beta outside (0, 1] and, on
+    and the same in every run on a device. Raise ``ValueError`` for a beta outside (0, 1] and, on
     the CPU, for a map with NaN.
     """
     _check_beta(beta)
@@ -199,8 +202,8 @@ def _refuse_where(bad_BHW: Tensor, what: str) -> None:
 
 
 def _motion_and_mean(clip_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
-    """The motion score [B, H, W] and the mean frame [B, C, H, W], in one pass and in the memory of
-    a few frames.
+    """Return the motion score [B, H, W] and the mean frame [B, C, H, W], in one pass and in the
+    memory of a few frames.
     """
     _check_clip(clip_BCTHW)
     frames = clip_BCTHW.shape[2]
@@ -216,8 +219,8 @@ def _motion_and_mean(clip_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _colour(mean_BCHW: Tensor, hue: Hue) -> Int64[Tensor, "b h w"]:
-    """The number of each pixel's colour among K: hue and saturation as a point in the unit disc,
-    and value.
+    """Return the number of each pixel's colour among K: hue and saturation as a point in the unit
+    disc, and value.
     """
     high_BHW, argmax_BHW = mean_BCHW.max(1)
     spread_BHW = high_BHW - mean_BCHW.amin(1)
@@ -247,7 +250,7 @@ def _level(value: Tensor) -> Tensor:
 
 
 def _colour_shares(motion_BP: Tensor, colour_BP: Tensor) -> Float32[Tensor, "b 2 k"]:
-    """Share of each colour among the surely moving and among the surely still pixels."""
+    """Return the share of each colour among the surely moving and among the surely still pixels."""
     pixels, colours = motion_BP.shape[1], _LEVELS**3
     moving_BP = _highest(motion_BP, int(_SURE_FOREGROUND * pixels))
     still_BP = _highest(-motion_BP, int(_SURE_BACKGROUND * pixels))
@@ -261,14 +264,14 @@ def _colour_shares(motion_BP: Tensor, colour_BP: Tensor) -> Float32[Tensor, "b 2
 
 
 def _highest(value_BP: Tensor, count: int) -> Bool[Tensor, "b p"]:
-    """The ``count`` highest of each row; which of equal ones is for `torch.topk` to say."""
+    """Return the ``count`` highest of each row; `torch.topk` decides which of equal ones."""
     chosen_BN = value_BP.topk(count, sorted=False).indices
     return torch.zeros_like(value_BP, dtype=torch.bool).scatter_(1, chosen_BN, value=True)
 
 
 def _parted(score_BN: Tensor, beta: float) -> Bool[Tensor, "b n"]:
-    """The pixels above the cut that leaves the most variance between both sides, of all cuts that
-    keep a fifth of ``beta`` to ``beta``.
+    """Return the pixels above the cut that leaves the most variance between both sides, of all cuts
+    that keep a fifth of ``beta`` to ``beta``.
     """
     count = score_BN.shape[1]
     most = max(1, int(beta * count))
@@ -285,7 +288,7 @@ def _parted(score_BN: Tensor, beta: float) -> Bool[Tensor, "b n"]:
 
 
 def _flat(score: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """Whether all values along ``axes`` are equal."""
+    """Return whether all values along ``axes`` are equal."""
     return score.amax(axes, keepdim=True) == score.amin(axes, keepdim=True)
 
 
@@ -295,8 +298,8 @@ def _min_max(value_BHW: Tensor) -> Tensor:
 
 
 def _blur(value_BHW: Tensor) -> Float32[Tensor, "b h w"]:
-    """Gaussian blur, its kernel a tenth of the shorter side, borders mirrored without repeating the
-    edge.
+    """Blur with a Gaussian whose kernel is a tenth of the shorter side; borders are mirrored
+    without repeating the edge.
 
     Shifted sums and no convolution: tensor cores and autocast would round the products, and a
     plateau would not stay one; either moves pixels over the cut.
@@ -317,7 +320,9 @@ def _blur(value_BHW: Tensor) -> Float32[Tensor, "b h w"]:
 
 
 def _box_blur(value_BTHW: Tensor) -> Float32[Tensor, "b t h w"]:
-    """Mean over a square as wide as the kernel of `_blur`, less what lies outside the frame."""
+    """Return the mean over a square as wide as the kernel of `_blur`, less what lies outside the
+    frame.
+    """
     height, width = value_BTHW.shape[2:]
     reach = int(0.1 * min(height, width)) // 2
     down_BTHW = F.avg_pool2d(value_BTHW, (2 * reach + 1, 1), 1, (reach, 0), count_include_pad=False)
@@ -325,8 +330,8 @@ def _box_blur(value_BTHW: Tensor) -> Float32[Tensor, "b t h w"]:
 
 
 def _gauss_weights(reach: int) -> list[float]:
-    """The 2 * reach + 1 weights of a Gaussian whose standard deviation is a third of the kernel,
-    summing to 1.
+    """Return the 2 * reach + 1 weights of a Gaussian whose standard deviation is a third of the
+    kernel, summing to 1.
     """
     sigma = (2 * reach + 1) / 3
     weights = [math.exp(-(offset**2) / (2 * sigma**2)) for offset in range(-reach, reach + 1)]

@@ -22,7 +22,7 @@ def hold(
     beside: bool = False,
     error: type[ValueError] = ValueError,
 ) -> Generator[None]:
-    """Hold ``folder`` (which need not exist yet) against other runs; raises ``error`` if taken.
+    """Hold ``folder`` (which need not exist yet) against other runs. Raise ``error`` if taken.
 
     ``what`` names the folder in messages. The lock file lies in the folder, or ``beside`` it where
     nothing may lie in it but what belongs there. Where the environment sets ``FAME_LOCK_SECONDS``,
@@ -56,7 +56,7 @@ def hold(
 
 
 def _acquire(file: Path, name: str, what: str, error: type[ValueError]) -> int:
-    """A descriptor of the lock file, locked."""
+    """Return a descriptor of the lock file, locked."""
     deadline = time.monotonic() + _patience()
     while True:
         try:
@@ -112,8 +112,8 @@ def _is_at(file: Path, descriptor: int) -> bool:
 
 
 def _forget_in_child() -> None:
-    """A forked child shares the lock until it closes its copy; a hung one would hold it after its
-    parent died.
+    """Close a forked child's copy of the lock. A child that hangs would hold it after its parent
+    died.
     """
     for descriptor in _held:
         os.close(descriptor)

@@ -1,5 +1,5 @@
-"""Foreground of one clip over the background of another, and who lends whom its background (paper,
-section 3.3).
+"""Foreground of one clip over the background of another, and which clip lends its background to
+which (paper, section 3.3).
 
 Sources are drawn on the CPU from an explicit generator, so that a step is a pure function of its
 address (`fame.randomness`) on any device.
@@ -52,7 +52,7 @@ def merge_with(
     those of :func:`merge`.
 
     With another clip of the same video as background this is the paper's intra-video merging.
-    Returns a new tensor. Raises ``ValueError`` for shapes or dtypes that do not match.
+    Returns a new tensor. Raise ``ValueError`` for shapes or dtypes that do not match.
     """
     mask_B1THW = _fitted(mask, clip_BCTHW)
     if background_BCTHW.shape != clip_BCTHW.shape or background_BCTHW.dtype != clip_BCTHW.dtype:
@@ -67,12 +67,12 @@ def merge_with(
 def derangement(
     n: int, *, generator: torch.Generator, group: int | None = None
 ) -> Int64[Tensor, " n"]:
-    """A background for each of n clips that is never its own, drawn within groups of ``group``
-    clips (default: all).
+    """Return a background for each of n clips that is never its own, drawn within groups of
+    ``group`` clips (default: all).
 
     Each group is one random cycle, so every other clip of it is equally likely, and every clip
-    lends its background once. The last group may be smaller. Raises ``ValueError`` where a group
-    has a single clip.
+    lends its background once. The last group may be smaller. Raise ``ValueError`` where a group has
+    a single clip.
     """
 
     def cycle(size: int) -> Tensor:
@@ -85,10 +85,10 @@ def derangement(
 def permutation(
     n: int, *, generator: torch.Generator, group: int | None = None
 ) -> Int64[Tensor, " n"]:
-    """The reference's draw: a plain random permutation within groups; about one clip a group keeps
-    its background.
+    """Return the reference's draw: a plain random permutation within groups; about one clip a group
+    keeps its background.
 
-    Raises ``ValueError`` where a group has a single clip.
+    Raise ``ValueError`` where a group has a single clip.
     """
     return _in_groups(n, group, lambda size: torch.randperm(size, generator=generator))
 
@@ -102,11 +102,11 @@ def own_sources(
     batch: int,
     group: int | None,
 ) -> Int64[Tensor, " n"]:
-    """Sources of the ``count`` clips of process ``rank``, by ``draw`` (`derangement`,
+    """Return the sources of the ``count`` clips of process ``rank``, by ``draw`` (`derangement`,
     `permutation`), counted from its first clip.
 
     With a ``group`` they are drawn for the whole ``batch`` by every process, so that a clip's
-    source does not depend on their number; without one, among the clips of this process. Raises
+    source does not depend on their number; without one, among the clips of this process. Raise
     ``ValueError`` where a group has a single clip.
     """
     if group is None:

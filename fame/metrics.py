@@ -1,5 +1,4 @@
-"""Numbers that say how good features and classifiers are: accuracy, nearest neighbours, retrieval,
-intervals.
+"""Metrics of features and classifiers: accuracy, nearest neighbours, retrieval, intervals.
 
 Ties are decided the same way everywhere and on every device: the lower index wins. Where all pairs
 of two sets are compared, queries go in chunks so that memory stays bounded whatever the sizes.
@@ -33,7 +32,7 @@ def accuracies(score_NK: Float[Tensor, "n k_classes"], label_N: Int[Tensor, " n"
 def topk_accuracy(
     score_NK: Float[Tensor, "n k_classes"], label_N: Int[Tensor, " n"], *, k: int
 ) -> float:
-    """Share of samples whose class is among the ``k`` with the highest scores."""
+    """Return the share of samples whose class is among the ``k`` with the highest scores."""
     _check(len(score_NK) > 0, "accuracy of no samples is undefined")
     _check(
         1 <= k <= score_NK.shape[1], f"k is between 1 and the {score_NK.shape[1]} classes, got {k}"
@@ -44,7 +43,7 @@ def topk_accuracy(
 def classes_ahead(
     score_NK: Float[Tensor, "n k_classes"], label_N: Int[Tensor, " n"]
 ) -> Int[Tensor, " n"]:
-    """How many classes score higher than a sample's own: 0 where it is recognised."""
+    """Return how many classes score higher than a sample's own: 0 where it is recognised."""
     own_N1 = score_NK.gather(1, label_N.long()[:, None])
     index_K = torch.arange(score_NK.shape[1], device=score_NK.device)
     ahead_NK = (score_NK > own_N1) | ((score_NK == own_N1) & (index_K < label_N[:, None]))
@@ -54,8 +53,8 @@ def classes_ahead(
 def average_views(
     score_NK: Float[Tensor, "n k_classes"], video_N: Int[Tensor, " n"]
 ) -> tuple[Float[Tensor, "v k_classes"], Int[Tensor, " v"]]:
-    """Mean log-softmax over the views (clips, crops) of each video, and the video numbers in
-    ascending order.
+    """Return the mean log-softmax over the views (clips, crops) of each video, and the video
+    numbers in ascending order.
 
     Logits and log-probabilities are both welcome: log-softmax leaves the latter as they are. This
     is the reference's 10-clip test.
@@ -69,7 +68,7 @@ def average_views(
 def confusion_matrix(
     prediction_N: Int[Tensor, " n"], label_N: Int[Tensor, " n"], *, classes: int
 ) -> Int[Tensor, "classes classes"]:
-    """How often class (row) was taken for class (column)."""
+    """Return how often class (row) was taken for class (column)."""
     both = torch.cat([prediction_N, label_N]).long()
     if len(both):
         low, high = int(both.min()), int(both.max())
@@ -81,8 +80,8 @@ def confusion_matrix(
 def per_class_accuracy(
     matrix_KK: Int[Tensor, "k_classes k_classes"],
 ) -> Float[Tensor, " k_classes"]:
-    """Share of each class that was recognised, from a confusion matrix; NaN for a class without
-    samples.
+    """Return the share of each class that was recognised, from a confusion matrix; NaN for a class
+    without samples.
     """
     return matrix_KK.diagonal().double() / matrix_KK.sum(1)
 
@@ -97,8 +96,8 @@ def knn_scores(
     temperature: float = 0.07,
     excluded_QE: Int[Tensor, "q e"] | None = None,
 ) -> Float[Tensor, "q classes"]:
-    """Class probabilities by the votes of the ``k`` most similar of the gallery, each worth
-    exp(cosine / temperature).
+    """Return the class probabilities by the votes of the ``k`` most similar of the gallery, with
+    weight exp(cosine / temperature).
 
     The weighted nearest-neighbour test of instance discrimination (Wu et al., CVPR 2018).
     ``excluded_QE`` are the places in the gallery that a query does not look at, its own for
@@ -155,8 +154,8 @@ def retrieval_recall(
     ks: Sequence[int] = (1, 5, 10, 20, 50),
     centre: bool = False,
 ) -> dict[int, float]:
-    """R@k: share of queries with at least one of their class among the ``k`` most similar (cosine)
-    of the gallery.
+    """Return R@k, the share of queries with at least one of their class among the ``k`` most
+    similar (cosine) of the gallery.
 
     ``centre`` first subtracts from each set its own mean feature, as the reference does.
     """
@@ -175,8 +174,8 @@ def retrieval_recall(
 
 
 def nearest(similarity_QG: Float[Tensor, "q g"], *, k: int) -> Int[Tensor, "q k"]:
-    """Gallery indices of the ``k`` most similar, in ascending order of index; of equals the lower
-    index is in.
+    """Return the gallery indices of the ``k`` most similar, in ascending order of index; of equals
+    the lower index is in.
 
     ``torch.topk`` decides ties as it pleases, so only its k-th value is used.
     """
@@ -190,8 +189,8 @@ def nearest(similarity_QG: Float[Tensor, "q g"], *, k: int) -> Int[Tensor, "q k"
 def first_match(
     similarity_QG: Float[Tensor, "q g"], match_QG: Bool[Tensor, "q g"]
 ) -> Int[Tensor, " q"]:
-    """Rank (from 0) of the first match when the gallery is sorted by falling similarity; beyond any
-    k if there is none.
+    """Return the rank (from 0) of the first match when the gallery is sorted by falling similarity;
+    beyond any k if there is none.
 
     Counted, not sorted: those more similar than the best match, and those as similar with a lower
     index.
@@ -212,8 +211,8 @@ def bootstrap_interval(
     draws: int = 2000,
     level: float = 0.95,
 ) -> Float[Tensor, "2 f"]:
-    """Where the mean of each figure lies were the videos drawn anew: the percentile bootstrap's low
-    and high end.
+    """Return where the mean of each metric would lie if the videos were drawn anew: the low and the
+    high end of the percentile bootstrap.
 
     ``value_VF`` holds each video's part in each figure. Every draw takes V videos with replacement,
     the same ones for all metrics; ``level`` of the means lie between the ends.
@@ -236,7 +235,7 @@ def bootstrap_interval(
 def _cosine_chunks(
     query_QD: Tensor, gallery_GD: Tensor, *, width: int, excluded_QE: Tensor | None = None
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Which queries, and their cosine similarity with all of the gallery, -inf with what is
+    """Yield which queries, and their cosine similarity with all of the gallery, -inf with what is
     excluded.
 
     ``width`` elements are needed per query.

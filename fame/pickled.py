@@ -68,8 +68,8 @@ Persistent = Callable[[Any], Any]
 def unpickle(file: io.BytesIO, *, rebuild: Rebuild, persistent: Persistent) -> Any:
     """Return the value of the next pickle in ``file``.
 
-    ``rebuild(name, arguments)`` answers for the calls that it knows and ``None`` for others;
-    ``persistent(identity)`` answers for what lies outside the pickle. Raises :class:`PickleError`.
+    ``rebuild(name, arguments)`` answers for known calls and returns ``None`` for others;
+    ``persistent(identity)`` answers for what lies outside the pickle. Raise :class:`PickleError`.
     """
     try:
         return _Machine(rebuild, persistent).run(file)

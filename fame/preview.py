@@ -37,11 +37,11 @@ def sheet(
     sources_N: Integer[np.ndarray, " n"],
     frame: int | None = None,
 ) -> UInt8[np.ndarray, "p q 3"]:
-    """One picture of all clips at one frame (default: the middle one); clip i is merged over clip
-    ``sources_N[i]``.
+    """Return one picture of all clips at one frame (default: the middle one); clip i is merged over
+    clip ``sources_N[i]``.
 
-    Raises ``ValueError`` for a beta outside (0, 1], a frame or source that is not there, or no
-    clips at all.
+    Raise ``ValueError`` for a beta outside (0, 1], a frame or source that is not there, or no clips
+    at all.
     """
     panels = _Panels(clips_NTHW3, maps_NThw, beta, sources_N)
     return panels.draw(clips_NTHW3.shape[1] // 2 if frame is None else frame)
@@ -55,7 +55,7 @@ def write_png(
     beta: float,
     sources_N: Integer[np.ndarray, " n"],
 ) -> None:
-    """Write the :func:`sheet` of the middle frame. Raises as it does, and ``OSError``."""
+    """Write the :func:`sheet` of the middle frame. Raise as it does, and ``OSError``."""
     picture = Image.fromarray(sheet(clips_NTHW3, maps_NThw, beta=beta, sources_N=sources_N))
     with whole(path) as partial:
         picture.save(partial, "PNG")
@@ -69,7 +69,7 @@ def write_gif(
     beta: float,
     sources_N: Integer[np.ndarray, " n"],
 ) -> None:
-    """Write the :func:`sheet` of every frame as an endless animation. Raises as it does, and
+    """Write the :func:`sheet` of every frame as an endless animation. Raise as it does, and
     ``OSError``.
     """
     panels = _Panels(clips_NTHW3, maps_NThw, beta, sources_N)
@@ -77,7 +77,7 @@ def write_gif(
 
 
 def animate(path: Path, moments: Sequence[UInt8[np.ndarray, "p q 3"]]) -> None:
-    """Write pictures of one size as an endless GIF. Raises ``OSError``."""
+    """Write pictures of one size as an endless GIF. Raise ``OSError``."""
     pictures = [Image.fromarray(moment) for moment in moments]
     palette = pictures[len(pictures) // 2].quantize(
         256
@@ -109,7 +109,7 @@ class _Panels:
         self.captions = ("frame", "foreground map", f"mask, beta {beta:g}", "merged clip")
 
     def draw(self, frame: int) -> np.ndarray:
-        """The sheet at one frame."""
+        """Return the sheet at one frame."""
         if not 0 <= frame < self.clips_NTHW3.shape[1]:
             raise ValueError(f"frame must lie in 0..{self.clips_NTHW3.shape[1] - 1}, got {frame}")
         now_NHW3 = self.clips_NTHW3[:, frame]
@@ -139,7 +139,8 @@ def tile(
     labels: Sequence[str] = (),
     key: tuple[str, str] | None = None,
 ) -> UInt8[np.ndarray, "p q 3"]:
-    """Equal panels in rows and columns, a caption over each column; small panels are enlarged.
+    """Return equal panels in rows and columns, a caption over each column; small panels are
+    enlarged.
 
     Args:
         rows: the panels.
@@ -147,7 +148,7 @@ def tile(
         labels: what stands to the left of each row, broken at its slashes.
         key: what both ends of a bar of :func:`heat`'s colours mean, which is drawn below.
 
-    Raises ``ValueError`` for a ragged grid, or labels that are not as many as the rows.
+    Raise ``ValueError`` for a ragged grid, or labels that are not as many as the rows.
     """
     if not rows or any(len(row) != len(captions) for row in rows):
         raise ValueError(
@@ -196,7 +197,7 @@ def _draw_key(picture: Image.Image, key: tuple[str, str], *, left: int) -> None:
 def enlarge(
     map_hw: UInt8[np.ndarray, "mh mw"], height: int, width: int
 ) -> Float32[np.ndarray, "h w"]:
-    """A stored map at the size of its clip, in 0..1."""
+    """Return a stored map at the size of its clip, in 0..1."""
     picture = Image.fromarray(map_hw.astype(np.float32)).resize(
         (width, height), Image.Resampling.BILINEAR
     )
@@ -206,7 +207,7 @@ def enlarge(
 def heat(
     image_HW3: UInt8[np.ndarray, "h w 3"], score_HW: Float32[np.ndarray, "h w"]
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The score as heat (black, red, yellow) over the grey image."""
+    """Return the score as heat (black, red, yellow) over the grey image."""
     position = np.linspace(0, 1, len(_HEAT))
     channels = [np.interp(score_HW, position, _HEAT[:, c]) for c in range(3)]
     colour_HW3 = np.stack(channels, axis=-1)
@@ -217,12 +218,12 @@ def heat(
 def dim(
     image_HW3: UInt8[np.ndarray, "h w 3"], mask_HW: Bool[np.ndarray, "h w"]
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The image with everything outside the mask darkened to a blue grey."""
+    """Return the image with everything outside the mask darkened to a blue grey."""
     outside_HW3 = image_HW3.mean(-1, keepdims=True) * 0.25 + np.array([10, 15, 45], np.float32)
     return np.where(mask_HW[..., None], image_HW3, outside_HW3.astype(np.uint8))
 
 
 def _font(captions: Sequence[str], width: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The largest of a few sizes at which every caption fits its column."""
+    """Return the largest of a few sizes at which every caption fits its column."""
     fonts = [ImageFont.load_default(size) for size in (16, 14, 12, 10, 8)]
     return next((font for font in fonts if max(map(font.getlength, captions)) <= width), fonts[-1])

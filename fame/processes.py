@@ -48,7 +48,7 @@ def endings_as_ctrl_c() -> Generator[None]:
 
 
 def server(*preload: str) -> ForkServerContext:
-    """The context whose processes are forked from a server that has imported ``preload``.
+    """Return the context whose processes are forked from a server that has imported ``preload``.
 
     Forked children of a process with threads (OpenMP, CUDA) may deadlock; the server has none. One
     server serves the whole process, so what is preloaded is what its first user asked for.
@@ -63,7 +63,7 @@ def server(*preload: str) -> ForkServerContext:
 
 @contextmanager
 def pool(workers: int, *preload: str) -> Generator[ProcessPoolExecutor]:
-    """A pool of such processes, which ends with what is in work when it is left."""
+    """Yield a pool of such processes; it finishes the work in hand when the context is left."""
     executor = ProcessPoolExecutor(workers, mp_context=server(*preload))
     try:
         yield executor
@@ -73,7 +73,7 @@ def pool(workers: int, *preload: str) -> Generator[ProcessPoolExecutor]:
 
 @contextmanager
 def _blocked(signals: tuple[signal.Signals, ...]) -> Generator[None]:
-    """Children begun here, and theirs, never see ``signals``: Ctrl-C reaches a whole terminal."""
+    """Block ``signals`` in the processes begun here: Ctrl-C reaches all processes of a terminal."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
@@ -83,7 +83,7 @@ def _blocked(signals: tuple[signal.Signals, ...]) -> Generator[None]:
 
 @contextmanager
 def _safe_path() -> Generator[None]:
-    """Interpreters begun here (``python -c ...``) do not look into the current folder."""
+    """Keep interpreters begun here (``python -c ...``) from importing from the current folder."""
     before = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
     try:

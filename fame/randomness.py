@@ -23,14 +23,14 @@ def _address(seed: int, epoch: int, index: int, purpose: str) -> int:
 
 
 def generator(seed: int, epoch: int, index: int, purpose: str) -> torch.Generator:
-    """A CPU torch generator for one purpose (e.g. ``"crop"``) of one sample or step of one
+    """Return a CPU torch generator for one purpose (e.g. ``"crop"``) of one sample or step of one
     epoch.
     """
     return torch.Generator().manual_seed(_address(seed, epoch, index, purpose))
 
 
 def numpy_generator(seed: int, epoch: int, index: int, purpose: str) -> np.random.Generator:
-    """The NumPy counterpart of :func:`generator`, for code that must not touch torch (loader,
-    planner).
+    """Return the NumPy counterpart of :func:`generator`, for code that must not touch torch
+    (loader, planner).
     """
     return np.random.Generator(np.random.Philox(_address(seed, epoch, index, purpose)))

@@ -1,7 +1,7 @@
-"""Which network a stranger's weights belong to, told by the names of its tensors.
+"""The network that the weights of another project belong to, found by the names of its tensors.
 
-Nothing is read for that: names and shapes are enough. The table in ``docs/guide/weights.md`` says
-in which files this finds an encoder.
+Nothing is read for that: names and shapes are enough. The table in ``docs/guide/weights.md`` lists
+the files in which this finds an encoder.
 """
 
 import re
@@ -55,8 +55,8 @@ class Recognised:
 
 
 def recognise(values: Any) -> Recognised:
-    """Find the encoder in the values of a file that is not ours. Raises :class:`CheckpointError`
-    that says what is there instead.
+    """Find the encoder in the values of a file that is not ours. Raise :class:`CheckpointError`
+    naming what is there instead.
     """
     state, contrastive = _unwrapped(_weights(values))
     if "Conv3d_1a_7x7.conv3d.weight" in state:
@@ -82,7 +82,7 @@ def state_dict(values: Any) -> Claims:
 
 
 def _weights(values: Any) -> Claims:
-    """The state dict in a file, wherever it lies."""
+    """Return the state dict in a file, wherever it lies."""
     if not isinstance(values, dict):
         raise CheckpointError(
             f"neither {FORMAT} nor a state dict (found: {type(values).__name__.lower()})"
@@ -104,8 +104,8 @@ def _weights(values: Any) -> Claims:
 
 
 def _unwrapped(state: Claims) -> tuple[Claims, bool]:
-    """The encoder's weights without what stands before their names, and whether they are those of
-    momentum contrast's query encoder.
+    """Return the encoder's weights without what stands before their names, and whether they are
+    those of momentum contrast's query encoder.
 
     A prefix that some names have belongs to the encoder; what lies beside it (``encoder_k.``,
     ``queue``, ``cls_head.``) is left out.
@@ -135,14 +135,16 @@ def _renamed(state: Claims, names: Mapping[str, str]) -> Claims:
 
 
 def _linear(name: str, claim: Claim) -> Claim:
-    """A classifier that was a convolution of one pixel, [K, D, 1, 1, 1], as a matrix [K, D]."""
+    """Turn a classifier that was a convolution of one pixel, [K, D, 1, 1, 1], to a matrix
+    [K, D].
+    """
     if name != "fc.weight" or claim.shape[2:] != (1, 1, 1):
         return claim
     return replace(claim, shape=claim.shape[:2], stride=claim.stride[:2])
 
 
 def _head(state: Claims, *, contrastive: bool) -> dict[str, Any] | None:
-    """The head's description: how many outputs its last bias has."""
+    """Return the head's description: how many outputs its last bias has."""
     if bias := state.get("id_head.4.bias"):
         return {"kind": "projection", "dim": _length(bias)}
     if bias := state.get("fc.bias"):

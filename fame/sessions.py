@@ -18,7 +18,7 @@ def secured(*, local: bool) -> Generator[None]:
     """Begin a session in here: a ``local`` one gets a token of its own, another must have one.
 
     Ray lets its workers import from the folder where the session began: here, that of this package.
-    Raises ``ValueError`` where tokens are switched off or missing.
+    Raise ``ValueError`` where tokens are switched off or missing.
     """
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
         raise ValueError(

@@ -213,7 +213,7 @@ _WORDS: dict[Any, str] = {bool: "true or false", str: "text", Path: "a path"}
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Base of all settings classes; the module's docstring says how to write one."""
+    """Base of all settings classes; the module's docstring shows how to write one."""
 
     def __post_init__(self) -> None:
         """Raise ``ValueError`` for a value that its field does not allow."""

@@ -21,8 +21,8 @@ slashes).
 
 
 def canonical_json(value: object) -> bytes:
-    """The one spelling of a JSON value in a store: keys sorted, UTF-8, no spaces, a newline at the
-    end.
+    """Return the one spelling of a JSON value in a store: keys sorted, UTF-8, no spaces, a newline
+    at the end.
     """
     text = json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False

@@ -28,7 +28,7 @@ def send(value: T, device: torch.device) -> T:
 
 
 def _padded(byte_N: Tensor) -> Tensor:
-    """Zeros appended up to whole words: 13 bytes become 16."""
+    """Append zeros up to whole words: 13 bytes become 16."""
     return torch.nn.functional.pad(byte_N, (0, -len(byte_N) % _WORD))
 
 
@@ -46,7 +46,7 @@ def _leaves(value: object) -> Iterator[Tensor]:
 
 
 def _rebuilt(value: T, tensors: Iterator[Tensor]) -> T:
-    """``value`` with its tensors replaced in order; what is no tensor stays."""
+    """Return ``value`` with its tensors replaced in order; all else stays as it is."""
     if isinstance(value, Tensor):
         return next(tensors)  # pyright: ignore[reportReturnType]
     if not isinstance(value, tuple):

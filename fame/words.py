@@ -4,8 +4,8 @@ _MOST = 2000  # letters of a line
 
 
 def plain(text: object, *, most: int = _MOST) -> str:
-    r"""The text as one printable line: what a terminal would obey or not show becomes ``\x1b``,
-    ``\n`` and so on, and what is longer than ``most`` letters is cut.
+    r"""Return the text as one printable line: what a terminal would obey or not show becomes
+    ``\x1b``, ``\n`` and so on, and what is longer than ``most`` letters is cut.
     """
     words = str(text)
     if len(words) > most:

@@ -18,7 +18,9 @@ MOTIONS = ("circle", "diagonal", "horizontal", "pulse", "spin", "vertical")
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessConfig(Settings):
-    """What to make a store of, and how. `preprocess.datasets` says which files each dataset has."""
+    """What to make a store of, and how. `preprocess.datasets` describes the files of each
+    dataset.
+    """
 
     dataset: Annotated[Dataset, Setting("Dataset.", option="")]
     split: Annotated[str, Setting("Split: train, val or test; any name for folder.", option="")]

@@ -85,7 +85,7 @@ class _Reading(NamedTuple):
 
 @contextmanager
 def _opened(path: str) -> Generator[AnyVideo]:
-    """A video file, or a folder of pictures."""
+    """Open a video file, or a folder of pictures."""
     with READING.running():
         is_folder = Path(path).is_dir()
     if is_folder:
@@ -96,7 +96,9 @@ def _opened(path: str) -> Generator[AnyVideo]:
 
 
 def _file_and_part(path: str) -> tuple[str, Part]:
-    """What a path names: ``x.mp4[30:90]`` is a part of ``x.mp4`` unless there is such a file."""
+    """Return what a path names: ``x.mp4[30:90]`` is a part of ``x.mp4`` unless there is such a
+    file.
+    """
     file, part = part_of(path)
     if part != WHOLE:
         with READING.running():
@@ -135,15 +137,15 @@ def _read(
 
 
 def _planned(video: AnyVideo, part: Part, sampling: Sampling) -> Kept:
-    """What to keep by the header."""
+    """Return what to keep by the header."""
     stop = min(video.declared_frames or _MAX_INT32, part.stop or _MAX_INT32)
     last = stop - part.start - 1 if stop < _MAX_INT32 else -1
     return _room(sampling, sampling.wanted(last, last / video.rate) if last >= 0 else 0)
 
 
 def _room(sampling: Sampling, wanted: int) -> Kept:
-    """What to keep of about ``wanted`` frames: up to the last slot where they fit, since there may
-    be more.
+    """Return what to keep of about ``wanted`` frames: up to the last slot where they fit, since
+    there may be more.
     """
     return sampling.kept(wanted) if wanted > sampling.slots else (range(sampling.slots),)
 
@@ -184,13 +186,13 @@ def decode(path: str, sampling: Sampling, frames_FHW3: np.ndarray) -> Decoded:
 
 
 def complaint(log: str) -> str:
-    """First line that FFmpeg wrote about a video."""
+    """Return the first line that FFmpeg wrote about a video."""
     lines = (line.strip().removeprefix("libav.") for line in log.splitlines())
     return next((line[:200] for line in lines if line), "")
 
 
 def shared_memory(memory: mmap.mmap, sampling: Sampling) -> tuple[np.ndarray, np.ndarray]:
-    """What two processes share: the numbers of a `ReadClock`, and the frames, [F, H, W, 3]."""
+    """Return what two processes share: the numbers of a `ReadClock`, and frames [F, H, W, 3]."""
     frames = np.frombuffer(memory, np.uint8, offset=CLOCK_BYTES)
     return np.frombuffer(memory, np.float64, CLOCK_BYTES // 8), frames.reshape(sampling.shape)
 
@@ -205,8 +207,8 @@ def _answer(path: str, sampling: Sampling, frames_FHW3: np.ndarray) -> dict[str,
 
 
 def serve(frames_fd: int, memory_limit: int, sampling: Sampling) -> None:
-    """Decoder process: read paths (JSON, one a line) from stdin, fill the shared frames, answer
-    with a line on stdout.
+    """Run the decoder process: read paths (JSON, one a line) from stdin, fill the shared frames,
+    answer with a line on stdout.
 
     It leaves Ctrl-C to its parent, dies with it, and never holds more than ``memory_limit`` bytes
     (0: no limit).

@@ -103,7 +103,8 @@ class Decoder:
         self._frames_FHW3.flags.writeable = False
 
     def decode(self, path: str) -> tuple[Decoded, np.ndarray]:
-        """The kept frames of a video, [L, H, W, 3] u8 RGB: a view that the next call overwrites.
+        """Return the kept frames of a video, [L, H, W, 3] u8 RGB: a view that the next call
+        overwrites.
 
         A decoder that dies is tried once more, since something else (the kernel, short of memory)
         may have killed it.
@@ -195,7 +196,7 @@ class Decoder:
         return process
 
     def _line(self, process: _Process, seconds: float) -> bytes:
-        """Next line of the process's answers; raises TimeoutError or EOFError."""
+        """Return the next line of the process's answers. Raise ``TimeoutError`` or ``EOFError``."""
         deadline, received, pipe = time.monotonic() + seconds, b"", process.answers.fileno()
         poll = select.poll()
         poll.register(pipe, select.POLLIN)
@@ -209,7 +210,7 @@ class Decoder:
         return received
 
     def _end_process(self) -> str:
-        """Kill and reap the process; says how it ended."""
+        """Kill and reap the process. Return how it ended."""
         process, self._process = self._process, None
         if process is None:
             return "not running"
@@ -229,6 +230,6 @@ class Decoder:
 
 
 def _unlinked_file() -> int:
-    """Shared memory where the kernel has no memfd: a temporary file without a name."""
+    """Return shared memory where the kernel has no memfd: a temporary file without a name."""
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())

@@ -80,7 +80,9 @@ class PictureFolder:
         self.lost = (numbers[-1] - numbers[0]) // self._step + 1 - len(numbers)
 
     def __iter__(self) -> Iterator[Picture]:
-        """Frames by their number: of ``1, 6, 16`` the third one is shown after 3 steps of 5."""
+        """Yield the frames by their number: of ``1, 6, 16`` the third one is shown after 3 steps of
+        5.
+        """
         first = next(iter(self._paths))
         for index, (number, path) in enumerate(self._paths.items()):
             place = (number - first) // self._step
@@ -88,7 +90,7 @@ class PictureFolder:
 
 
 def is_whole(data: bytes) -> bool:
-    """Whether a picture has its end: OpenCV fills up what is missing without a word."""
+    """Return whether a picture has its end: OpenCV fills up what is missing silently."""
     if data.startswith(b"\xff\xd8"):  # an end behind the last scan; a thumbnail has scans too
         return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda") > 0
     if data.startswith(b"\x89PNG"):
@@ -99,7 +101,7 @@ def is_whole(data: bytes) -> bool:
 
 
 def _series(folder: Path) -> dict[int, Path]:
-    """Pictures by number, in order."""
+    """Return the pictures by number, in order."""
     found: defaultdict[str, dict[int, Path]] = defaultdict(dict)
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     for name in names:

@@ -64,14 +64,14 @@ def settle(config: PreprocessConfig, num_videos: int) -> StoreSpec:
 def tasks(
     names: Sequence[str], shards: Iterable[int], *, videos_per_shard: int
 ) -> Iterator[ShardTask]:
-    """The tasks that make these shards of the store of these videos."""
+    """Yield the tasks that make these shards of the store of these videos."""
     for shard in shards:
         first = shard * videos_per_shard
         yield ShardTask(shard=shard, names=tuple(names[first : first + videos_per_shard]))
 
 
 def spread(count: int, wanted: int) -> list[int]:
-    """At most ``wanted`` indices below ``count``, evenly spaced."""
+    """Return at most ``wanted`` indices below ``count``, evenly spaced."""
     wanted = min(count, wanted)
     return [(2 * i + 1) * count // (2 * wanted) for i in range(wanted)]
 

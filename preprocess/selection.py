@@ -41,8 +41,8 @@ class Sampling:
         return math.prod(self.shape)
 
     def wanted(self, number: int, seconds: float) -> int:
-        """How many frames are wanted up to frame ``number``, which is shown ``seconds`` after the
-        first.
+        """Return how many frames are wanted up to frame ``number``, which is shown ``seconds``
+        after the first.
 
         By times, frame w is wanted at w / fps seconds: the first frame that comes no more than a
         quarter of 1 / fps before. At 15 a second those of a video at 25 a second (40 ms apart) are
@@ -53,8 +53,9 @@ class Sampling:
         return math.floor(seconds * self.fps + 0.25) + 1
 
     def kept(self, wanted: int) -> Kept:
-        """Which of ``wanted`` frames are kept: all as far as there are slots, else evenly spaced
-        stretches of equal length, the first at the first frame and the last ending on the last.
+        """Return which of ``wanted`` frames are kept: all as far as there are slots, else evenly
+        spaced stretches of equal length, the first at the first frame and the last ending on the
+        last.
 
         As many stretches as the slots hold times the video, rounded: a video of 151 wanted frames
         and 150 slots loses one of them, not the 15 starts of a clip at a border.
@@ -70,7 +71,9 @@ class Sampling:
 
 
 def slots_of(kept: Kept, first: int, stop: int) -> Sequence[int]:
-    """The slots that the wanted frames ``first``..``stop`` go into, those of ``kept`` in order."""
+    """Return the slots that the wanted frames ``first``..``stop`` go into, those of ``kept`` in
+    order.
+    """
     slots: list[int] = []
     base = 0
     for stretch in kept:

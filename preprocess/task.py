@@ -39,7 +39,7 @@ class Work:
 
     @property
     def sampling(self) -> Sampling:
-        """What the decoder must know of the spec."""
+        """What the decoder needs of the spec."""
         spec = self.spec
         return Sampling(
             slots=spec.slots,
@@ -53,7 +53,7 @@ class Work:
         )
 
     def open_decoder(self) -> Decoder:
-        """A decoder for these videos, in a process of its own."""
+        """Return a decoder for these videos, in a process of its own."""
         return Decoder(
             self.sampling,
             time_limit=self.time_limit,
@@ -89,7 +89,7 @@ def make_shard(work: Work, task: ShardTask, decoder: Decoder) -> ShardResult:
     """Decode, map, encode and commit one shard.
 
     A video that cannot be decoded becomes a failure on record. An unforeseen error costs the shard
-    and is told in the result.
+    and is part of the result.
 
     Raises:
         StoreError, UnreachableError: the store cannot be written: other shards would meet the same
@@ -140,7 +140,7 @@ def _videos(
 
 
 def _foreground(spec: StoreSpec, frames_LHW3: np.ndarray, stretches: int) -> np.ndarray | None:
-    """The maps of all stretches; the frames of one say nothing about the next."""
+    """Return the maps of all stretches; one stretch is independent of the next."""
     if spec.foreground == "none":
         return None
     maps = [

@@ -3,9 +3,9 @@ temptation.
 
 Each video shows one textured object moving in one of six ways over a textured background. With
 probability ``rho`` the background is the one that belongs to the class, else it is drawn at random:
-at ``rho=1`` a network may look at the background alone, at ``rho=0`` the background says nothing.
-Ground-truth masks and background numbers are written beside the videos. Every video is a pure
-function of (spec, index).
+at ``rho=1`` a network may look at the background alone, at ``rho=0`` the background carries no
+information. Ground-truth masks and background numbers are written beside the videos. Every video is
+a pure function of (spec, index).
 
 Shapes: T frames, H W height and width in pixels, C channels (RGB).
 """
@@ -43,7 +43,7 @@ class WorldVideo:
 
 
 def render(spec: WorldSpec, index: int) -> WorldVideo:
-    """Draw video ``index`` of the world; ``ValueError`` when there is no such video."""
+    """Draw video ``index`` of the world. Raise ``ValueError`` when there is no such video."""
     if not 0 <= index < spec.videos:
         raise ValueError(f"video index must lie in 0..{spec.videos - 1}, got {index}")
     rng = numpy_generator(spec.seed, 0, index, "world/video")
@@ -83,7 +83,7 @@ def write_world(
     ``videos.csv``.
 
     A mask file holds ``mask`` (packed bits of [T, H, W]) and ``shape``. ``on_video(done)`` is
-    called after each video. Raises ``OSError`` where a video cannot be written.
+    called after each video. Raise ``OSError`` where a video cannot be written.
     """
     rows: list[tuple[str, str, str, int]] = []
     for index in range(spec.videos):
@@ -111,8 +111,8 @@ def read_mask(path: Path) -> Bool[np.ndarray, "t h w"]:
 
 
 def _choose_background(spec: WorldSpec, index: int, split: str, rng: np.random.Generator) -> int:
-    """The class's own background with probability rho, else any; test backgrounds are numbered
-    after training's. Where each video has its own, the number is the video's.
+    """Return the class's own background with probability rho, else any; test backgrounds are
+    numbered after training's. Where each video has its own, the number is the video's.
     """
     if spec.backgrounds is None:
         return index
@@ -129,7 +129,7 @@ def _choose_background(spec: WorldSpec, index: int, split: str, rng: np.random.G
 def _noise(
     rng: np.random.Generator, height: int, width: int, *, cells: int
 ) -> Float32[np.ndarray, "h w 3"]:
-    """Smooth colour noise in 0..1: random grids at three octaves, resized and summed."""
+    """Return the smooth colour noise in 0..1: random grids at three octaves, resized and summed."""
     noise_HWC = np.zeros((height, width, 3), np.float32)
     for octave in range(3):
         grid = rng.random((cells << octave, cells << octave, 3), dtype=np.float32)
@@ -141,8 +141,8 @@ def _noise(
 
 
 def _background(spec: WorldSpec, number: int) -> Float32[np.ndarray, "bh bw 3"]:
-    """Background ``number``: coloured noise under a grating whose direction and pitch are its own,
-    0..255.
+    """Draw background ``number``: coloured noise under a grating whose direction and pitch are its
+    own, 0..255.
     """
     rng = numpy_generator(spec.seed, 0, number, "world/background")
     height, width = math.ceil(spec.height * _MARGIN), math.ceil(spec.width * _MARGIN)
@@ -160,8 +160,8 @@ def _background(spec: WorldSpec, number: int) -> Float32[np.ndarray, "bh bw 3"]:
 
 
 def _object(spec: WorldSpec, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A textured shape: colours [S, S, 3] in 0..255 and soft alpha [S, S] in 0..1, centred in its
-    square.
+    """Return a textured shape: colours [S, S, 3] in 0..255 and soft alpha [S, S] in 0..1, centred
+    in its square.
     """
     size = round(min(spec.height, spec.width) * rng.uniform(spec.smallest, spec.largest))
     y_SS, x_SS = np.mgrid[0:size, 0:size].astype(np.float32) * 2 / (size - 1) - 1
@@ -180,13 +180,15 @@ Affine = Float32[np.ndarray, "3 3"]
 
 
 def _affine(x: float, y: float, *, scale: float = 1.0, angle: float = 0.0) -> Affine:
-    """Rotate by ``angle`` (radians) and scale about the origin, then move it to (x, y) pixels."""
+    """Return the map that rotates by ``angle`` (radians) and scales about the origin, then moves it
+    to (x, y) pixels.
+    """
     c, s = scale * math.cos(angle), scale * math.sin(angle)
     return np.array([[c, -s, x], [s, c, y], [0, 0, 1]], np.float32)
 
 
 def _placement(spec: WorldSpec, motion: str, rng: np.random.Generator) -> Callable[[int], Affine]:
-    """The object's pose in the world at frame t: its motion around a random resting place."""
+    """Return the object's pose in the world at frame t: a motion around a random resting place."""
     short = min(spec.height, spec.width)
     reach = short * rng.uniform(0.18, 0.26)
     rest_x = spec.width / 2 + rng.uniform(-1, 1) * (spec.width / 2 - 0.4 * short)
@@ -211,8 +213,8 @@ def _placement(spec: WorldSpec, motion: str, rng: np.random.Generator) -> Callab
 
 
 def _camera(spec: WorldSpec, rng: np.random.Generator) -> Callable[[int], Affine]:
-    """World to image at frame t: the identity, or a smooth pan with a little roll and zoom about
-    the centre.
+    """Return the map from world to image at frame t: the identity, or a smooth pan with a little
+    roll and zoom about the centre.
     """
     sway = 0.5 * (_MARGIN - 1) * min(spec.height, spec.width) * 0.6
     frequency, start = rng.uniform(0.5, 1.5, 4), rng.uniform(0, 2 * np.pi, 4)
@@ -238,8 +240,8 @@ def _compose(
     pose: Affine,
     spec: WorldSpec,
 ) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]]:
-    """One frame: the scene and the object as the camera sees them, and where the object covers the
-    scene.
+    """Return one frame: the scene and the object as the camera shows them, and where the object
+    covers the scene.
     """
     size = (spec.width, spec.height)
     scene_offset = _affine(

@@ -76,7 +76,7 @@ def finetune(
     ``confusion.png`` in the run folder hold what came out. With ``config.select`` other than
     ``"last"`` the selected weights are in ``checkpoints/selected.pt``. Without ``weights``
     everything is trained from scratch; with them ``config`` names their network (:func:`configured`
-    sees to it). Raises ``ValueError`` (one clear line) for stores, configs and checkpoints that do
+    sees to it). Raise ``ValueError`` (one clear line) for stores, configs and checkpoints that do
     not fit.
     """
     device = choose_device(config.device)
@@ -197,9 +197,7 @@ class FinetuneTask(Task[FinetuneConfig]):
         return {"loss": loss, "accuracy": right}
 
     def end_epoch(self, epoch: int) -> EpochEnd:
-        """Where weights are selected: judge them every k epochs and after the last, and keep the
-        best.
-        """
+        """Select weights: test them every k epochs and after the last, and keep the best."""
         config, done = self.config, epoch + 1
         if config.select == "last" or (done % config.select_every and done != config.epochs):
             return EpochEnd()
@@ -214,9 +212,7 @@ class FinetuneTask(Task[FinetuneConfig]):
         return EpochEnd(metrics={f"{config.select}_accuracy": accuracy})
 
     def select_(self) -> str:
-        """Take up the weights that are the result of the run; how they were chosen, in words for
-        the report.
-        """
+        """Load the weights that are the result of the run. Return in words how they were chosen."""
         epochs = self.config.epochs
         if self.best is None:
             return (
@@ -244,12 +240,12 @@ class FinetuneTask(Task[FinetuneConfig]):
         return int(self.test_store.valid_V.sum()) * self.config.clips // self.peers.world
 
     def test(self, *, crops: int, on_clips: Callable[[int], None] = lambda count: None) -> Scores:
-        """Show all clips of the test videos."""
+        """Test on all clips of the test videos."""
         return self._classify(self.test_store, crops=crops, on_clips=on_clips)
 
     def state(self) -> dict[str, Any]:
-        """Network, optimiser and the best weights so far. Nothing about randomness: every draw has
-        an address.
+        """Return network, optimiser and the best weights so far. No generator is saved: every draw
+        has an address.
         """
         return {
             "classifier": self.classifier.state_dict(),
@@ -258,7 +254,7 @@ class FinetuneTask(Task[FinetuneConfig]):
         }
 
     def schema(self) -> Mapping[str, Schema]:
-        """What a state of this run looks like."""
+        """Return what a state of this run must be."""
         weights = expected(self.classifier.state_dict())
         best = {
             "epoch": Number(low=1, high=self.config.epochs),
@@ -272,14 +268,14 @@ class FinetuneTask(Task[FinetuneConfig]):
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take up what :meth:`state` gave."""
+        """Continue from what :meth:`state` returned."""
         self.classifier.load_state_dict(state["classifier"])
         load_optimizer_(self.optimizer, state["optimizer"])
         self.best = state["best"]
 
     def _kept(self, samples: list[int], epoch: int) -> Tensor:
-        """Dropout as a factor [B, D]: every sample has draws of its own, whatever its batch, part
-        or process.
+        """Return dropout as a factor [B, D]. Each sample has draws of its own, whatever its batch,
+        part or process.
         """
         p = self.config.dropout
         draw_BD = uniforms(
@@ -292,7 +288,7 @@ class FinetuneTask(Task[FinetuneConfig]):
         return ((draw_BD >= p).float() / (1 - p)).to(self.device, non_blocking=True)
 
     def _loss(self, view: Tensor, keep_BD: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy, and the share of clips that were recognised."""
+        """Return the cross-entropy, and the share of clips that were recognised."""
         head = self.classifier.get_submodule("fc").eval()  # dropout was drawn above, by address
         with torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
@@ -338,8 +334,8 @@ class FinetuneTask(Task[FinetuneConfig]):
 def build_classifier(
     config: FinetuneConfig, head: dict[str, Any], weights: Weights | None
 ) -> Backbone:
-    """The network of a config with a new classifier, on the CPU; the backbone's ``weights`` are
-    copied if given.
+    """Build the network of a config with a new classifier, on the CPU; copy the backbone's
+    ``weights`` if given.
     """
     network = build_encoder(
         config.encoder, head=head, options=config.encoder_options, seed=config.seed
@@ -352,7 +348,7 @@ def build_classifier(
 
 
 def _told_unseen(task: FinetuneTask) -> str:
-    """Name the classes that nothing can be learned of."""
+    """Return a warning that names the classes without training videos."""
     unseen, classes = task.unseen_classes, len(task.model["class_names"])
     more = f" and {len(unseen) - 10} more" if len(unseen) > 10 else ""
     return (

@@ -33,8 +33,8 @@ from train.evaluate.linear import hold_out
 class LabelledClips(PairDataset):
     """The videos of one store that can be shown, one clip of each, drawn anew every epoch.
 
-    ``without`` [V] marks videos that are left out, ``maps`` says whether foreground maps are read.
-    ``ValueError`` for a video without a class, or nothing left.
+    ``without`` [V] marks videos that are left out, ``maps`` decides whether foreground maps are
+    read. Raise ``ValueError`` for a video without a class, or nothing left.
     """
 
     views = 1
@@ -56,16 +56,16 @@ class LabelledClips(PairDataset):
 
 
 def unseen_classes(store: ClipStore, dataset: LabelledClips) -> tuple[str, ...]:
-    """Names of the classes that no sample belongs to."""
+    """Return the names of the classes without a training sample."""
     seen = set(dataset.label_S.tolist())
     return tuple(name for k, name in enumerate(store.header.class_names) if k not in seen)
 
 
 def held_out_videos(store: ClipStore, config: FinetuneConfig) -> np.ndarray:
-    """Bool [V]: the videos that ``select="validation"`` judges by, ``val_share`` of each class.
-    None fails to decode.
+    """Return the videos that ``select="validation"`` judges by, bool [V]: ``val_share`` of each
+    class, all of them decodable.
 
-    ``ValueError`` where a class has a single video that can be shown.
+    Raise ``ValueError`` where a class has a single video that can be shown.
     """
     valid_V = store.valid_V
     label_S = torch.from_numpy(store.labels_V[valid_V])
@@ -88,8 +88,8 @@ def reads_maps(config: FinetuneConfig) -> bool:
 def make_view(
     clips: Pairs, config: FinetuneConfig, *, epoch: int, step: int, rank: int = 0
 ) -> Tensor:
-    """One normalised view [B, 3, T, S, S] of each clip: crop, flip, merge, grey, jitter, blur,
-    drawn once for all frames.
+    """Make one normalised view [B, 3, T, S, S] of each clip: crop, flip, merge, grey, jitter and
+    blur are drawn once for all frames.
 
     As in pretraining, clips are merged after cropping, so that exactly ``beta`` of a crop stays,
     and before colour, so that foreground and background are coloured alike.
@@ -150,7 +150,7 @@ def _draw_merging(
 def _score(
     clip_BCTHW: Tensor, score_B1hw: Tensor, grid_BSS2: Tensor, config: FinetuneConfig
 ) -> Tensor:
-    """Return what ``config.mask`` says of the crops: higher where foreground is likelier."""
+    """Return the scores of ``config.mask`` for the crops: higher where foreground is likelier."""
     if reads_maps(config):
         return crop_map(score_B1hw[:, 0], grid_BSS2)
     return paper_score(clip_BCTHW) if config.mask == "online" else motion_score(clip_BCTHW)

@@ -39,11 +39,11 @@ def pretrain_on_ray(
     proportion: Sequence[float] | None = None,
     init: Path | None = None,
 ) -> RunResult:
-    """:func:`train.pretrain.pretrain` in ``launch.processes`` processes of the cluster that Ray
+    """Run :func:`train.pretrain.pretrain` in ``launch.processes`` processes of the cluster that Ray
     is connected to.
 
     Connects to the cluster of ``RAY_ADDRESS``, or starts a local one, unless Ray is connected
-    already. GPUs are used unless ``config.device`` is cpu or the cluster has none. Raises what a
+    already. GPUs are used unless ``config.device`` is cpu or the cluster has none. Raise what a
     worker raised.
     """
     run_dir = run_dir.resolve()
@@ -69,8 +69,8 @@ def finetune_on_ray(
     launch: LaunchConfig,
     crops: int = 1,
 ) -> FinetuneResult:
-    """:func:`train.finetune.finetune` as :func:`pretrain_on_ray`; every process reads the weights
-    of ``pretrained``.
+    """Run :func:`train.finetune.finetune` as :func:`pretrain_on_ray` does; every process reads the
+    weights of ``pretrained``.
     """
     run_dir = run_dir.resolve()
     arguments = {
@@ -122,9 +122,7 @@ def _fit(
 
 
 def _pretrain(arguments: dict[str, Any]) -> None:
-    """One process of pretraining: Ray has joined it to the process group and shown it its own
-    GPU.
-    """
+    """Run one process of pretraining. Ray has given it its GPU and joined it to the group."""
     config = PretrainConfig.from_dict(arguments["config"])
     _begin(config)
     pretrain(
@@ -138,7 +136,7 @@ def _pretrain(arguments: dict[str, Any]) -> None:
 
 
 def _finetune(arguments: dict[str, Any]) -> None:
-    """One process of fine-tuning."""
+    """Run one process of fine-tuning."""
     config = FinetuneConfig.from_dict(arguments["config"])
     _begin(config)
     finetune(
@@ -168,8 +166,8 @@ def _begin(config: TrainingConfig) -> None:
 
 
 def _outcome(config: TrainingConfig, run_dir: Path) -> RunResult:
-    """How far the run came, from its last checkpoint; workers stop early only when the cluster
-    takes them away.
+    """Return how far the run came, from its last checkpoint; workers stop early only when the
+    cluster takes them away.
     """
     last = run_dir / RUN_CHECKPOINT
     with open_checkpoint(last) as saved:

@@ -9,7 +9,7 @@ from fame.weights import Weights
 
 
 def network_of(weights: Weights, chosen: Mapping[str, Any], *, instead: str) -> dict[str, Any]:
-    """Return the settings that say which network the weights are of.
+    """Return the settings of the network that the weights belong to.
 
     Raise ``ValueError`` for ``chosen`` settings of another one; it ends with what to do instead.
     """

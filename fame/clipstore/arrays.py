@@ -22,7 +22,7 @@ MAX_NAME_BYTES = 4096  # as a path may be long
 
 
 def videos_digest(names: Sequence[str], labels: Sequence[int]) -> str:
-    """A hash of which videos a store holds, in which order and of which class."""
+    """Return a hash of which videos a store holds, in which order and of which class."""
     return hashlib.sha256(canonical_json([list(names), list(labels)])).hexdigest()
 
 
@@ -49,13 +49,13 @@ def check_labels(labels_V: Int32[np.ndarray, " v"], num_classes: int) -> None:
 
 
 def encode_numbers(number_V: Int32[np.ndarray, " v"]) -> bytes:
-    """The chunk of ``label``, ``length`` or ``stretches``."""
+    """Return the chunk of ``label``, ``length`` or ``stretches``."""
     return _closed(number_V.astype("<i4").tobytes())
 
 
 def encode_names(names: Sequence[str]) -> bytes:
-    """The chunk of ``names`` in zarr's ``vlen-utf8``: a count, then length and UTF-8 of each,
-    lengths as uint32.
+    """Return the chunk of ``names`` in zarr's ``vlen-utf8``: a count, then length and UTF-8 of
+    each, lengths as uint32.
     """
     parts = [_length(names)]
     for name in names:
@@ -67,8 +67,8 @@ def encode_names(names: Sequence[str]) -> bytes:
 def read_lengths(
     storage: Storage, layout: Layout
 ) -> tuple[Int32[np.ndarray, " v"], Int32[np.ndarray, " v"]]:
-    """Kept frames of each video (0 where it failed) and the stretches they come in; raises
-    :class:`StoreError` where the arrays are damaged or cannot be.
+    """Return the kept frames of each video (0 where it failed) and the stretches they come in.
+    Raise :class:`StoreError` where the arrays are damaged or cannot be.
     """
     length_V = _read_integers(storage, layout, "length")
     stretches_V = _read_integers(storage, layout, "stretches")
@@ -83,7 +83,7 @@ def read_lengths(
 
 
 def read_labels(storage: Storage, layout: Layout) -> Int32[np.ndarray, " v"]:
-    """Class of each video; raises :class:`StoreError` where the array is damaged."""
+    """Return the class of each video. Raise :class:`StoreError` where the array is damaged."""
     label_V = _read_integers(storage, layout, "label")
     try:
         check_labels(label_V, len(layout.header.class_names))
@@ -93,8 +93,8 @@ def read_labels(storage: Storage, layout: Layout) -> Int32[np.ndarray, " v"]:
 
 
 def read_names(storage: Storage, layout: Layout) -> tuple[str, ...]:
-    """Names of the videos; raises :class:`StoreError` for a damaged array and for names that leave
-    the source root.
+    """Return the names of the videos. Raise :class:`StoreError` for a damaged array and for names
+    that leave the source root.
     """
     data = _open(storage, layout, "names")
     names: list[str] = []
@@ -120,8 +120,8 @@ def _read_integers(storage: Storage, layout: Layout, array: str) -> Int32[np.nda
 
 
 def check_size(storage: Storage, layout: Layout, array: str) -> int:
-    """Bytes of a whole array; raises :class:`StoreError` unless they are what so many videos take:
-    asked before it is read, because anybody may have written it.
+    """Return the bytes of a whole array. Raise :class:`StoreError` unless they are what so many
+    videos take: asked before it is read, because anybody may have written it.
     """
     key, videos = layout.whole_key(array), layout.num_videos
     least = most = videos * 4 + CRC_BYTES

@@ -162,7 +162,7 @@ class CachedShard(OpenShard):
         )
 
     def prefetch(self, positions: Sequence[int]) -> None:
-        """Have the bytes of these chunks here when they are read."""
+        """Fetch the bytes of these chunks before they are read."""
         offsets, ends = self._places(positions)
         ours, name = _process(), self._file(positions[0])
         for first, last in side_by_side(offsets, ends):
@@ -218,8 +218,8 @@ class CachedShard(OpenShard):
         return data[begin - start :][:length], whole
 
     def _video(self, position: int) -> tuple[int, int, list[int]] | None:
-        """Where the chunks of a video begin and end, and each of them ends; none where they do not
-        lie side by side.
+        """Return begin and end of the chunks of a video together and of each; ``None`` where they
+        do not lie side by side.
         """
         first = position // self._per_video * self._per_video
         offset_N = self._index[first : first + self._per_video, 0]
@@ -247,7 +247,7 @@ class _Process:
             threading.Thread(target=self._work, daemon=True).start()
 
     def alone(self, name: str) -> threading.Lock:
-        """A lock of all that fetch this file, and some others."""
+        """Return a lock of all that fetch this file, and some others."""
         return self._locks[hash(name) % len(self._locks)]
 
     def put(self, wanted: tuple[str, int, int], data: bytes) -> None:
@@ -257,7 +257,7 @@ class _Process:
             self.ahead.pop(next(iter(self.ahead)), None)
 
     def submit(self, task: Callable[[], None]) -> None:
-        """Have a thread do something; its failure is the reader's to meet."""
+        """Run something in a thread; its failure is raised when it is read."""
         self._tasks.put(task)
 
     def _work(self) -> None:
@@ -268,12 +268,12 @@ class _Process:
 
 
 def in_background(task: Callable[[], None]) -> None:
-    """Have a thread of this process fetch something."""
+    """Run something in a thread of this process."""
     _process().submit(task)
 
 
 def _process() -> _Process:
-    """The threads of this process: a forked one has none of its parent's."""
+    """Return the threads of this process: a forked one has none of its parent's."""
     return _process_of(os.getpid())
 
 

@@ -29,15 +29,15 @@ _codecs.blosc.use_threads = False
 
 
 def crc32c(data: bytes | UInt8[np.ndarray, " bytes"]) -> bytes:
-    """The CRC-32C of ``data`` as zarr stores it: four bytes, little endian."""
+    """Return the CRC-32C of ``data`` as zarr stores it: four bytes, little endian."""
     return int(_crc.value(data)).to_bytes(CRC_BYTES, "little")
 
 
 def encode_chunk(
     layout: Layout, array: str, element: UInt8[np.ndarray, "..."] | Int32[np.ndarray, "..."]
 ) -> bytes:
-    """The chunk of one element of ``frames``, ``foreground`` or ``source``: byte for byte what
-    zarr's own writer makes of it.
+    """Return the chunk of one element of ``frames``, ``foreground`` or ``source``: byte for byte
+    what zarr's own writer makes of it.
     """
     element = np.ascontiguousarray(element)
     match _codec(layout, array):
@@ -55,7 +55,7 @@ def encode_chunk(
 def decode_chunk(
     layout: Layout, array: str, chunk: UInt8[np.ndarray, " bytes"]
 ) -> UInt8[np.ndarray, "..."]:
-    """One frame or map from its chunk, in memory of its own; raises as :func:`decode_into`."""
+    """Return one frame or map from its chunk, in memory of its own. Raise as `decode_into`."""
     element = np.empty(layout.element_shape(array), np.uint8)
     decode_into(layout, array, chunk, element)
     return element
@@ -67,7 +67,7 @@ def decode_into(
     chunk: UInt8[np.ndarray, " bytes"],
     element: UInt8[np.ndarray, "..."],
 ) -> None:
-    """Decode one frame or map into ``element``; raises ``ValueError`` where the bytes are not what
+    """Decode one frame or map into ``element``. Raise ``ValueError`` where the bytes are not what
     was written or lie about sizes.
     """
     data, codec = _checked(chunk), _codec(layout, array)
@@ -88,7 +88,7 @@ def decode_into(
 def decode_source(
     layout: Layout, chunk: UInt8[np.ndarray, " bytes"]
 ) -> Int32[np.ndarray, "slots 2"]:
-    """Number and milliseconds of the frames of one video; raises as :func:`decode_into`."""
+    """Return number and milliseconds of the frames of one video. Raise as :func:`decode_into`."""
     data, shape = _checked(chunk), layout.element_shape("source")
     if len(data) != math.prod(shape) * 4:
         raise ValueError(f"the chunk has {len(data)} bytes, not {math.prod(shape) * 4}")
@@ -96,7 +96,7 @@ def decode_source(
 
 
 def _checked(chunk: UInt8[np.ndarray, " bytes"]) -> UInt8[np.ndarray, " data"]:
-    """The bytes of a chunk without their checksum, which holds."""
+    """Return the bytes of a chunk without their checksum, which holds."""
     data = chunk[:-CRC_BYTES]
     if len(chunk) <= CRC_BYTES or crc32c(data) != chunk[-CRC_BYTES:].tobytes():
         raise ValueError("the checksum does not match")
@@ -104,8 +104,8 @@ def _checked(chunk: UInt8[np.ndarray, " bytes"]) -> UInt8[np.ndarray, " data"]:
 
 
 def max_chunk_bytes(layout: Layout, array: str) -> int:
-    """More than any chunk of this array takes: no codec here doubles its input, and a JPEG's tables
-    are small.
+    """Return a size that no chunk of this array exceeds: no codec here doubles its input, and the
+    tables of a JPEG are small.
     """
     item = 4 if array == "source" else 1
     return 2 * item * math.prod(layout.element_shape(array)) + 2**16
@@ -116,8 +116,8 @@ def _codec(layout: Layout, array: str) -> str:
 
 
 def _blosc_size(data: UInt8[np.ndarray, " bytes"]) -> int:
-    """The decoded size by a blosc header; raises ``ValueError`` where the header is not of these
-    bytes.
+    """Return the decoded size by a blosc header. Raise ``ValueError`` where the header is not of
+    these bytes.
     """
     if len(data) < _BLOSC_HEADER.size:
         raise ValueError("the chunk is shorter than a blosc header")
@@ -128,8 +128,8 @@ def _blosc_size(data: UInt8[np.ndarray, " bytes"]) -> int:
 
 
 def _zstd_size(data: UInt8[np.ndarray, " bytes"]) -> int:
-    """The decoded size by a zstd frame header (RFC 8878, 3.1.1.1), which the decoder holds the
-    frame to.
+    """Return the decoded size by a zstd frame header (RFC 8878, 3.1.1.1), which the decoder holds
+    the frame to.
     """
     if len(data) < _ZSTD_HEADER_BYTES or data[:4].tobytes() != _ZSTD_MAGIC:
         raise ValueError("the chunk is no zstd frame with a size")

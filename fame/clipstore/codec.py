@@ -32,8 +32,8 @@ class TallJpeg(ArrayBytesCodec):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "TallJpeg":
-        """Read the codec from array metadata; raises ``ValueError`` where it is another codec or
-        has other settings.
+        """Read the codec from array metadata. Raise ``ValueError`` where it is another codec or has
+        other settings.
         """
         if data.get("name") != NAME:
             raise ValueError(f"expected the codec {NAME!r}, not {data.get('name')!r}")
@@ -43,11 +43,11 @@ class TallJpeg(ArrayBytesCodec):
         return cls(quality=quality)
 
     def to_dict(self) -> dict[str, Any]:
-        """The codec as array metadata."""
+        """Return the codec as array metadata."""
         return {"name": NAME, "configuration": {"quality": self.quality}}
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
-        """A JPEG's size is not known beforehand."""
+        """Refuse: the size of a JPEG is not known beforehand."""
         raise NotImplementedError
 
     async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
@@ -74,7 +74,7 @@ class TallJpeg(ArrayBytesCodec):
 
 
 def _stack(chunk_spec: ArraySpec) -> tuple[int, int, int]:
-    """Frames, rows and columns of a chunk; raises ``ValueError`` where it cannot be RGB
+    """Return the frames, rows and columns of a chunk. Raise ``ValueError`` where it cannot be RGB
     pictures.
     """
     shape, dtype = chunk_spec.shape, chunk_spec.dtype.to_native_dtype()

@@ -19,9 +19,9 @@ UNLABELLED = "(no label)"
 class StoreInfo:
     """Counts over the shards that are done: ``num_frames`` of the frames that are kept,
     ``num_maps`` of their foreground maps, ``flat_maps`` of those that are flat because nothing
-    moves (None where the store does not tell). ``failures`` is (name, reason) of each failed video
-    in order, ``damaged`` (name, frames lost) of each video of which damage spoilt or took frames,
-    and ``still`` the names of the videos all of whose maps are flat.
+    moves (``None`` where the store does not record it). ``failures`` is (name, reason) of each
+    failed video in order, ``damaged`` (name, frames lost) of each video of which damage spoilt or
+    took frames, and ``still`` the names of the videos all of whose maps are flat.
 
     ``classes`` counts the usable videos by class, every class of the header included;
     ``array_bytes`` the bytes of the shards of each array.
@@ -44,7 +44,7 @@ class StoreInfo:
     array_bytes: dict[str, int]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return the plain values, for JSON."""
         failures = [{"video": name, "reason": reason} for name, reason in self.failures]
         return {
             **{field.name: getattr(self, field.name) for field in fields(self)},
@@ -56,8 +56,8 @@ class StoreInfo:
 
 
 def store_info(path: StorePath) -> StoreInfo:
-    """Read the records and sum them up; raises :class:`~fame.clipstore.StoreError` where there is
-    no store.
+    """Read the records and sum them up. Raise :class:`~fame.clipstore.StoreError` where there is no
+    store.
     """
     storage = locate(path)
     layout = layout_of(storage)

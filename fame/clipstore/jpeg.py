@@ -59,7 +59,7 @@ def decode_tall_jpeg(
 def decode_jpeg(data: UInt8[np.ndarray, " bytes"], picture_RWC: UInt8[np.ndarray, "r w 3"]) -> None:
     """Decode one JPEG into ``picture_RWC``, RGB.
 
-    The size that the data claims is checked before it is decoded. Raises ``ValueError`` where the
+    The size that the data claims is checked before it is decoded. Raise ``ValueError`` where the
     data is not a baseline JPEG of exactly this size.
     """
     _check_size(data, *picture_RWC.shape[:2])
@@ -77,8 +77,8 @@ def decode_jpeg(data: UInt8[np.ndarray, " bytes"], picture_RWC: UInt8[np.ndarray
 
 @cache
 def _fast_decoder_is_equal() -> bool:
-    """Whether libjpeg-turbo here gives the very pixels that OpenCV gives, tried on a picture of all
-    frequencies: what a store decodes to must not depend on which of the two decodes it.
+    """Return whether libjpeg-turbo here gives the very pixels that OpenCV gives, tried on a picture
+    of all frequencies: what a store decodes to must not depend on which of the two decodes it.
     """
     number_RW = np.arange(47 * 61, dtype=np.uint32).reshape(47, 61)
     noise = (number_RW[..., None] * np.array([2654435761, 40503, 2246822519], np.uint32)) >> 13
@@ -98,7 +98,7 @@ def _check_size(data: UInt8[np.ndarray, " bytes"], rows: int, columns: int) -> N
 
 
 def _claimed_size(data: UInt8[np.ndarray, " bytes"]) -> tuple[int, int]:
-    """Rows and columns by the frame header of a three-component, 8-bit baseline JPEG."""
+    """Return the rows and columns by the frame header of a three-component, 8-bit baseline JPEG."""
     head = data[:_HEAD_BYTES].data
     if bytes(head[:2]) != bytes((_MARKER, _START)):
         raise ValueError("the data is not a JPEG")

@@ -44,7 +44,7 @@ Codecs = list[dict[str, Any]]
 
 
 def record_key(shard: int) -> str:
-    """Where the record of one shard is."""
+    """Return where the record of one shard is."""
     return f"{RECORDS}/{shard}.json"
 
 
@@ -79,46 +79,46 @@ class Layout:
         return names[1:] if self.header.spec.foreground == "none" else names
 
     def chunks_per_video(self, array: str) -> int:
-        """Chunks of a sharded array that one video has room for: a frame, a map, or all its
-        sources.
+        """Return the chunks of a sharded array that one video has room for: a frame, a map, or all
+        its sources.
         """
         spec = self.header.spec
         return {"frames": spec.slots, "foreground": spec.map_slots, "source": 1}[array]
 
     def chunks_per_shard(self, array: str) -> int:
-        """Chunks that a shard has room for."""
+        """Return the chunks that a shard has room for."""
         return self.chunks_per_video(array) * self.header.spec.videos_per_shard
 
     def chunks_of(self, array: str, length: int) -> int:
-        """Chunks of a video of ``length`` kept frames; the others are absent."""
+        """Return the chunks of a video of ``length`` kept frames; the others are absent."""
         every = self.header.spec.foreground_every
         return {"frames": length, "foreground": -(-length // every), "source": min(length, 1)}[
             array
         ]
 
     def num_maps(self, length: int) -> int:
-        """Maps of a video of ``length`` kept frames; 0 in a store without maps."""
+        """Return the maps of a video of ``length`` kept frames; 0 in a store without maps."""
         none = self.header.spec.foreground == "none"
         return 0 if none else self.chunks_of("foreground", length)
 
     def videos_of(self, shard: int) -> range:
-        """The videos of one shard."""
+        """Return the videos of one shard."""
         if not 0 <= shard < self.num_shards:
             raise StoreError(f"no shard {shard}: the store has shards 0 to {self.num_shards - 1}")
         size = self.header.spec.videos_per_shard
         return range(shard * size, min((shard + 1) * size, self.num_videos))
 
     def shard_key(self, array: str, shard: int) -> str:
-        """Where one shard of one array is."""
+        """Return where one shard of one array is."""
         zeros = ("0" for _ in self._array_shape(array)[1:])
         return ".".join((f"{array}/{_CHUNK_PREFIX}", str(shard), *zeros))
 
     def whole_key(self, array: str) -> str:
-        """Where the one chunk of a whole array is."""
+        """Return where the one chunk of a whole array is."""
         return f"{array}/{_CHUNK_PREFIX}.0"
 
     def element_shape(self, array: str) -> tuple[int, ...]:
-        """Shape of what one chunk holds."""
+        """Return the shape of what one chunk holds."""
         spec = self.header.spec
         return {
             "frames": (spec.height, spec.width, 3),
@@ -133,7 +133,7 @@ class Layout:
         return (self.num_videos, self.chunks_per_video(array), *element)
 
     def root_json(self) -> bytes:
-        """The root ``zarr.json``: the header, and every array's metadata consolidated."""
+        """Return the root ``zarr.json``: the header, and every array's metadata consolidated."""
         return canonical_json(
             {
                 "zarr_format": 3,
@@ -148,13 +148,13 @@ class Layout:
         )
 
     def array_metadata(self) -> dict[str, dict[str, Any]]:
-        """The ``zarr.json`` of every array, by name."""
+        """Return the ``zarr.json`` of every array, by name."""
         sharded = {name: self._sharded_metadata(name) for name in self.sharded_arrays}
         return sharded | {name: self._whole_metadata(name) for name in WHOLE_ARRAYS}
 
     @classmethod
     def from_root_json(cls, data: bytes) -> "Layout":
-        """Read a root ``zarr.json`` that may come from anybody; raises :class:`StoreError`."""
+        """Read a root ``zarr.json`` that may come from anybody. Raise :class:`StoreError`."""
         root = parse_json_object(data, ROOT_KEY)
         attributes = root.get("attributes")
         attribute = (
@@ -187,7 +187,7 @@ class Layout:
         }
 
     def chunk_codecs(self, array: str) -> Codecs:
-        """The codecs of one chunk, as zarr metadata has them."""
+        """Return the codecs of one chunk, as zarr metadata has them."""
         if array == "source":
             return [_LITTLE, _CRC]
         if array == "foreground":

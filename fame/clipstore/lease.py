@@ -3,7 +3,7 @@
 No server drops a lock when its holder dies, so the holder has to show that it lives: it writes the
 lock object anew every few seconds. Whoever finds the object watches it. If it changes, its holder
 lives and the store is taken; if it does not change for ``LEASE_SECONDS``, its holder is dead and
-the lease is taken over. No clocks are compared. Every write is conditional on what was seen before
+the lease is taken over. No clocks are compared. Every write is conditional on what was read before
 (``If-None-Match``, ``If-Match``): of two that try at once one wins.
 
 A holder that was asleep may find its lease gone. What it wrote does no harm: shards are the same
@@ -29,7 +29,7 @@ LOOK_SECONDS = 1.0
 
 @contextmanager
 def hold(bucket: Bucket) -> Generator[None]:
-    """Hold the store in ``bucket`` against other runs; raises :class:`StoreError` if taken.
+    """Hold the store in ``bucket`` against other runs. Raise :class:`StoreError` if taken.
 
     Where a server ignores conditions, a warning says so and the run goes on, as on a file system
     without locks.
@@ -54,7 +54,7 @@ class _Lease:
         folder, slash, name = bucket.prefix.rpartition("/")
         self._bucket, self._name = bucket, f"{folder}{slash}.{name}.lock"
         self._owner = f"{socket.gethostname()} process {os.getpid()}"
-        self._tag: str | None = None  # of the object as we wrote it; none where we do not hold it
+        self._tag: str | None = None  # of the object as we wrote it; None where we do not hold it
 
     def acquire(self) -> None:
         self._tag = self._put(None)

@@ -10,8 +10,8 @@ _S3 = "s3://"
 
 
 def locate(path: StorePath) -> Storage:
-    """The storage of a store; raises ``ValueError`` for an address of a kind that is not known, or
-    that lost a slash.
+    """Return the storage of a store. Raise ``ValueError`` for an address of a kind that is not
+    known, or that lost a slash.
     """
     address = str(path)
     if address.startswith(_S3):
@@ -30,7 +30,7 @@ def locate(path: StorePath) -> Storage:
 
 
 def absolute(path: StorePath) -> StorePath:
-    """The same storage by a name that holds in any working directory."""
+    """Return the same storage by a name that holds in any working directory."""
     storage = locate(path)
     return storage.path.resolve() if isinstance(storage.path, Path) else storage.path
 

@@ -51,7 +51,7 @@ class ClipStore:
 
     @classmethod
     def open(cls, path: StorePath, *, cache: Cache | None = None) -> "ClipStore":
-        """Open a finished store; what is read of one in a bucket goes through ``cache``. Raises
+        """Open a finished store; what is read of one in a bucket goes through ``cache``. Raise
         :class:`StoreError` where there is none or its metadata is damaged.
         """
         storage = locate(absolute(path))
@@ -62,7 +62,7 @@ class ClipStore:
 
     @property
     def header(self) -> StoreHeader:
-        """What the store says about itself."""
+        """The store's description of itself."""
         return self._layout.header
 
     @property
@@ -100,17 +100,19 @@ class ClipStore:
             )
 
     def starts(self, video: int, window: Window) -> Int64[np.ndarray, " s"]:
-        """Every start of a clip in a video. Raises :class:`StoreError` for a failed video."""
+        """Return every start of a clip in a video. Raise :class:`StoreError` for a failed video."""
         return window.starts(*self._extent(video))
 
     def fits(self, video: int, window: Window) -> bool:
-        """Whether a video is long enough for ``window``, else it is looped. Raises as
+        """Return whether a video is long enough for ``window``, else it is looped. Raise as
         :meth:`starts`.
         """
         return window.fits(*self._extent(video))
 
     def spread(self, video: int, window: Window, count: int) -> tuple[int, ...]:
-        """``count`` evenly spaced starts: what a video is tested by. Raises as :meth:`starts`."""
+        """Return ``count`` evenly spaced starts: what a video is tested by. Raise as
+        :meth:`starts`.
+        """
         return window.spread(*self._extent(video), count)
 
     def clip(
@@ -121,14 +123,14 @@ class ClipStore:
         *,
         out: UInt8[np.ndarray, "t h w 3"] | None = None,
     ) -> UInt8[np.ndarray, "t h w 3"]:
-        """Decode one clip, RGB, into ``out`` if given. Raises :class:`CorruptChunk`, or
+        """Decode one clip, RGB, into ``out`` if given. Raise :class:`CorruptChunk`, or
         :class:`StoreError` for a failed video.
         """
         return self._decode("frames", video, self._numbers(video, start, window), out)
 
     def maps(self, video: int, start: int, window: Window) -> UInt8[np.ndarray, "t mh mw"]:
-        """The foreground map of each frame of a clip, 0 to 255, on one scale for all. Raises as
-        :meth:`clip`, and where there are no maps.
+        """Return the foreground map of each frame of a clip, 0 to 255, on one scale for all. Raise
+        as :meth:`clip`, and where there are no maps.
         """
         if self.spec.foreground == "none":
             raise StoreError(
@@ -139,7 +141,7 @@ class ClipStore:
         return self._decode("foreground", video, number_T, None)
 
     def foreground(self, video: int, start: int, window: Window) -> UInt8[np.ndarray, "mh mw"]:
-        """The map of a whole clip: the mean of its frames' maps, scaled to 0..255. Raises as
+        """Return the map of a whole clip: the mean of its frames' maps, scaled to 0..255. Raise as
         :meth:`maps`.
         """
         return mean_map(self.maps(video, start, window))
@@ -162,14 +164,12 @@ class ClipStore:
     def _positions(
         self, array: str, video: int, number_U: Int64[np.ndarray, " u"]
     ) -> tuple[int, Int64[np.ndarray, " u"]]:
-        """The shard of a video, and where in it the chunks of these numbers are."""
+        """Return the shard of a video, and where in it the chunks of these numbers are."""
         shard, place = divmod(video, self.spec.videos_per_shard)
         return shard, number_U + place * self._layout.chunks_per_video(array)
 
     def source(self, video: int) -> Int32[np.ndarray, "l 2"]:
-        """Number and time in milliseconds of each kept frame in the source. Raises as
-        :meth:`clip`.
-        """
+        """Return number and time (ms) of each kept frame in the source. Raise as :meth:`clip`."""
         length, _ = self._extent(video)
 
         def read() -> np.ndarray:
@@ -188,7 +188,7 @@ class ClipStore:
         return f"ClipStore({str(self.path)!r}: {videos}, {spec.kept}, {spec.codec})"
 
     def _extent(self, video: int) -> tuple[int, int]:
-        """Length and stretches of a video that can be shown."""
+        """Return the length and stretches of a video that can be shown."""
         if not 0 <= video < self.num_videos:
             raise IndexError(f"{self.path}: no video {video}: there are {self.num_videos}")
         if not self.valid_V[video]:
@@ -228,8 +228,8 @@ class ClipStore:
         return self._told(array, video, read)
 
     def _told(self, array: str, video: int, read: Callable[[], Found]) -> Found:
-        """What ``read`` gives; damage is told with where it is and what to do. Where the damage is
-        in the cache, it is read again from the store.
+        """Return what ``read`` gives. Raise an error that names the place of any damage and what to
+        do; damage in the cache is read again from the store.
         """
         shard, first = self._positions(array, video, np.zeros(1, np.int64))
         try:

@@ -50,13 +50,13 @@ class ShardRecord:
     videos: tuple[VideoOutcome, ...]
 
     def to_json(self) -> bytes:
-        """The record as it is stored, with its own checksum."""
+        """Return the record as it is stored, with its own checksum."""
         body = asdict(self)
         return canonical_json(body | {"sha256": _sha256(body)})
 
     @classmethod
     def from_json(cls, data: bytes, layout: Layout, shard: int) -> "ShardRecord":
-        """Read one record; raises :class:`StoreError` unless it is whole and belongs to this shard
+        """Read one record. Raise :class:`StoreError` unless it is whole and belongs to this shard
         of this store.
         """
         body = parse_json_object(data, f"record {shard}")
@@ -119,8 +119,8 @@ def _check_outcome(outcome: VideoOutcome, layout: Layout, where: str) -> None:
 
 
 def load_record(storage: Storage, layout: Layout, shard: int) -> ShardRecord:
-    """The record of a shard that is done; raises :class:`StoreError` where the shard is not, and
-    says why.
+    """Return the record of a shard that is done. Raise :class:`StoreError` with the reason where it
+    is not.
 
     Sizes of the objects are compared, their contents are not: an object is synced before its record
     is written, so only damage to the disk could part them, and
@@ -138,7 +138,7 @@ def load_record(storage: Storage, layout: Layout, shard: int) -> ShardRecord:
 
 
 def find_record(storage: Storage, layout: Layout, shard: int) -> ShardRecord | None:
-    """What :func:`load_record` gives, none where the shard is not done."""
+    """Return what :func:`load_record` gives, ``None`` where the shard is not done."""
     try:
         return load_record(storage, layout, shard)
     except StoreError:
@@ -146,5 +146,5 @@ def find_record(storage: Storage, layout: Layout, shard: int) -> ShardRecord | N
 
 
 def find_records(storage: Storage, layout: Layout) -> Iterator[ShardRecord | None]:
-    """What :func:`find_record` gives for every shard, in order."""
+    """Return what :func:`find_record` gives for every shard, in order."""
     return storage.map(partial(find_record, storage, layout), range(layout.num_shards))

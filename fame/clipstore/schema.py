@@ -30,8 +30,8 @@ class StoreError(ValueError):
 
 
 class UnreachableError(OSError):
-    """The server of a store does not answer, or does not let us read: this tells nothing about the
-    store.
+    """The server of a store does not answer, or does not let us read: the store itself may be
+    sound.
     """
 
 
@@ -62,10 +62,11 @@ def expect_keys(data: Mapping[str, object], keys: set[str], what: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class StoreHeader:
-    """What a store says about itself: where its videos come from and how they were made into clips.
+    """A store's description of itself: where its videos come from and how they were made into
+    clips.
 
     ``foreground_parameters`` is the recipe of the maps beyond their method and size. ``software``
-    tells who began the store; it takes no part in the comparison of two headers.
+    names the program that began the store; it takes no part in the comparison of two headers.
     """
 
     dataset: str
@@ -79,7 +80,7 @@ class StoreHeader:
     version: int = FORMAT_VERSION
 
     def to_json(self) -> dict[str, Any]:
-        """The header's part of the root attribute ``fame_clip_store``."""
+        """Return the header's part of the root attribute ``fame_clip_store``."""
         return {
             "version": self.version,
             "dataset": self.dataset,
@@ -92,7 +93,7 @@ class StoreHeader:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "StoreHeader":
-        """Read a header that may come from anybody; raises :class:`StoreError`."""
+        """Read a header that may come from anybody. Raise :class:`StoreError`."""
         if data.get("version") != FORMAT_VERSION:
             raise StoreError(
                 f"the store is of format {data.get('version')!r}; this software reads "
@@ -127,7 +128,7 @@ class StoreHeader:
 
 
 def _read_spec(data: Mapping[str, object]) -> StoreSpec:
-    """Read a recipe that may come from anybody; raises :class:`StoreError`."""
+    """Read a recipe that may come from anybody. Raise :class:`StoreError`."""
     expect_keys(data, set(StoreSpec.fields()), "the spec")
     try:
         return StoreSpec.from_dict(data)

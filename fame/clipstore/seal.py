@@ -15,17 +15,17 @@ from fame.clipstore.storage import Storage, StorePath
 
 
 def is_finished(path: StorePath) -> bool:
-    """Whether the store at ``path`` is sealed."""
+    """Return whether the store at ``path`` is sealed."""
     return has_seal(locate(path))
 
 
 def has_seal(storage: Storage) -> bool:
-    """Whether the store is sealed."""
+    """Return whether the store is sealed."""
     return storage.size(SEAL_KEY) is not None
 
 
 def sealed_keys(layout: Layout) -> Iterator[str]:
-    """The small files of a store: all metadata and whole arrays."""
+    """Yield the small files of a store: all metadata and whole arrays."""
     yield ROOT_KEY
     for name in layout.array_metadata():
         yield f"{name}/zarr.json"
@@ -34,7 +34,7 @@ def sealed_keys(layout: Layout) -> Iterator[str]:
 
 
 def make_seal(storage: Storage, layout: Layout) -> bytes:
-    """The seal of the store as its files are now; raises :class:`StoreError` where one is
+    """Return the seal of the store as its files are now. Raise :class:`StoreError` where one is
     missing.
     """
     records = hashlib.sha256()
@@ -47,8 +47,8 @@ def make_seal(storage: Storage, layout: Layout) -> bytes:
 
 
 def sealed_checksums(storage: Storage) -> dict[str, object]:
-    """The checksums in the seal, by key; raises :class:`StoreError` where the store has no readable
-    seal.
+    """Return the checksums in the seal, by key. Raise :class:`StoreError` where the store has no
+    readable seal.
     """
     if not has_seal(storage):
         raise StoreError(
@@ -61,7 +61,7 @@ def sealed_checksums(storage: Storage) -> dict[str, object]:
 
 
 def read_sealed_root(storage: Storage) -> bytes:
-    """The root ``zarr.json`` of a finished store, held against the seal; raises
+    """Return the root ``zarr.json`` of a finished store, held against the seal. Raise
     :class:`StoreError`.
     """
     data = storage.read(ROOT_KEY)

@@ -66,7 +66,7 @@ class OpenShard:
         return self._storage.open(self._key)
 
     def chunk(self, position: int) -> UInt8[np.ndarray, " bytes"] | None:
-        """The bytes of one chunk, none where the shard has none; raises :class:`StoreError` for a
+        """Return the bytes of one chunk, ``None`` if it is absent. Raise :class:`StoreError` for a
         false index.
 
         The array is this thread's reading buffer: it is overwritten by the thread's next read of
@@ -77,10 +77,10 @@ class OpenShard:
         return next(self.chunks([position]))
 
     def chunks(self, positions: Sequence[int]) -> Iterator[UInt8[np.ndarray, " bytes"]]:
-        """The bytes of several chunks, ``positions`` ascending, as :meth:`chunk` gives them one by
-        one.
+        """Yield the bytes of several chunks, ``positions`` ascending, as :meth:`chunk` gives them
+        one by one.
 
-        What lies side by side comes in one read, a small gap included. Raises :class:`StoreError`
+        What lies side by side comes in one read, a small gap included. Raise :class:`StoreError`
         for a chunk that is absent.
         """
         offsets, ends = self._places(positions)
@@ -97,7 +97,7 @@ class OpenShard:
         return False
 
     def _places(self, positions: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Where chunks begin and end, which cannot be elsewhere than before the index."""
+        """Return where chunks begin and end, which cannot be elsewhere than before the index."""
         index_N2 = self._index[list(positions)]
         possible_N = (index_N2 <= (self._end, self._max_chunk_bytes)).all(1)
         possible_N &= index_N2[:, 0] + index_N2[:, 1] <= self._end
@@ -113,7 +113,7 @@ class OpenShard:
         return self._index[position].tolist() == [ABSENT, ABSENT]
 
     def _ending(self, length: int) -> tuple[int, bytes]:
-        """Size of the file, and its last bytes: the index."""
+        """Return the size of the file, and its last bytes: the index."""
         size = self._source.size
         if size < length:
             chunks = length // _PAIR_BYTES
@@ -121,7 +121,7 @@ class OpenShard:
         return size, self._read(size - length, length).tobytes()
 
     def _run(self, first: int, begin: int, length: int) -> UInt8[np.ndarray, " bytes"]:
-        """The bytes of chunks that lie side by side, of which ``first`` is the first."""
+        """Return the bytes of chunks that lie side by side, of which ``first`` is the first."""
         return self._read(begin, length)
 
     def _read(self, offset: int, length: int) -> UInt8[np.ndarray, " bytes"]:
@@ -132,7 +132,9 @@ class OpenShard:
 
 
 def side_by_side(offsets: Sequence[int], ends: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """First and last of the chunks that are read at once: small gaps between them are read too."""
+    """Yield the first and last of the chunks that are read at once: small gaps between them are
+    read too.
+    """
     first = 0
     for last, end in enumerate(ends):
         if last + 1 < len(ends) and end <= offsets[last + 1] <= end + _GAP_BYTES:
@@ -142,7 +144,7 @@ def side_by_side(offsets: Sequence[int], ends: Sequence[int]) -> Iterator[tuple[
 
 
 def checksum_holds(data: bytes) -> bool:
-    """Whether the checksum at the end of an index or a chunk is that of the rest."""
+    """Return whether the checksum at the end of an index or a chunk is that of the rest."""
     return crc32c(data[:-CRC_BYTES]) == data[-CRC_BYTES:]
 
 
@@ -164,5 +166,5 @@ _buffer = _Buffer()
 
 
 def reading_buffer(length: int) -> memoryview:
-    """This thread's reading buffer: what it holds is overwritten by the thread's next read."""
+    """Return the reading buffer of this thread; its next read overwrites it."""
     return _buffer.of(length)

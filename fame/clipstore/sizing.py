@@ -11,13 +11,13 @@ _SHARE = {"jpeg": 0.11, "lz4": 0.87, "zstd": 0.8}
 
 
 def estimate_video_bytes(spec: StoreSpec) -> int:
-    """Roughly how many bytes a video takes that fills its slots, with its maps."""
+    """Return roughly how many bytes a video takes that fills its slots, with its maps."""
     maps = 0 if spec.foreground == "none" else spec.foreground_height * spec.foreground_width
     return int(spec.slots * spec.frame_bytes * _SHARE[spec.codec]) + spec.map_slots * maps // 4
 
 
 def sized_for(spec: StoreSpec, num_videos: int) -> StoreSpec:
-    """The recipe with as many videos per shard as suit the dataset.
+    """Return the recipe with as many videos per shard as suit the dataset.
 
     Shards of about 256 MiB keep a large dataset's files few (240k videos of 150 jpeg frames: about
     4,000 shards), the index that a reader holds of each small and the work that a kill loses too; a

@@ -31,7 +31,7 @@ class Source(ABC):
 
     @abstractmethod
     def read_into(self, view: memoryview, offset: int) -> int:
-        """Fill ``view`` from ``offset`` on; how much there was. Raises :class:`StoreError`."""
+        """Fill ``view`` from ``offset`` on; how much there was. Raise :class:`StoreError`."""
 
 
 class Draft(ABC):
@@ -85,11 +85,11 @@ class Storage(ABC):
 
     @abstractmethod
     def size(self, key: str) -> int | None:
-        """Size of a file, none where there is no such file."""
+        """Return the size of a file, ``None`` where there is no such file."""
 
     @abstractmethod
     def open(self, key: str) -> Source:
-        """A file for reading; an error where it is missing or no regular file."""
+        """Return a file for reading; an error where it is missing or no regular file."""
 
     @abstractmethod
     def draft(self, key: str) -> Draft:
@@ -101,7 +101,7 @@ class Storage(ABC):
 
     @abstractmethod
     def list_keys(self) -> Iterator[str]:
-        """Every file here, drafts left out."""
+        """Return every file here, drafts left out."""
 
     @abstractmethod
     def sweep(self) -> None:
@@ -111,12 +111,12 @@ class Storage(ABC):
     def write_beside(self, suffix: str, text: str) -> None:
         """Write a file that is no part of the store: its name is the store's, and ``suffix``.
 
-        An empty text removes the file: an empty one would say nothing.
+        An empty text removes the file: an empty one would show nothing.
         """
 
     @abstractmethod
     def has_beside(self, suffix: str) -> bool:
-        """Whether there is such a file."""
+        """Return whether there is such a file."""
 
     @abstractmethod
     def lock(self) -> AbstractContextManager[None]:
@@ -130,7 +130,7 @@ class Storage(ABC):
         """Raise :class:`StoreError` where a folder of the store leads outside."""
 
     def read(self, key: str, *, limit: int = MAX_METADATA_BYTES) -> bytes:
-        """The bytes of a small file; an error where it is above ``limit``."""
+        """Return the bytes of a small file; an error where it is above ``limit``."""
         source = self.open(key)
         if source.size > limit:
             raise StoreError(f"{self}/{key}: {source.size} bytes where at most {limit} belong")
@@ -146,7 +146,7 @@ class Storage(ABC):
             draft.discard()
 
     def sha256(self, key: str) -> str:
-        """SHA-256 of a file of any size, in hexadecimal."""
+        """Return the SHA-256 of a file of any size, in hexadecimal."""
         digest = hashlib.sha256()
         for block in _blocks(self.open(key)):
             digest.update(block)
@@ -154,7 +154,7 @@ class Storage(ABC):
 
 
 def _blocks(source: Source) -> Iterator[memoryview]:
-    """The bytes of a file in order; each block is overwritten by the next."""
+    """Yield the bytes of a file in order; each block is overwritten by the next."""
     block = memoryview(bytearray(min(source.size, _BLOCK_BYTES)))
     for offset in range(0, source.size, _BLOCK_BYTES):
         yield block[: source.read_into(block[: source.size - offset], offset)]

@@ -23,8 +23,8 @@ Mapper = Callable[[Callable[[int], "ShardReport"], Iterable[int]], Iterable["Sha
 
 @dataclass(frozen=True, kw_only=True)
 class ShardReport:
-    """What is wrong with one shard (nothing, if all is well), and how many of its maps say nothing
-    (one value).
+    """What is wrong with one shard (nothing, if all is well), and how many of its maps have one
+    value only.
     """
 
     shard: int
@@ -55,7 +55,7 @@ def verify(path: StorePath, *, run: Mapper = map) -> StoreReport:
     """Check every checksum, decode every chunk and hold every record against its shard.
 
     ``run`` works like ``map``: give a process pool's ``imap`` to check shards in parallel. Damage
-    is reported, not raised; raises :class:`StoreError` where there is no store at all.
+    is reported, not raised. Raise :class:`StoreError` where there is no store at all.
     """
     storage = locate(path)
     try:
@@ -148,7 +148,7 @@ def _decode_all(storage: Storage, layout: Layout, array: str, record: ShardRecor
 
 
 def _check_files(storage: Storage, layout: Layout) -> dict[str, str]:
-    """Damaged small files by key, and why."""
+    """Return the damaged small files by key, and why."""
     try:
         sealed = sealed_checksums(storage)
     except StoreError as error:

@@ -35,19 +35,21 @@ class Window:
         return f"{self.frames} frames {apart}"
 
     def offsets(self, room: int) -> Int64[np.ndarray, " t"]:
-        """Kept frames from the start to each frame of the clip, in a stretch of ``room`` frames."""
+        """Return the kept frames from the start to each frame of the clip, in a stretch of ``room``
+        frames.
+        """
         number_T = np.arange(self.frames)
         if self.span is None:
             return number_T * self.step
         return (number_T * (self.span * room / self.frames)).astype(np.int64)
 
     def fits(self, length: int, stretches: int) -> bool:
-        """Whether a stretch of a video is long enough to show the window without a loop."""
+        """Return whether a stretch of a video is long enough to show the window without a loop."""
         room = length // stretches
         return int(self.offsets(room)[-1]) < room
 
     def starts(self, length: int, stretches: int) -> Int64[np.ndarray, " s"]:
-        """Every start in a video of ``length`` kept frames in ``stretches`` runs.
+        """Return every start in a video of ``length`` kept frames in ``stretches`` runs.
 
         A video shorter than the window is looped, from any frame of it on.
         """
@@ -57,8 +59,8 @@ class Window:
         return (begin_S1 + np.arange(fitting if fitting > 0 else room)).reshape(-1)
 
     def spread(self, length: int, stretches: int, count: int) -> tuple[int, ...]:
-        """``count`` starts, evenly spaced: the first at the first frame, the last ending on the
-        last one; a single one in the middle.
+        """Return ``count`` starts, evenly spaced: the first at the first frame, the last ending on
+        the last one; a single one in the middle.
         """
         start_S = self.starts(length, stretches)
         last = len(start_S) - 1
@@ -66,8 +68,8 @@ class Window:
         return tuple(start_S[places].tolist())
 
     def numbers(self, start: int, *, length: int, stretches: int) -> Int64[np.ndarray, " t"]:
-        """The kept frames of the clip at ``start``; past the end of a short video they wrap round,
-        within the stretch.
+        """Return the kept frames of the clip at ``start``; past the end of a short video they wrap
+        round, within the stretch.
         """
         room = length // stretches
         begin = start // room * room

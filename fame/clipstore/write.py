@@ -40,8 +40,8 @@ def create(
     lock.
 
     On a store that was begun before it drops what killed writers left and mends metadata; on a
-    finished one it does no more than that. Raises :class:`StoreError` naming what differs if
-    another store is there, ``ValueError`` for names or labels that cannot be.
+    finished one it does no more than that. Raise :class:`StoreError` naming what differs if another
+    store is there, ``ValueError`` for names or labels that cannot be.
     """
     storage = locate(path)
     labels_V = _checked(header, names, labels)
@@ -59,14 +59,14 @@ def create(
 
 
 def read_layout(path: StorePath) -> Layout:
-    """Header and sizes of the store at ``path``, finished or not; raises :class:`StoreError` where
-    there is none.
+    """Return the header and sizes of the store at ``path``, finished or not. Raise
+    :class:`StoreError` where there is none.
     """
     return layout_of(locate(path))
 
 
 def layout_of(storage: Storage) -> Layout:
-    """What :func:`read_layout` gives, of a storage."""
+    """Return what :func:`read_layout` gives, of a storage."""
     try:
         return Layout.from_root_json(storage.read(ROOT_KEY))
     except StoreError as error:
@@ -79,7 +79,7 @@ def write_shard(
     """Write one shard of every array from its videos in order, then commit its record.
 
     Frames are encoded and written as the videos arrive, so memory is that of one video. Give a
-    shard to one task at a time. Raises :class:`StoreError` where the disk fails or the videos are
+    shard to one task at a time. Raise :class:`StoreError` where the disk fails or the videos are
     not exactly the shard's, ``ValueError`` for a video of wrong shapes; nothing is committed then.
     """
     storage = locate(path)
@@ -106,13 +106,13 @@ def write_shard(
 
 
 def read_record(path: StorePath, shard: int) -> ShardRecord:
-    """The record of a shard that is done; raises :class:`StoreError` where the shard is not."""
+    """Return the record of a finished shard. Raise :class:`StoreError` where it is not finished."""
     storage = locate(path)
     return load_record(storage, layout_of(storage), shard)
 
 
 def missing_shards(path: StorePath) -> list[int]:
-    """The shards without a valid record, in order."""
+    """Return the shards without a valid record, in order."""
     storage = locate(path)
     return [
         shard
@@ -140,10 +140,10 @@ def drop_failed(path: StorePath) -> int:
 
 
 def finalise(path: StorePath) -> None:
-    """Write what only the whole knows (``length``, ``stretches``) and seal the store. Call it
+    """Write what depends on all shards (``length``, ``stretches``) and seal the store. Call it
     holding the lock.
 
-    Raises :class:`StoreError` while shards are missing. On a finished store it does nothing.
+    Raise :class:`StoreError` while shards are missing. On a finished store it does nothing.
     """
     storage = locate(path)
     layout = layout_of(storage)
@@ -166,7 +166,9 @@ def finalise(path: StorePath) -> None:
 def _checked(
     header: StoreHeader, names: Sequence[str], labels: Sequence[int]
 ) -> Int32[np.ndarray, " v"]:
-    """The labels as an array; raises ``ValueError`` for names and labels that no store can have."""
+    """Return the labels as an array. Raise ``ValueError`` for names and labels that no store can
+    have.
+    """
     if not names or len(names) != len(labels):
         raise ValueError(
             f"{len(names)} names and {len(labels)} labels: a store needs videos, and "
@@ -196,8 +198,8 @@ def _refuse_other_files(storage: Storage, layout: Layout) -> None:
 
 
 def _same_store(storage: Storage, wanted: Layout) -> Layout:
-    """The layout found at ``storage``; raises :class:`StoreError` naming what differs where it is
-    another store's.
+    """Return the layout found at ``storage``. Raise :class:`StoreError` naming what differs where
+    it is another store's.
     """
     found = layout_of(storage)
     if found.identity == wanted.identity:
@@ -219,8 +221,8 @@ def _same_store(storage: Storage, wanted: Layout) -> Layout:
 def _write_skeleton(
     storage: Storage, layout: Layout, names: Sequence[str], labels_V: Int32[np.ndarray, " v"]
 ) -> None:
-    """Everything that is known before anything is decoded; the root metadata comes last, and the
-    store exists.
+    """Write all that does not depend on decoding; the root metadata comes last, and makes it a
+    store.
     """
     files = {
         f"{name}/zarr.json": canonical_json(metadata)
@@ -292,7 +294,9 @@ def _append(
 
 
 def _plain(reason: str) -> str:
-    """A reason as it can be stored: names of files that are not UTF-8 get into error messages."""
+    """Return a reason as it can be stored: names of files that are not UTF-8 get into error
+    messages.
+    """
     return reason.encode(errors="backslashreplace").decode()[:MAX_REASON]
 
 

@@ -27,7 +27,7 @@ class SmallC3D(Backbone):
 
 
 def block(in_channels: int, out_channels: int, *, stride: tuple[int, int, int]) -> nn.Sequential:
-    """A 3x3x3 convolution, batch norm, ReLU."""
+    """Return a 3x3x3 convolution, batch norm, ReLU."""
     return nn.Sequential(
         FlatConv3d(in_channels, out_channels, (3, 3, 3), stride, (1, 1, 1)),
         GroupedBatchNorm3d(out_channels),

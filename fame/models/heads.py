@@ -47,7 +47,7 @@ class Classifier(nn.Linear):
         self.dropout = dropout
 
     def forward(self, input: Float[Tensor, "b d"]) -> Float[Tensor, "b k"]:  # noqa: A002
-        """Log-probabilities of the classes."""
+        """Return the log-probabilities of the classes."""
         return F.log_softmax(super().forward(F.dropout(input, self.dropout, self.training)), dim=1)
 
 

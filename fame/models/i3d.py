@@ -152,7 +152,9 @@ class Mixed(nn.Module):
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Elements to add before and after ``size`` so that the output has ceil(size / stride)."""
+    """Return the elements to add before and after ``size`` so that the output has ceil(size /
+    stride).
+    """
     last_start = (size - 1) // stride * stride
     total = max(last_start + kernel - size, 0)
     return total // 2, total - total // 2

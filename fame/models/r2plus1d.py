@@ -71,7 +71,7 @@ class ResidualBlock(nn.Module):
 
 
 def space_time(in_channels: int, middle: int, out_channels: int, stride: int) -> nn.Sequential:
-    """A 3x3 convolution over space, batch norm, ReLU, and a convolution of 3 over time."""
+    """Return a 3x3 convolution over space, batch norm, ReLU, and a convolution of 3 over time."""
     return nn.Sequential(
         FlatConv3d(in_channels, middle, (1, 3, 3), (1, stride, stride), (0, 1, 1)),
         GroupedBatchNorm3d(middle),

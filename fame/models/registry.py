@@ -30,7 +30,7 @@ def build_backbone(name: str, *, seed: int = 0, **options: Any) -> Backbone:
 
     ``seed`` decides the initial weights, which follow the reference: torch's defaults, and He's
     normal over outgoing connections for the convolutions of R(2+1)D. Global random state is neither
-    read nor changed. ``ValueError`` for a name or option that does not exist.
+    read nor changed. Raise ``ValueError`` for a name or option that does not exist.
     """
     with seeded(seed):
         return _backbone(name, options)

@@ -18,8 +18,8 @@ __all__ = ["DATASETS", "Dataset", "Listing", "Source", "read"]
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """How a dataset is listed. ``splits`` is empty where any name will do; ``annotations`` says
-    whether there are official ones and whether they may be left out.
+    """How a dataset is listed. ``splits`` is empty where any name will do; ``annotations``: whether
+    there are official ones, and whether they may be left out.
     """
 
     listing: Callable[[Source], Listing]
@@ -62,10 +62,10 @@ DATASETS = {
 
 
 def read(name: str, source: Source) -> Listing:
-    """The videos of one split of a dataset.
+    """Return the videos of one split of a dataset.
 
-    Raises ``ValueError`` for a source that does not fit the dataset, and for files that cannot be
-    read as it expects; ``OSError`` for what the file system refuses.
+    Raise ``ValueError`` for a source that does not fit the dataset, and for files that cannot be
+    read as it expects. Raise ``OSError`` for what the file system refuses.
     """
     DATASETS[name].check(name, source)
     return DATASETS[name].listing(source)

@@ -50,7 +50,7 @@ class Source:
     frames_folders: bool = False
 
     def scan(self, *under: str) -> "Files":
-        """The videos below these folders of the root, or below all of it."""
+        """Return the videos below these folders of the root, or below all of it."""
         return scan(self.root, *under, allow=self.allow_links, frames_folders=self.frames_folders)
 
 
@@ -70,7 +70,7 @@ class Files:
     others: Mapping[str, int] = field(default_factory=dict[str, int])
 
     def refuse_outside(self, name: str) -> ValueError:
-        """The error about a link that leads out of the root."""
+        """Return the error about a link that leads out of the root."""
         target = self.outside[name]
         folder = os.path.commonpath([str(Path(other).parent) for other in self.outside.values()])
         more = f" ({len(self.outside)} links do)" if len(self.outside) > 1 else ""
@@ -81,17 +81,17 @@ class Files:
 
 
 def suffix_of(name: str) -> str:
-    """The suffix of a name in lower case, without its dot."""
+    """Return the suffix of a name in lower case, without its dot."""
     return name.rpartition(".")[2].lower() if "." in name else ""
 
 
 def is_video(name: str) -> bool:
-    """Whether a file's suffix is that of a video."""
+    """Return whether a file's suffix is that of a video."""
     return suffix_of(name) in VIDEO_SUFFIXES
 
 
 def stem_of(name: str) -> str:
-    """A name without its folders and without its suffixes of videos (``x.mp4.mkv``: ``x``)."""
+    """Return a name without its folders and its suffixes of videos (``x.mp4.mkv``: ``x``)."""
     stem = name.rpartition("/")[2]
     while is_video(stem):
         stem = stem.rpartition(".")[0]
@@ -103,8 +103,8 @@ def scan(
 ) -> Files:
     """List the videos below ``root``, or below folders of it. Hidden entries are skipped.
 
-    Links are followed where they stay below the root or below one of ``allow``. Raises
-    ``ValueError`` where there is no such folder, or where links make a tree without end;
+    Links are followed where they stay below the root or below one of ``allow``. Raise
+    ``ValueError`` where there is no such folder, or where links make a tree without end. Raise
     ``OSError`` for a folder that cannot be read.
     """
     for folder in (root, *(root / name for name in under), *allow):
@@ -135,7 +135,7 @@ class _Walk:
 
     def folder(self, under: str) -> None:
         """Read a folder and all below it. Each is kept with its real path and those above it, so
-        that a link back up is seen: ``a/loop -> ..`` leads from ``R/a`` to ``R``.
+        that a link back up is found: ``a/loop -> ..`` leads from ``R/a`` to ``R``.
         """
         real = os.path.realpath(self._root / under)
         if not f"{real}/".startswith(self._inside):
@@ -156,7 +156,7 @@ class _Walk:
                         todo.append((child, (real, *reals)))
 
     def _kind(self, entry: "os.DirEntry[str]", name: str, real_folder: str) -> tuple[str, str]:
-        """``folder``, ``file``, or nothing if it is noted as neither; and the real path."""
+        """Return ``folder`` or ``file``, nothing if it is noted as neither; and the real path."""
         if entry.is_symlink():
             return self._linked(entry.name, name, real_folder)
         real = f"{real_folder}/{entry.name}"
@@ -189,8 +189,8 @@ class _Walk:
         return "", real
 
     def _target(self, real_folder: str, name: str) -> tuple[str, int]:
-        """Where a link leads, and the mode of what is there. The folders of targets are few and
-        looked up once, which is what makes 240,000 links quick.
+        """Return where a link leads, and the mode of what is there. The folders of targets are few
+        and looked up once, which is what makes 240,000 links quick.
         """
         text = os.readlink(f"{real_folder}/{name}")  # noqa: PTH115 (a Path costs as much again)
         folder, _, base = (text if text.startswith("/") else f"{real_folder}/{text}").rpartition(
@@ -207,7 +207,7 @@ class _Walk:
         return real, os.lstat(real).st_mode
 
     def _goes_on(self, name: str, real: str, reals: tuple[str, ...], *, linked: bool) -> bool:
-        """Whether to read a folder: not if a link leads back to one that it lies in."""
+        """Return whether to read a folder: not if a link leads back to one that it lies in."""
         if linked and real in reals:
             self.unusable[name] = "the link leads back to a folder that holds it"
             return False
@@ -228,7 +228,7 @@ class _Walk:
             self.videos.add(name)
 
     def _video_of(self, file: str) -> str:
-        """The video that a file is, or is a picture of."""
+        """Return the video that a file is, or is a picture of."""
         return file.rpartition("/")[0] if self._frames else file
 
     def _counts(self, name: str) -> bool:
@@ -242,7 +242,7 @@ class _Walk:
 
 
 def folders_below(root: Path, *, depth: int) -> Iterator[Path]:
-    """The folder itself and those below it, nearest first and sorted, down to ``depth`` more."""
+    """Yield the folder and those up to ``depth`` levels below it, nearest first and sorted."""
     level = [root]
     for _ in range(depth + 1):
         yield from level

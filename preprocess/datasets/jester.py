@@ -54,7 +54,7 @@ def _classes(source: Source) -> dict[str, int]:
 
 
 def _rows(path: Path) -> Iterator[tuple[Line, str, str]]:
-    """Line, name and class of each video, the class empty where none is told."""
+    """Yield line, name and class of each video; the class is empty where the list gives none."""
     first = next(lines(path))
     if ";" in first.text or "," not in first.text:
         for line in lines(path):
@@ -70,7 +70,7 @@ def _rows(path: Path) -> Iterator[tuple[Line, str, str]]:
 
 
 def _others(source: Source, split: str) -> Iterator[Entry]:
-    """What another split lists, if its list is there: only for telling what is extra."""
+    """Yield what another split lists, if its list is there: only for telling what is extra."""
     try:
         path = _list(source, split)
     except ValueError:

@@ -64,7 +64,7 @@ def _from_tree(source: Source) -> Listing:
 
 
 def _no_split(source: Source) -> str:
-    """What to say where the root has no folder of the split: often it is one level too high."""
+    """Return the error for a root without a folder of the split: often it is one level too high."""
     told = f"{source.root} holds no folder {source.split}"
     for folder in folders_below(source.root, depth=2):
         if split_folder(folder, source.split):
@@ -114,14 +114,14 @@ def _files(source: Source) -> Files:
 
 
 def _replacements(root: Path) -> Iterator[str]:
-    """Repaired clips, where CVDF's archive of them was unpacked beside the splits."""
+    """Return the repaired clips, where CVDF's archive of them was unpacked beside the splits."""
     if (root / "replacement").is_dir():
         yield "replacement"
 
 
 def _rows(path: Path, split: str) -> Iterator[tuple[Line, str, str]]:
-    """Line, label and file stem of each clip that a CSV lists for a split. Rows that name another
-    split are passed over.
+    """Yield line, label and file stem of each clip that a CSV lists for a split; skip rows that
+    name another split.
     """
     labels: dict[str, str] = {}
     for line, row in table(path):

@@ -35,7 +35,7 @@ class Entry(NamedTuple):
         return self.part.named(self.name)
 
     def error(self, message: str) -> ValueError:
-        """The error to raise about this entry."""
+        """Return the error to raise about this entry."""
         return self.line.error(message) if self.line else ValueError(message)
 
 
@@ -44,12 +44,12 @@ class Listing:
     """The videos of one split: names relative to the root, in sorted order, and the class index of
     each (-1: none).
 
-    ``missing`` are listed but not on disk, or are there and cannot be used; ``reasons`` tell why,
-    where that is known. ``extra`` are videos on disk that no list mentions, ``doubled`` are listed
-    more than once (and kept once). ``others`` are further files of one video: :meth:`settled` takes
-    the first that opens, and ``choices`` tell which (the file, and what spoke against those that
-    were left, if anything). ``passed_over`` counts files that are no videos by their suffix;
-    ``notes`` are for the report.
+    ``missing`` are listed but not on disk, or are there and cannot be used; ``reasons`` give the
+    reason, where it is known. ``extra`` are videos on disk that no list mentions, ``doubled`` are
+    listed more than once (and kept once). ``others`` are further files of one video:
+    :meth:`settled` takes the first that opens, and ``choices`` record it (the file, and the faults
+    of those that were left, if any). ``passed_over`` counts files that are no videos by their
+    suffix; ``notes`` are for the report.
     """
 
     names: tuple[str, ...]
@@ -106,8 +106,8 @@ class Listing:
 
 
 def checked_name(name: str, line: Line | None = None) -> str:
-    """Normalise a name from a list; raises ``ValueError`` if it is empty, leaves the root, or
-    cannot be shown.
+    """Normalise a name from a list. Raise ``ValueError`` if it is empty, leaves the root, or cannot
+    be shown.
     """
     raising = Entry(name, UNLABELLED, line).error
     path = PurePosixPath(name)
@@ -195,19 +195,19 @@ class _Matches:
 
 
 def tree(files: Files) -> list[str]:
-    """Names of all that a tree holds, for a split without a list: videos, those that no store can
-    take, and links that lead out (which :func:`match` refuses).
+    """Return the names of all that a tree holds, for a split without a list: videos, those that no
+    store can take, and links that lead out (which :func:`match` refuses).
     """
     return sorted((*files.videos, *files.unusable, *files.outside))
 
 
 def folder_of(name: str) -> str:
-    """The folders of a name."""
+    """Return the folders of a name."""
     return name.rpartition("/")[0]
 
 
 def _once(entries: Iterable[Entry]) -> tuple[dict[str, Entry], set[str]]:
-    """Entries by their own names, and the names that came more than once."""
+    """Return the entries by their own names, and the names that came more than once."""
     once, doubled = dict[str, Entry](), set[str]()
     for entry in entries:
         if entry.line:
@@ -231,7 +231,7 @@ def _expect_one_class(first: Entry, second: Entry) -> None:
 
 
 def _find(wanted: Mapping[str, Entry], files: Files) -> dict[str, list[str]]:
-    """The files of each name, the best first.
+    """Return the files of each name, the best first.
 
     A file that an entry names, or that lies where an entry says, is not taken for another entry:
     of the lists ``a/x.avi`` and ``b/x.avi`` each gets its own ``x.mp4``.
@@ -256,8 +256,8 @@ def _find(wanted: Mapping[str, Entry], files: Files) -> dict[str, list[str]]:
 
 
 def _missing(entry: Entry, files: Files) -> str:
-    """The name of an entry without a file; ``ValueError`` if it may lie in a linked folder that was
-    not read.
+    """Return the name of an entry without a file. Raise ``ValueError`` if it may lie in a linked
+    folder that was not read.
     """
     for folder in files.outside:
         if folder == entry.name or (

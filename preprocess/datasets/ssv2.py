@@ -62,7 +62,7 @@ def _entries(path: Path, classes: dict[str, int]) -> Iterator[Entry]:
 
 
 def _others(source: Source, split: str) -> Iterator[Entry]:
-    """What another split lists, if its list is there: only for telling what is extra."""
+    """Yield what another split lists, if its list is there: only for telling what is extra."""
     try:
         path = _list(source, split)
     except ValueError:

@@ -87,7 +87,7 @@ def _make_shard(work: Work, task: ShardTask) -> ShardResult:
 
 @contextmanager
 def _session(workers: int, address: str) -> Generator[bool]:
-    """Connect to Ray, if need be; whether the session is our own, and ends here."""
+    """Connect to Ray, if need be. Yield whether the session was begun here, where it then ends."""
     if ray.is_initialized():
         yield False
         return

@@ -30,7 +30,7 @@ class VariantClips(SquareClips):
 
     ``video_V`` are the videos that have such clips, ``label_V`` their classes, ``partner_V`` their
     partners as places in ``video_V``. Where ``background_by_video`` is given, a partner has another
-    background too. Raises ``ValueError`` for a store without labels or maps, or with too few videos
+    background too. Raise ``ValueError`` for a store without labels or maps, or with too few videos
     or classes.
     """
 
@@ -72,7 +72,7 @@ class VariantClips(SquareClips):
         )
 
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
-        """Decode a clip and the one of its partner; raises :class:`~fame.clipstore.CorruptChunk` as
+        """Decode a clip and the one of its partner. Raise :class:`~fame.clipstore.CorruptChunk` as
         its base does.
         """
         video, start = self._clip_N2[position].tolist()
@@ -106,8 +106,8 @@ class VariantClips(SquareClips):
 
 
 def check_separable(store: ClipStore) -> None:
-    """``ValueError`` unless clips can be taken apart and swapped: labels of two classes or more,
-    and maps.
+    """Raise ``ValueError`` unless clips can be taken apart and swapped: the store has labels of two
+    classes or more, and maps.
     """
     check_labelled(store)
     if store.spec.foreground == "none":
@@ -125,11 +125,11 @@ def check_separable(store: ClipStore) -> None:
 
 
 def read_backgrounds(path: Path, store: ClipStore) -> Int[Tensor, " videos"]:
-    """The background of each video of the store, numbered, from a CSV file with columns ``video``
-    and ``background``.
+    """Return the number of the background of each video of the store, read from a CSV file with
+    columns ``video`` and ``background``.
 
-    Videos of other splits may be listed too; any text names a background. ``ValueError`` names what
-    is missing.
+    Videos of other splits may be listed too; any text names a background. Raise ``ValueError``
+    names what is missing.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file")

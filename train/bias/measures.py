@@ -35,13 +35,13 @@ class Seen:
     classes: int
 
     def of(self, variant: str) -> Tensor:
-        """The features of one variant."""
+        """Return the features of one variant."""
         return self.feature_VPD[:, VARIANTS.index(variant)]
 
 
 def knn_parts(seen: Seen, train: VideoFeatures | None) -> Parts:
-    """Is the class of each variant told by its nearest neighbours among the original training
-    videos?
+    """Return for each variant whether the nearest neighbours among the original training videos
+    vote for the video's class.
 
     Without training videos they are the other original test videos, less the partner: a query never
     meets a video whose pixels it shows.
@@ -70,7 +70,9 @@ def knn_parts(seen: Seen, train: VideoFeatures | None) -> Parts:
 def linear_parts(
     seen: Seen, train: VideoFeatures, *, weight_decay: float | None, seed: int
 ) -> Parts:
-    """Is the class of each variant told by a linear probe of the original training videos?"""
+    """Return for each variant whether a linear probe of the original training videos finds the
+    class.
+    """
     if weight_decay is None:
         weight_decay = choose_weight_decay(
             train.feature_VD,
@@ -92,8 +94,8 @@ def linear_parts(
 
 
 def cosine_parts(seen: Seen) -> Parts:
-    """How like itself a video remains with another background and with another foreground, and
-    which changes it less.
+    """Return how similar a video stays to itself with another background and with another
+    foreground, and which of the two changes it less.
 
     The background wins where a video is more like itself with another foreground than with another
     background.
@@ -111,8 +113,8 @@ def cosine_parts(seen: Seen) -> Parts:
 
 
 def merged_parts(seen: Seen) -> Parts:
-    """Whom is a foreground on a lent background taken for, among all original videos but its
-    own?
+    """Return which original video is nearest to a foreground on a lent background: the lender, one
+    of the lender's class, or one of its own class.
     """
     lender_V, others = seen.partner_V, len(seen.label_V) - 1
     own_V1 = torch.arange(len(lender_V))[:, None]
@@ -134,7 +136,7 @@ def merged_parts(seen: Seen) -> Parts:
 
 
 def neighbour_parts(seen: Seen, background_V: Int[Tensor, " v"]) -> Parts:
-    """What does a video share with its nearest neighbour: the background, the class?"""
+    """Return what a video shares with its nearest neighbour: the background, the class."""
     own_V = torch.arange(len(seen.label_V))
     original_VD = seen.of("original")
     near_V = nearest_neighbour(original_VD, original_VD, excluded_QE=own_V[:, None])
@@ -159,7 +161,7 @@ def neighbour_parts(seen: Seen, background_V: Int[Tensor, " v"]) -> Parts:
 
 
 def classifier_parts(log_VPK: Float[Tensor, "v p k"], label_V: Int[Tensor, " v"]) -> Parts:
-    """Does the classifier know each variant, and does it need the motion?
+    """Return for each variant whether the classifier is right, and whether it needs the motion.
 
     Contrasted: right with the background swapped and not right on the repeated frame.
     """
@@ -181,6 +183,6 @@ def _percent(holds_V: Tensor) -> Tensor:
 
 
 def _count_same(value_V: Tensor) -> Tensor:
-    """How many videos have the value of each, itself among them."""
+    """Return how many videos have the value of each, itself among them."""
     _, place_V, count = value_V.unique(return_inverse=True, return_counts=True)
     return count[place_V]

@@ -173,5 +173,7 @@ def chance_of(reports: Sequence[BiasReport], metric: str) -> float | None:
 
 
 def _lines(label: str) -> str:
-    """A label in lines short enough to stand side by side; an arrow stays with its last word."""
+    """Return a label in lines short enough to stand side by side; an arrow stays with its last
+    word.
+    """
     return textwrap.fill(label.replace(" ↑", "\u00a0↑").replace(" ↓", "\u00a0↓"), _LABEL_LETTERS)

@@ -5,7 +5,7 @@ Every figure is a mean over test videos of a part that each video has in it, so 
 over videos gives all the intervals. A video is what its clips are on average. A report is a
 function of checkpoint, stores and seed.
 
-Shapes: V test videos, P variants, D what is said of each, K classes, M metrics.
+Shapes: V test videos, P variants, D size of an output, K classes, M metrics.
 """
 
 import dataclasses
@@ -82,7 +82,7 @@ class Scene:
     background_by_video: Int[Tensor, " videos"] | None
 
     def variants(self, config: BiasConfig, encoder: Encoder) -> VariantClips:
-        """The test clips as an encoder sees them."""
+        """Return the test clips at the size and length that an encoder takes."""
         return VariantClips(
             self.test,
             window=window_for(encoder, config.frames, config.step),
@@ -95,7 +95,7 @@ class Scene:
 
 
 def encoder_report(checkpoint: Path, config: BiasConfig) -> dict[str, Any]:
-    """The :class:`BiasReport` of one checkpoint as plain values; raises as :func:`bias`."""
+    """Return the :class:`BiasReport` of one checkpoint as plain values; raises as :func:`bias`."""
     (report,) = bias([checkpoint], dataclasses.replace(config, random_init=False))
     return report.to_dict()
 
@@ -106,7 +106,7 @@ def bias(
     """Report on every checkpoint, shown the same clips; an untrained network first with
     ``config.random_init``.
 
-    Raises ``ValueError`` before anything is shown for stores that cannot be used (no labels, no
+    Raise ``ValueError`` before anything is shown for stores that cannot be used (no labels, no
     maps, one class, other classes than the training store or a classifier has) and for checkpoints
     without an encoder.
     """
@@ -139,7 +139,7 @@ def report_on_all(
 
 
 def open_scene(config: BiasConfig) -> Scene:
-    """Open the stores and the list of backgrounds; ``ValueError`` where they cannot be used."""
+    """Open the stores and the list of backgrounds. Raise ``ValueError`` where they do not fit."""
     test = ClipStore.open(config.test_store)
     check_separable(test)
     train = None if config.train_store is None else ClipStore.open(config.train_store)
@@ -152,7 +152,7 @@ def open_scene(config: BiasConfig) -> Scene:
 def report_on(
     encoder: Encoder, name: str, scene: Scene, config: BiasConfig, *, watch: Watch = unwatched
 ) -> BiasReport:
-    """Everything that can be measured of one encoder."""
+    """Measure all that can be measured of one encoder."""
     clips = scene.variants(config, encoder)
     shown = f"variants in {Path(scene.test.path).name}"
     seen = Seen(
@@ -191,7 +191,7 @@ def report_on(
 
 
 def with_intervals(parts: Parts, *, seed: int) -> dict[str, Metric]:
-    """The means, with bootstrap intervals from the same draws of videos for all."""
+    """Return the means with bootstrap intervals, all from the same draws of videos."""
     part_VM = torch.stack([part_V.double() for part_V, _ in parts.values()], 1)
     interval_2M = bootstrap_interval(part_VM, generator=generator(seed, 0, 0, "bias/bootstrap"))
     rows = zip(parts.items(), part_VM.mean(0).tolist(), interval_2M.T.tolist(), strict=True)
@@ -209,7 +209,9 @@ def _show(
     watch: Watch,
     what: str,
 ) -> Float[Tensor, "v p d"]:
-    """What ``encode``, a part of ``encoder``, says of every variant of every video."""
+    """Return the mean output of ``encode``, a part of ``encoder``, for every variant of every
+    video.
+    """
     batch = max(1, config.batch // len(VARIANTS))
     with watch(what, len(clips)) as on_clips:
         said_VPD, _ = mean_over_clips(

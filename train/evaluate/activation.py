@@ -66,7 +66,7 @@ def activate(checkpoints: Sequence[Path], config: ActivationConfig) -> list[Fore
     """Write ``activation.png``, ``.gif``, ``.mp4`` and ``.json`` and ``kernels.png`` into
     ``config.out``.
 
-    Raises ``ValueError`` for a store without a valid clip, a crop larger than its frames,
+    Raise ``ValueError`` for a store without a valid clip, a crop larger than its frames,
     checkpoints without an encoder or of different networks.
     """
     store, device = ClipStore.open(config.store), choose_device(config.device)
@@ -103,7 +103,7 @@ def activate(checkpoints: Sequence[Path], config: ActivationConfig) -> list[Fore
 
 
 def choose_clips(store: ClipStore, config: ActivationConfig, *, window: Window, crop: int) -> Shown:
-    """The middle clip of ``config.clips`` videos, evenly spread over the store."""
+    """Return the middle clips of ``config.clips`` videos, evenly spread over the store."""
     check_clips(store, window, crop)
     videos = np.flatnonzero(store.valid_V)
     if not len(videos):
@@ -127,7 +127,7 @@ def choose_clips(store: ClipStore, config: ActivationConfig, *, window: Window, 
 def centre_map(
     map_Nhw: UInt8[Tensor, "n mh mw"], *, crop: int, frame: tuple[int, int]
 ) -> Float[Tensor, "n s s"]:
-    """Stored maps cut to the centre crop of their frames."""
+    """Cut stored maps to the centre crop of their frames."""
     top, left = (frame[0] - crop) // 2, (frame[1] - crop) // 2
     box_N4 = torch.tensor([[top, left, crop, crop]], dtype=torch.float32).expand(len(map_Nhw), 4)
     centre = Crop(box_B4=box_N4, flip_B=torch.zeros(len(map_Nhw), dtype=torch.bool))
@@ -135,8 +135,8 @@ def centre_map(
 
 
 def temporal_kernels(network: Backbone) -> dict[str, Float[np.ndarray, " weights"]]:
-    """Weights of the convolutions over more than one frame, by stage, at most 20,000 evenly spaced
-    ones of each.
+    """Return the weights of the convolutions over more than one frame, by stage, at most 20,000
+    evenly spaced ones of each.
     """
     found: dict[str, np.ndarray] = {}
     for stage, module in network.named_children():
@@ -152,8 +152,8 @@ def temporal_kernels(network: Backbone) -> dict[str, Float[np.ndarray, " weights
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """Return what tells the paths apart: without the first and last folders that all have in
-    common, numbered where equal. A run stands for its last checkpoint:
+    """Return the parts in which the paths differ: without the first and last folders that all have
+    in common, numbered where equal. A run stands for its last checkpoint:
     ``runs/moco/checkpoints/last.pt`` is ``moco``.
     """
     parts = [_named_parts(path) for path in paths]
@@ -181,8 +181,8 @@ def _named_parts(path: Path) -> list[str]:
 def _look(
     encoder: Encoder, shown: Shown, pictured: Sequence[int], *, batch: int
 ) -> tuple[tuple[float | None, ...], Float[Tensor, "r t s s"]]:
-    """Share of each clip's activation on its foreground, and the activation of the pictured clips,
-    0..1.
+    """Return the share of each clip's activation on its foreground, and the activation of the
+    pictured clips, 0..1.
     """
     shares: list[float] = []
     pictures: dict[int, Tensor] = {}
@@ -231,7 +231,9 @@ def _write_shares(
 def _draw(
     out: Path, clip_RTSS3: np.ndarray, maps: dict[str, np.ndarray], named: Sequence[str]
 ) -> None:
-    """Frames over checkpoints in one picture; the same in motion, checkpoints side by side."""
+    """Draw frames over checkpoints in one picture, and the same in motion, checkpoints side by
+    side.
+    """
     frames = clip_RTSS3.shape[1]
     times = np.linspace(0, frames - 1, min(_COLUMNS, frames)).round().astype(int).tolist()
     rows: list[list[np.ndarray]] = []

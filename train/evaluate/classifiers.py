@@ -101,10 +101,10 @@ def classify(
     """Show ``network`` (left in evaluation mode, where its weights are) ``clips`` evenly spaced
     clips of each of the ``videos`` of ``store``.
 
-    Of each clip ``crops`` squares of ``crop`` pixels. Several processes share the videos and all
-    know the result. ``on_clips(count)`` is called after each batch, ``on_views(score_NK, video_N)``
-    once, with what was said of every view that this process showed. Raises ``ValueError`` where no
-    video can be shown.
+    Of each clip ``crops`` squares of ``crop`` pixels. Several processes share the videos, and all
+    get the result. ``on_clips(count)`` is called after each batch, ``on_views(score_NK, video_N)``
+    once, with the scores of every view of this process. Raise ``ValueError`` where no video can be
+    shown.
     """
     peers = peers or Alone()
     device = next(network.parameters()).device
@@ -156,7 +156,7 @@ def evaluate_classifiers(
     watch: Watch = unwatched,
 ) -> dict[Path, Metrics]:
     """Test fine-tuned checkpoints on one store, and write ``report.json`` and a picture of each
-    confusion matrix into ``config.out``, and what they said into ``config.predictions``.
+    confusion matrix into ``config.out``, and their predictions into ``config.predictions``.
 
     Raise ``ValueError`` as :func:`read_classifier` does, before the first test.
     """
@@ -186,7 +186,9 @@ def _test(
     file: Path | None,
     watch: Watch,
 ) -> tuple[Scores, dict[str, Any]]:
-    """Test one checkpoint, write what it said into ``file``, and return how it was tested too."""
+    """Test one checkpoint, write its predictions into ``file``, and return how it was
+    tested too.
+    """
     window = window_for(encoder, config.frames, config.step)
     side = crop_for(encoder, store, config.crop)
     short = short_videos(store, window) if config.skip_short else set[int]()
@@ -216,7 +218,7 @@ def _test(
 
 
 def short_videos(store: ClipStore, window: Window) -> set[int]:
-    """Return the videos of fewer frames than ``window`` needs; ``ValueError`` where all are."""
+    """Return the videos of fewer frames than ``window`` has. Raise ``ValueError`` if all are."""
     valid = np.flatnonzero(store.valid_V).tolist()
     short = {video for video in valid if not store.fits(video, window)}
     if valid and len(short) == len(valid):
@@ -229,7 +231,7 @@ def short_videos(store: ClipStore, window: Window) -> set[int]:
 def read_classifier(path: Path, store: ClipStore, *, device: torch.device) -> Encoder:
     """Load a fine-tuned checkpoint that can be tested on ``store``.
 
-    ``ValueError`` for a checkpoint without a classifier, for one that :func:`classifier_for`
+    Raise ``ValueError`` for a checkpoint without a classifier, for one that :func:`classifier_for`
     refuses, and for a store with unlabelled videos.
     """
     encoder = load(path, device=device)
@@ -240,7 +242,7 @@ def read_classifier(path: Path, store: ClipStore, *, device: torch.device) -> En
 
 
 def is_classifier(encoder: Encoder) -> bool:
-    """Whether its head tells classes apart."""
+    """Return whether the encoder's head is a classifier."""
     return (encoder.card.head or {}).get("kind") == "classifier"
 
 
@@ -250,7 +252,7 @@ def classifier_for(store: ClipStore, classifier: Encoder, path: Path) -> Encoder
 
     The reference numbers the classes of UCF101 by the sorted names of their folders, where
     HammerThrow comes before Hammering and JumpRope before JumpingJack; ``classInd.txt``, and so a
-    store, has each of them the other way round. Raises ``ValueError`` for a classifier of other
+    store, has each of them the other way round. Raise ``ValueError`` for a classifier of other
     classes, or of another project and of classes in an unknown order.
     """
     card, names = classifier.card, store.header.class_names

@@ -36,7 +36,7 @@ Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 def unwatched(what: str, clips: int) -> AbstractContextManager[Callable[[int], None]]:
-    """A watch that shows nothing."""
+    """Return a watch that shows nothing."""
 
     def ignore(count: int) -> None: ...
 
@@ -61,8 +61,8 @@ class SquareClips(Dataset[tuple[Tensor, int]]):
     """``clips`` evenly spaced clips of each video of a store in order, cut to squares of ``crop``
     pixels: (clip_PTSS3 uint8, video number).
 
-    ``crops`` as of :func:`square_crops`; ``videos`` leaves out all others. ``ValueError`` where
-    nothing is left, the frames are smaller than the crop or too few for the window.
+    ``crops`` as of :func:`square_crops`; ``videos`` leaves out all others. Raise ``ValueError``
+    where nothing is left, the frames are smaller than the crop or too few for the window.
     """
 
     def __init__(
@@ -86,27 +86,25 @@ class SquareClips(Dataset[tuple[Tensor, int]]):
         self._clip_N2 = np.array(starts)
 
     def __len__(self) -> int:
-        """Clips of all videos."""
+        """Return the number of clips of all videos."""
         return len(self._clip_N2)
 
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
-        """Decode one clip; raises :class:`~fame.clipstore.CorruptChunk` where its bytes are
-        damaged.
-        """
+        """Decode one clip. Raise :class:`~fame.clipstore.CorruptChunk` if its bytes are damaged."""
         video, start = self._clip_N2[position].tolist()
         clip_THWC = self.store.clip(video, start, self._window)
         return torch.from_numpy(square_crops(clip_THWC, self.crop, count=self._crops)), video
 
     @property
     def identity(self) -> list[Any]:
-        """Plain values that say which pixels are shown."""
+        """Plain values that identify the pixels shown."""
         window, place_N2 = dataclasses.asdict(self._window), self._clip_N2.tolist()
         return [self.store.digest, window, place_N2, self.crop, self._crops]
 
     def batches(
         self, size: int, *, workers: int, device: torch.device
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """All clips in batches on ``device``: (clip_BPTSS3, video_B on the CPU), decoded by
+        """Yield all clips in batches on ``device``: (clip_BPTSS3, video_B on the CPU), decoded by
         ``workers`` processes.
         """
         loader = DataLoader(
@@ -135,7 +133,7 @@ def check_clips(store: ClipStore, window: Window, crop: int) -> None:
 
 
 def check_labelled(store: ClipStore) -> None:
-    """``ValueError`` where a video has no class."""
+    """Raise ``ValueError`` where a video has no class."""
     if missing := int((store.labels_V < 0).sum()):
         raise ValueError(f"{store.path}: {missing} of its videos have no label")
 
@@ -143,8 +141,8 @@ def check_labelled(store: ClipStore) -> None:
 def check_same_classes(
     ours: str, our_names: Sequence[str], theirs: str, their_names: Sequence[str]
 ) -> None:
-    """``ValueError`` that names the first difference, unless two things know the same classes in
-    the same order.
+    """Raise ``ValueError`` naming the first difference, unless both have the same classes in the
+    same order.
     """
     for number, (our, their) in enumerate(zip(our_names, their_names, strict=False)):
         if our != their:
@@ -157,15 +155,13 @@ def check_same_classes(
 
 
 def crop_for(encoder: Encoder, store: ClipStore, asked: int | None) -> int:
-    """The crop asked for, else the one that the encoder was trained on as far as the frames
-    reach.
-    """
+    """Return the crop asked for, else that of the encoder's training, at most the frames' size."""
     smaller = min(store.spec.height, store.spec.width)
     return asked or min(encoder.card.config.get("crop", smaller), smaller)
 
 
 def window_for(encoder: Encoder, frames: int | None = None, step: int | None = None) -> Window:
-    """The clips asked for, else those that the encoder was trained on."""
+    """Return the clips asked for, else those of the encoder's training."""
     config = encoder.card.config
     return Window(
         frames=frames or config.get("frames", 16),
@@ -177,8 +173,8 @@ def window_for(encoder: Encoder, frames: int | None = None, step: int | None = N
 def square_crops(
     clip_THWC: UInt8[np.ndarray, "t h w 3"], crop: int, *, count: int
 ) -> UInt8[np.ndarray, "p t s s 3"]:
-    """``count`` squares of ``crop`` pixels, evenly spaced along the longer side (1: the centre): a
-    contiguous copy.
+    """Return ``count`` squares of ``crop`` pixels, evenly spaced along the longer side (1: the
+    centre), as a contiguous copy.
     """
     spare_H, spare_W = clip_THWC.shape[1] - crop, clip_THWC.shape[2] - crop
     across = [place / (count - 1) if count > 1 else 0.5 for place in range(count)]
@@ -189,7 +185,7 @@ def square_crops(
 
 
 def centre_crop(clip_THWC: UInt8[np.ndarray, "t h w 3"], crop: int) -> UInt8[np.ndarray, "t s s 3"]:
-    """The square of ``crop`` pixels in the middle of every frame, as a contiguous copy."""
+    """Return the square of ``crop`` pixels in the middle of every frame, as a contiguous copy."""
     return square_crops(clip_THWC, crop, count=1)[0]
 
 
@@ -240,8 +236,8 @@ def mean_over_clips(
     device: torch.device,
     on_clips: Callable[[int], None] = lambda count: None,
 ) -> tuple[Float[Tensor, "v p d"], Int[Tensor, " v"]]:
-    """What ``encode`` says of each square, averaged over the clips of a video, and the videos'
-    numbers (ascending).
+    """Return the output of ``encode`` for each square, averaged over the clips of a video, and the
+    numbers of the videos in ascending order.
     """
     sums: dict[int, Tensor] = {}
     counts: Counter[int] = Counter()
@@ -268,8 +264,8 @@ def cached_features(
     per_clip_l2: bool = False,
     extract: Callable[[], VideoFeatures],
 ) -> VideoFeatures:
-    """Features from ``cache`` if these weights met these clips before, else ``extract()``, kept
-    for the next time.
+    """Return features from ``cache`` if these weights encoded these clips before, else those of
+    ``extract()``, which are then kept.
 
     The key covers the network's weights, the store's content, what is shown of it and how a clip
     becomes a feature; a damaged cache file is made again.

@@ -1,4 +1,4 @@
-"""What a frozen encoder knows about a labelled dataset: nearest neighbours, retrieval and a linear
+"""Measures of a frozen encoder on a labelled dataset: nearest neighbours, retrieval and a linear
 probe.
 
 A measure takes the features of a training and of a test store and returns metrics in percent.
@@ -45,8 +45,8 @@ Measure = Callable[[VideoFeatures, VideoFeatures], Metrics]
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The metrics of one encoder, in percent. ``checkpoint`` is its path, or says that it was never
-    trained.
+    """The metrics of one encoder, in percent. ``checkpoint`` is its path, or "untrained" and its
+    name.
     """
 
     checkpoint: str
@@ -62,9 +62,9 @@ def evaluate(
 ) -> list[Evaluation]:
     """Run one measure for every checkpoint on the same two stores.
 
-    ``watch(what, clips)`` opens a context whose value is told how many clips were encoded. Raises
-    ``ValueError`` for stores that do not compare (no labels, other classes, no valid clip) and for
-    checkpoints without an encoder.
+    ``watch(what, clips)`` opens a context whose value is called with the number of clips encoded
+    since. Raise ``ValueError`` for stores that do not compare (no labels, other classes, no valid
+    clip) and for checkpoints without an encoder.
     """
     train, test = ClipStore.open(config.train_store), ClipStore.open(config.test_store)
     check_comparable(train, test)
@@ -91,8 +91,8 @@ def evaluate(
 def named_encoders(
     encoders: Iterable[tuple[Path, Encoder]], *, device: torch.device, random_init: bool
 ) -> Iterator[tuple[str, Encoder]]:
-    """The encoders, on ``device``, under their paths; with ``random_init`` each new network before
-    any training first.
+    """Yield each encoder, on ``device``, under its path; with ``random_init`` every new network
+    before any training first.
 
     The untrained network has no head.
     """
@@ -110,8 +110,8 @@ def named_encoders(
 def knn(
     train: VideoFeatures, test: VideoFeatures, *, k: int = 20, temperature: float = 0.07
 ) -> Metrics:
-    """Accuracy of the votes of the ``k`` nearest training videos; fewer vote where there are
-    fewer.
+    """Return the accuracy of the votes of the ``k`` nearest training videos, or of all where there
+    are fewer.
     """
     classes = len(train.class_names)
     score_VC = knn_scores(
@@ -128,8 +128,8 @@ def knn(
 def linear(
     train: VideoFeatures, test: VideoFeatures, *, weight_decay: float | None = None, seed: int = 0
 ) -> Metrics:
-    """Accuracy of a logistic regression; its weight decay is chosen on held-out training videos
-    unless given.
+    """Return the accuracy of a logistic regression; its weight decay is chosen on held-out training
+    videos unless given.
     """
     classes = len(train.class_names)
     if weight_decay is None:
@@ -143,7 +143,8 @@ def linear(
 
 
 def retrieval(train: VideoFeatures, test: VideoFeatures, *, centre: bool = False) -> Metrics:
-    """R@k: share of test videos with one of their class among the k most similar training videos.
+    """Return R@k, the share of test videos with one of their class among the k most similar
+    training videos.
 
     ``centre`` first subtracts from each set its own mean, as the reference does.
     """
@@ -174,8 +175,9 @@ def store_features(
     normalisation: Normalisation = "kinetics",
     per_clip_l2: bool = False,
 ) -> VideoFeatures:
-    """The features of a store, from the cache where they are there; ``name`` is what a person sees
-    being encoded. ``ValueError`` for a normalisation that the encoder chooses itself.
+    """Return the features of a store, from the cache where they are there. ``name`` is how the
+    progress calls the encoder. Raise ``ValueError`` for a normalisation that the encoder chooses
+    itself.
     """
     if normalisation != "kinetics" and is_foreign(encoder.card.name):
         raise ValueError(

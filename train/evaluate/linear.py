@@ -31,7 +31,7 @@ class LinearProbe:
     weight_decay: float
 
     def scores(self, feature_ND: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
-        """Logits of each class."""
+        """Return the logits of each class."""
         standard_ND = (feature_ND.double() - self.mean_D) / self.scale_D
         return standard_ND @ self.weight_CD.T + self.bias_C
 
@@ -83,10 +83,11 @@ def fit_probe(
 def hold_out(
     label_N: Int[Tensor, " n"], *, seed: int, share: float, names: Sequence[str] = (), instead: str
 ) -> Tensor:
-    """Bool [N]: a ``share`` of each class (at least one sample), drawn with the seed.
+    """Return which samples are held out, bool [N]: a ``share`` of each class (at least one sample),
+    drawn with the seed.
 
-    ``ValueError`` when a class has a single sample, which cannot be both learned and held out: the
-    line names the class (by number without ``names``) and what to do ``instead``.
+    Raise ``ValueError`` when a class has a single sample, which cannot be both learned and held
+    out: the line names the class (by number without ``names``) and what to do ``instead``.
     """
     held_N = torch.zeros(len(label_N), dtype=torch.bool)
     for label in label_N.unique().tolist():
@@ -111,7 +112,7 @@ def choose_weight_decay(
     seed: int = 0,
     names: Sequence[str] = (),
 ) -> float:
-    """The candidate with the best accuracy on the held-out fifth; the strongest of equals.
+    """Return the candidate with the best accuracy on the held-out fifth; the strongest of equals.
     ``names`` as in hold_out.
     """
     instead = "give the weight decay with --weight-decay"

@@ -24,8 +24,8 @@ def knn_accuracy(
     k: int,
     device: torch.device,
 ) -> float:
-    """Top-1 accuracy of videos by their ``k`` nearest neighbours among the other half of the store,
-    both ways round.
+    """Return the top-1 accuracy of videos by their ``k`` nearest neighbours in the other half of
+    the store, both ways round.
 
     One clip of each video, its middle one, centre crop; the halves are the even and the odd
     videos. A monitor of training: cheaper and noisier than ``fame evaluate knn``.
@@ -48,7 +48,9 @@ def knn_accuracy(
 
 
 def labelled_videos(store: ClipStore) -> np.ndarray:
-    """Videos with a class that can be shown; ``ValueError`` where there are not two."""
+    """Return the videos with a class that can be shown. Raise ``ValueError`` where there are not
+    two.
+    """
     videos = np.flatnonzero(store.valid_V & (store.labels_V >= 0))
     if len(videos) < 2:
         raise ValueError(

@@ -27,7 +27,7 @@ _NUMBERED_CLASSES = 15  # nor more numbers in the cells
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a run's ``metrics.jsonl``; ``ValueError`` where there are none."""
+    """Return the lines of a run's ``metrics.jsonl``. Raise ``ValueError`` where there are none."""
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     if not lines:
         raise ValueError(f"{path}: no metrics; is it the folder of a run that has begun?")
@@ -37,7 +37,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 def plot_curves(run: Path, picture: Path) -> None:
     """Draw the losses, contrastive accuracy and feature spread of a run folder as a PNG.
 
-    Dashed lines say what guessing reaches.
+    Dashed lines are what guessing reaches.
     """
     lines, levels = read_metrics(run / "metrics.jsonl"), chance_levels(run)
     steps = [line["step"] for line in lines]
@@ -89,7 +89,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def moving_average(values: list[float], width: int) -> list[float]:
-    """Mean of each value and up to ``width - 1`` before it."""
+    """Return the mean of each value and up to ``width - 1`` before it."""
     windows = (values[max(0, end - width) : end] for end in range(1, len(values) + 1))
     return [sum(window) / len(window) for window in windows]
 
@@ -170,8 +170,8 @@ def _save(figure: Figure, picture: Path) -> None:
 def write_video(
     path: Path, moments: Sequence[UInt8[np.ndarray, "p q 3"]], *, frames_per_second: float = 8
 ) -> None:
-    """Write RGB pictures of one size as an MPEG-4 video, white added to an odd side. ``OSError``
-    where it cannot be.
+    """Write RGB pictures of one size as an MPEG-4 video, white added to an odd side. Raise
+    ``OSError`` where it cannot be.
     """
     with whole(path) as partial:
         _write_video(partial, moments, frames_per_second)

@@ -1,4 +1,4 @@
-"""What a classifier said of each video or of each of its views, as a CSV file.
+"""The predictions of a classifier for each video or each of its views, as a CSV file.
 
 Shapes: N rows (videos, or views: crops of clips), K classes.
 """
@@ -25,8 +25,8 @@ def write_predictions(
     video_N: Int[Tensor, " n"],
     crops: int | None = None,
 ) -> None:
-    """Write a row for each video, or, where ``crops`` says how many squares of a clip were shown,
-    for each view in the order shown.
+    """Write a row for each video, or, where ``crops`` is the number of squares of a clip, for each
+    view in the order shown.
 
     ``log_NK`` are (mean) log-probabilities, ``video_N`` the numbers of the videos in ``store``. The
     columns ``video_id``, ``acc_top1`` and ``acc_top5`` are those that the debiased test splits of

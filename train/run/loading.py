@@ -1,4 +1,4 @@
-"""Batches that loader workers decode; what is said when one dies or cannot hand a batch over."""
+"""Batches that loader workers decode; the errors when one dies or cannot hand a batch over."""
 
 import multiprocessing.connection
 import os
@@ -19,12 +19,12 @@ _OPEN, _OPEN_BY_WORKER, _OPEN_BY_PART = 192, 8, 3
 
 
 class LoaderError(ValueError):
-    """No batches come any more; the message says why and what helps."""
+    """No batches come any more; the message gives the reason and what helps."""
 
 
 def batches(loader: DataLoader[Any]) -> Iterator[Any]:
-    """The batches of ``loader``. Raises :class:`LoaderError` as soon as a worker is missed, and
-    :class:`CorruptChunk` where one read damaged bytes.
+    """Yield the batches of ``loader``. Raise :class:`LoaderError` as soon as a worker is missed,
+    and :class:`CorruptChunk` where one read damaged bytes.
     """
     _make_room(loader)
     parts = _told(lambda: iter(loader))
@@ -57,7 +57,9 @@ def _make_room(loader: DataLoader[Any]) -> None:
 
 
 def _told(call: Any, processes: list[Any] | None = None) -> Any:
-    """What ``call`` gives; errors that come of a worker's death or want are told in one line."""
+    """Return what ``call`` gives; turn the errors of a dead worker or of missing memory into one
+    line.
+    """
     try:
         return call()
     except CorruptChunk as error:  # with the worker's traceback, whose last line is the message
@@ -84,7 +86,7 @@ def _check(processes: list[Any]) -> None:
 
 
 def _why(error: BaseException) -> str:
-    """What an error of handing over means, and what helps; nothing for one of another kind."""
+    """Return the cause of an error between processes and its remedy; ``None`` for other errors."""
     text = str(error)
     if "shared memory" in text or "No space left" in text:
         stat = os.statvfs(_SHARED)

@@ -1,4 +1,4 @@
-"""The run folder and what a person sees of a run.
+"""The run folder and the display of a run.
 
 config.json        the resolved config
 environment.json   software, device, git revision, stores
@@ -44,7 +44,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What the metrics of a run depend on beyond its config."""
+    """Return what the metrics of a run depend on beyond its config."""
     return {
         "git": _revision(),
         "python": platform.python_version(),
@@ -151,7 +151,7 @@ class RunLog:
             self.progress.waited(waited, DATA_WAIT)
 
     def flush(self) -> None:
-        """Write the kept steps. Raises :class:`DivergedError` at the first one whose loss is not
+        """Write the kept steps. Raise :class:`DivergedError` at the first one whose loss is not
         finite.
         """
         if not self._pending:
@@ -198,18 +198,18 @@ class RunLog:
                 Image.fromarray(image_HWC).save(partial)
 
     def say(self, text: str) -> None:
-        """Tell the person who watches."""
+        """Print a line above the display."""
         self.progress.say(text)
 
     def _estimate(self, *, done: int, rate: float) -> None:
-        """Say how long the steps that are left will take."""
+        """Print how long the remaining steps will take."""
         if left := self.total - done:
             took = duration(left * self.clips / max(rate, 1e-9))
             self.say(f"estimate: {took} for the {left} steps that are left, at {rate:.1f} clips/s")
 
     def _averaged(self) -> list[dict[str, float]]:
-        """The kept steps as plain numbers, in one transfer from the device and one reduction over
-        processes.
+        """Return the kept steps as plain numbers, in one transfer from the device and one reduction
+        over processes.
         """
         names = list(self._pending[0][1])
         rows = [
@@ -257,7 +257,7 @@ def _disk_errors_once() -> Generator[None]:
 
 
 def _revision() -> str | None:
-    """The commit that this code is at, or None outside a repository."""
+    """Return the commit that this code is at, or ``None`` outside a repository."""
     here = Path(__file__).resolve().parent
     try:
         command = ["git", "-C", str(here), "rev-parse", "HEAD"]

@@ -37,7 +37,7 @@ def sound_kernels(config: TrainingConfig, device: torch.device) -> Generator[Non
 def make_optimizer(
     config: TrainingConfig, parameters: Sequence[nn.Parameter]
 ) -> torch.optim.Optimizer:
-    """The optimiser of a config, fused into one kernel per step."""
+    """Return the optimiser of a config, fused into one kernel per step."""
     if config.optimizer == "sgd":
         return torch.optim.SGD(
             parameters,

@@ -6,8 +6,8 @@ from train.config import PretrainConfig, TrainingConfig
 
 
 def learning_rate(config: TrainingConfig, *, step: int, steps_per_epoch: int) -> float:
-    """The rate at ``step`` (counted from 0): a linear warm-up, then cosine to 0, tenfold steps, or
-    constant.
+    """Return the rate at ``step`` (counted from 0): a linear warm-up, then cosine to 0, tenfold
+    steps, or constant.
 
     With ``lr_update="epoch"`` it is what it was at the first step of the epoch, as in the
     reference.
@@ -26,7 +26,7 @@ def learning_rate(config: TrainingConfig, *, step: int, steps_per_epoch: int) ->
 
 
 def key_momentum(config: PretrainConfig, *, step: int, steps_per_epoch: int) -> float:
-    """Momentum of the key encoder: constant, or rising to 1 along a cosine."""
+    """Return the momentum of the key encoder: constant, or rising to 1 along a cosine."""
     if config.ema_schedule == "constant":
         return config.ema
     share = step / (config.epochs * steps_per_epoch)

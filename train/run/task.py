@@ -72,7 +72,7 @@ class Task(ABC, Generic[C]):
         self.optimizer = make_optimizer(config, list(network.parameters()))
 
     def opening(self) -> list[str]:
-        """Return the lines that say what will run."""
+        """Return the lines that describe the run."""
         return []
 
     def less_memory(self) -> list[str]:
@@ -95,8 +95,8 @@ class Task(ABC, Generic[C]):
         return ways or ["fewer --frames or a smaller --crop"]
 
     def batches(self, start: int, stop: int, *, workers: int | None = None) -> Iterator[Pairs]:
-        """Yield what this process trains on in steps ``start``..``stop``, decoded by workers: as
-        many as the config says, unless given.
+        """Yield what this process trains on in steps ``start``..``stop``, decoded by workers: the
+        config's number unless given.
         """
         rank, world = self.peers.rank, self.peers.world
         config = self.config
