@@ -129,7 +129,7 @@ def read_backgrounds(path: Path, store: ClipStore) -> Int[Tensor, " videos"]:
     columns ``video`` and ``background``.
 
     Videos of other splits may be listed too; any text names a background. Raise ``ValueError``
-    names what is missing.
+    naming what is missing.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
