@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fame.settings import (, CONTRAST
+from fame.settings import (
     CONTRAST,
     DATA,
     LAUNCH,
@@ -263,8 +263,7 @@ class PretrainConfig(TrainingConfig):
         Literal["batch", "process"],
         CONTRAST(
             "Mix the keys' batch-norm groups over the whole batch, or within each process, which "
-            "sends no clips but makes results depend on the number of processes.",
-            
+            "sends no clips but makes results depend on the number of processes."
         ),
     ] = "batch"
     negatives: Annotated[
