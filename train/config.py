@@ -148,7 +148,7 @@ class TrainingConfig(Settings):
     checkpoint_every: Annotated[int, RUN("Epochs from one kept checkpoint to the next.", low=1)] = (
         10
     )
-    keep: Annotated[int | None, RUN("Newest of these that are kept (default: all).", low=1)] = None
+    keep: Annotated[int | None, RUN("How many of these checkpoints to keep, the newest ones (default: all).", low=1)] = None
     save_seconds: Annotated[
         float, RUN("Longest time in seconds that a killed run can lose.", low=0)
     ] = 600.0
@@ -210,7 +210,7 @@ class PretrainConfig(TrainingConfig):
 
     beta: Beta = 0.5
     views: Annotated[
-        Literal["single", "both"], MERGING("Whether one or both views are merged.")
+        Literal["single", "both"], MERGING("Merge one view or both.")
     ] = "single"
     background: Annotated[
         Literal["inter", "intra", "none"],
@@ -250,7 +250,7 @@ class PretrainConfig(TrainingConfig):
     ema: Annotated[float, CONTRAST("Momentum of the key encoder.", low=0, high=1)] = 0.999
     ema_schedule: Annotated[
         Literal["constant", "cosine"],
-        CONTRAST("Whether that momentum stays or rises to 1 along a cosine."),
+        CONTRAST("Keep that momentum constant, or raise it to 1 along a cosine."),
     ] = "constant"
     enqueue: Annotated[
         Literal["between", "after"],

@@ -60,7 +60,7 @@ class EncodingConfig(Settings):
     workers: Workers = 0
     device: Device = "auto"
     random_init: Annotated[
-        bool, Setting("Add the network before any training, the floor to beat.")
+        bool, Setting("Also measure the untrained network, as a baseline.")
     ] = False
 
 
@@ -104,7 +104,7 @@ class LinearConfig(Settings):
     """The linear probe."""
 
     weight_decay: WeightDecay = None
-    seed: Annotated[int, Setting("Draws the held-out videos.", low=0)] = 0
+    seed: Annotated[int, Setting("Decides which videos are held out.", low=0)] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ class ClassifierConfig(Settings):
         bool, Setting("Leave out videos shorter than a clip, as the reference does, not loop them.")
     ] = False
     predictions: Annotated[
-        Path | None, DATA("CSV file to write: what was said of each video.", metavar="FILE")
+        Path | None, DATA("CSV file to write the prediction for each video to.", metavar="FILE")
     ] = None
     per_clip: Annotated[
         bool, Setting("Write a row for each crop of each clip into it, not one for each video.")
@@ -178,6 +178,6 @@ class BiasConfig(EncodingConfig):
         float, Setting("Share of a clip within which its foreground lies.", above=0, below=1)
     ] = 0.5
     seed: Annotated[
-        int, Setting("Draws the videos that exchange parts, and orders of frames.", low=0)
+        int, Setting("Decides which videos exchange parts, and the orders of frames.", low=0)
     ] = 0
     weight_decay: WeightDecay = None
