@@ -77,9 +77,9 @@ class PreprocessConfig(Settings):
     time_limit: Annotated[
         float, RUN("Seconds after which a video counts as failed.", above=0, metavar="SECONDS")
     ] = 300.0
-    retry_failed: Annotated[
-        bool, RUN("Try the failed videos again, also in a finished store.")
-    ] = False
+    retry_failed: Annotated[bool, RUN("Try the failed videos again, also in a finished store.")] = (
+        False
+    )
     max_missing: Annotated[
         float, RUN("Share of listed videos that may be missing.", low=0, high=1)
     ] = 0.2

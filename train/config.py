@@ -148,7 +148,10 @@ class TrainingConfig(Settings):
     checkpoint_every: Annotated[int, RUN("Epochs from one kept checkpoint to the next.", low=1)] = (
         10
     )
-    keep: Annotated[int | None, RUN("How many of these checkpoints to keep, the newest ones (default: all).", low=1)] = None
+    keep: Annotated[
+        int | None,
+        RUN("How many of these checkpoints to keep, the newest ones (default: all).", low=1),
+    ] = None
     save_seconds: Annotated[
         float, RUN("Longest time in seconds that a killed run can lose.", low=0)
     ] = 600.0
@@ -209,9 +212,7 @@ class PretrainConfig(TrainingConfig):
     """
 
     beta: Beta = 0.5
-    views: Annotated[
-        Literal["single", "both"], MERGING("Merge one view or both.")
-    ] = "single"
+    views: Annotated[Literal["single", "both"], MERGING("Merge one view or both.")] = "single"
     background: Annotated[
         Literal["inter", "intra", "none"],
         MERGING("Background from another video, from the video's other clip, or no merging."),

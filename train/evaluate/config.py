@@ -59,9 +59,9 @@ class EncodingConfig(Settings):
     batch: Batch = 16
     workers: Workers = 0
     device: Device = "auto"
-    random_init: Annotated[
-        bool, Setting("Also measure the untrained network, as a baseline.")
-    ] = False
+    random_init: Annotated[bool, Setting("Also measure the untrained network, as a baseline.")] = (
+        False
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
