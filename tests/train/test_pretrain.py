@@ -322,7 +322,7 @@ def finished(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("encoder=r2plus1d_18",), "another architecture: name is i3d"),
         (("width=0.25",), "another architecture: options"),
         (("dim=16",), "another architecture: head"),
-        (("lr=0.01",), "begun with lr=0.0001, not 0.01"),
+        (("temperature=0.2",), "begun with temperature=0.1, not 0.2"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(
