@@ -61,7 +61,7 @@ def test_a_node_that_dies_costs_nothing_but_time(
         busy[:] = [node for node in cluster.worker_nodes if making_a_shard(node)]
         return len(busy) == WORKERS and bool(list(config.store.glob("records/*.json")))
 
-    wait_until(one_is_done_and_all_are_busy, seconds=60)
+    wait_until(one_is_done_and_all_are_busy)
     cluster.remove_node(busy[0], allow_graceful=False)
     done = len(list(config.store.glob("records/*.json")))
     driver.join()

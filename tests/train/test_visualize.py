@@ -15,6 +15,7 @@ from train.evaluate.plots import (
     plot_confusion,
     plot_curves,
     plot_kernels,
+    read_metrics,
 )
 
 
@@ -45,6 +46,17 @@ def test_the_curves_of_a_run_are_drawn(tmp_path: Path) -> None:
     with Image.open(tmp_path / "report" / "curves.png") as picture:
         assert picture.size == (1600, 380)
         assert len(picture.convert("RGB").getcolors(2**20)) > 50
+
+
+def test_lines_that_are_damaged_are_named_and_an_unfinished_last_one_is_left_out(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 0}\n{"step": 1}\n{"ste')
+    assert read_metrics(path) == [{"step": 0}, {"step": 1}]
+    path.write_bytes(b'{"step": 0}\n\xff[2J\n{"step": 2}\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: damaged"):
+        read_metrics(path)
 
 
 def test_a_folder_without_metrics_is_named(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -27,8 +27,21 @@ _NUMBERED_CLASSES = 15  # nor more numbers in the cells
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Return the lines of a run's ``metrics.jsonl``. Raise ``ValueError`` where there are none."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    """Return the lines of a run's ``metrics.jsonl``, less a last one that a run is writing.
+
+    Raise ``ValueError`` where there are none, and for a line that is damaged.
+    """
+    texts = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    lines: list[dict[str, float]] = []
+    for number, text in enumerate(texts, 1):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            line = None
+        if isinstance(line, dict):
+            lines.append(cast("dict[str, float]", line))
+        elif number < len(texts):
+            raise ValueError(f"{path}, line {number}: damaged; the run's own command mends it")
     if not lines:
         raise ValueError(f"{path}: no metrics; is it the folder of a run that has begun?")
     return lines
