@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from fame.contrast import feature_spread, info_nce
 from fame.models.norm import in_passes, only_grouped
 from fame.randomness import generator
+from fame.transfer import send
 
 Enqueue = Literal["between", "after"]
 Clips = Float[Tensor, "b c t h w"]
@@ -54,7 +55,7 @@ class SingleProcess:
 
     def exchange(self, row_B: Tensor, wanted_G: Tensor) -> Tensor:
         """The wanted rows."""
-        return row_B[wanted_G.to(row_B.device)]
+        return row_B[send(wanted_G, row_B.device)]
 
 
 class StepResult(NamedTuple):
@@ -141,7 +142,7 @@ class MoCo(nn.Module):
         outputs = self._encoded(self.encoder_k, shuffled)
         for output_BD, shuffle_G in zip(outputs, shuffles, strict=True):
             key_GD = collectives.gather(F.normalize(output_BD, dim=1))
-            keys.append(key_GD[torch.argsort(shuffle_G).to(key_GD.device)])
+            keys.append(key_GD[send(torch.argsort(shuffle_G), key_GD.device)])
         return keys
 
     @torch.no_grad()
@@ -184,7 +185,7 @@ class MoCo(nn.Module):
         """
         peers = collectives or SingleProcess()
         mine = slice(peers.rank * len(view_1), (peers.rank + 1) * len(view_1))
-        own = None if sample_B is None else sample_B.to(self.queue.device, non_blocking=True)
+        own = None if sample_B is None else send(sample_B, self.queue.device)
         sample_G = None if own is None else peers.gather(own)
         key_2_GD, key_1_GD = self.keys((view_2, view_1), shuffles[::-1], peers)
         before = after = (self.queue, self.queue_sample)

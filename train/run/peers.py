@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fame.moco import Collectives, SingleProcess
+from fame.transfer import send
 
 # What gloo says of a process that is gone; it raises plain RuntimeErrors.
 _GONE = ("onnection closed", "onnection reset", "onnection refused", "roken pipe", "imed out")
@@ -102,17 +103,18 @@ class Group:
         size = len(row_B)
         owner_G = wanted_G // size
         if torch.equal(owner_G, torch.arange(len(wanted_G)) // size):  # nobody wants another's
-            return row_B[(wanted_G.view(self.world, size)[self.rank] % size).to(row_B.device)]
+            mine = wanted_G.view(self.world, size)[self.rank] % size
+            return row_B[send(mine, row_B.device)]
         wanted_by = wanted_G.view(self.world, size)
         outgoing = [wanted[wanted // size == self.rank] % size for wanted in wanted_by]
         mine = owner_G.view(self.world, size)[self.rank]
-        sent = row_B[torch.cat(outgoing).to(row_B.device)].contiguous()
+        sent = row_B[send(torch.cat(outgoing), row_B.device)].contiguous()
         received = torch.empty_like(row_B, memory_format=torch.contiguous_format)
         incoming = torch.bincount(mine, minlength=self.world).tolist()
         with _peer_errors():
             dist.all_to_all_single(received, sent, incoming, [len(rows) for rows in outgoing])
         arrival_B = torch.argsort(mine, stable=True)
-        return received[torch.argsort(arrival_B).to(row_B.device)]
+        return received[send(torch.argsort(arrival_B), row_B.device)]
 
     def average_(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its mean over processes, in buckets: one is packed while the one
