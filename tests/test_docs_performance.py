@@ -74,6 +74,12 @@ FIGURES: dict[str, tuple[str, Callable[[Any], float]]] = {
     "memory beside the batch": (".2f", lambda of: of["foreground"]["memory"]["extra / clip"]),
     "share of the mask": (".4f", _worst_mask),
     "plain training step": (".2f", lambda of: of["train_cpu"]["step"]["step_seconds"]["ratio"]),
+    "training data of a store in a bucket": (
+        ".2f",
+        lambda of: of["bucket"]["rate_over_that_of_the_folder"]["cache of the whole"][
+            "later epochs"
+        ],
+    ),
     "loader's memory": (
         ".2f",
         lambda of: (
