@@ -180,6 +180,7 @@ class PretrainTask(Task[PretrainConfig]):
                 crop=config.crop,
                 k=config.knn_k,
                 device=self.device,
+                workers=config.workers,
             )
         batch, at = self._last
         return EpochEnd(

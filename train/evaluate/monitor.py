@@ -10,7 +10,7 @@ from fame.clipstore import ClipStore, Window
 from fame.metrics import knn_scores, topk_accuracy
 from fame.models import Backbone
 from fame.normalize import encoder_input
-from train.evaluate.features import centre_crop
+from train.evaluate.features import SquareClips
 
 _BATCH = 16
 
@@ -23,16 +23,19 @@ def knn_accuracy(
     crop: int,
     k: int,
     device: torch.device,
+    workers: int = 0,
 ) -> float:
     """Return the top-1 accuracy of videos by their ``k`` nearest neighbours in the other half of
     the store, both ways round.
 
     One clip of each video, its middle one, centre crop; the halves are the even and the odd
-    videos. A monitor of training: cheaper and noisier than ``fame evaluate knn``.
+    videos. A monitor of training: cheaper and noisier than ``fame evaluate knn``. ``workers``
+    processes decode.
     """
     videos = labelled_videos(store)
     label_V = torch.from_numpy(store.labels_V[videos])
-    feature_VD = _features(network, store, videos, window=window, crop=crop, device=device)
+    clips = SquareClips(store, window=window, clips=1, crop=crop, videos=videos.tolist())
+    feature_VD = _features(network, clips, workers=workers, device=device)
     even, odd = slice(0, None, 2), slice(1, None, 2)
     right = 0.0
     for query, gallery in ((even, odd), (odd, even)):
@@ -62,23 +65,13 @@ def labelled_videos(store: ClipStore) -> np.ndarray:
 
 @torch.no_grad()
 def _features(
-    network: Backbone,
-    store: ClipStore,
-    videos: np.ndarray,
-    *,
-    window: Window,
-    crop: int,
-    device: torch.device,
+    network: Backbone, clips: SquareClips, *, workers: int, device: torch.device
 ) -> torch.Tensor:
     was_training = network.training
     network.eval()
-    features: list[torch.Tensor] = []
-    for first in range(0, len(videos), _BATCH):
-        clips = [
-            centre_crop(store.clip(video, store.spread(video, window, 1)[0], window), crop)
-            for video in videos[first : first + _BATCH].tolist()
-        ]
-        clip_BTHWC = torch.from_numpy(np.stack(clips)).to(device)
-        features.append(network.features(encoder_input(clip_BTHWC)).float().cpu())
+    features = [
+        network.features(encoder_input(clip_BPTSS3.flatten(0, 1))).float().cpu()
+        for clip_BPTSS3, _ in clips.batches(_BATCH, workers=workers, device=device)
+    ]
     network.train(was_training)
     return torch.cat(features)
