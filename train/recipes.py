@@ -76,8 +76,9 @@ def small_cpu() -> PretrainConfig:
     Command: ``fame pretrain STORE --recipe small-cpu`` (a store of 36x48 or more, 128 videos). For
     demonstrations, tests of a set-up and the experiments in ``benchmarks/evidence``, where a run of
     500 steps takes about 3 minutes. Colours are left alone: with them changed, a network of this
-    size learns nothing in that time. Masks are made on the crop and as large as the mover: in the
-    demo the probe gained 6 and 8 points by them in two seeds. Published: nothing.
+    size learns nothing in that time. Masks are made on the crop, a quarter of every frame: masks as
+    large as the mover (``cut=adaptive``) are more exact, and learn less in three seeds and nothing
+    where movers are small (docs/evidence.md). Published: nothing.
     """
     return PretrainConfig(
         encoder="c3d_small",
@@ -89,7 +90,6 @@ def small_cpu() -> PretrainConfig:
         blur=0.0,
         beta=0.25,
         mask="median",
-        cut="adaptive",
         bn_group=8,
         merge_group=8,
         epochs=60,
