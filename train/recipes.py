@@ -54,9 +54,10 @@ def fame_k400() -> PretrainConfig:
     """The default: I3D on Kinetics-400 with flow maps, in bf16.
 
     Command: ``fame pretrain STORE``. Maps of clips are read from the store; one view is merged, as
-    docs/evidence.md decides: with good maps both views cost 8 points of the probe, and neither maps
-    per frame nor adaptive masks have won three seeds. A table at scale that says otherwise would
-    change it. bf16, channels last, compiled. The batch, its groups and the schedule are the
+    docs/evidence.md decides: with good maps both views cost 8 points of the probe, maps per frame
+    have not won over seeds, and adaptive masks lose, or collapse where movers are small. Beta is
+    the paper's; less may do better, as half a frame is mostly background. Three seeds at scale in
+    which another choice wins kNN and probe would change it. bf16, channels last, compiled. The batch, its groups and the schedule are the
     reference's, so that results compare. Cost: 2.1e19 FLOP. Published figure: none yet for this
     variant; compare with reference-k400.
     """
