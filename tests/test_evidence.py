@@ -46,13 +46,10 @@ SMALL += ["workers=0", "lr=0.001"]
 
 
 @pytest.mark.slow
-def test_pointing_hands_are_walked_from_videos_to_the_table(
-    footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pointing, "STORE", worlds.RECIPE)
+def test_pointing_hands_are_walked_from_videos_to_the_table(footage: Path, tmp_path: Path) -> None:
     where = ["--footage", footage, "--work", tmp_path / "work", "--results", tmp_path]
     short = ["--needed", 0, "--splits", "fold1", "biased", "--seeds", 1, "--set", *SMALL]
-    short += ["warmup_epochs=0"]
+    short += ["warmup_epochs=0", "--height", 36, "--width", 48]
     first = ["--set-pretraining", *SMALL, "precision=fp32", "queue=12", "bn_group=none"]
     first += ["merge_group=none", "channels_last=false"]
     pointing.main([str(word) for word in (*where, *short, *first)])

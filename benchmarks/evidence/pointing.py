@@ -10,7 +10,11 @@ encoder, MoCo, and FAME with maps per clip and per frame, pretrained on the trai
 ``--more`` stores with the same budget (probe, kNN, leakage by scene, fine-tuning), and trains it
 from scratch with and without merging; three folds by scene and the biased list, every seed. Clips
 span their video, and nothing is mirrored: left and right are classes. What is finished is kept
-below ``--work`` and not run again.
+below ``--work`` and not run again. On two cores, what comes nearest (fold 1, 58.8 %, minutes):
+
+    python benchmarks/evidence/pointing.py --search-only --height 36 --width 48 --work data/runs/small \\
+        --set encoder=c3d_small crop=32 frames=16 lr=0.001 epochs=300 device=cpu workers=0
+
 Results: ``../results/evidence_pointing.{json,md}``.
 """
 
@@ -41,7 +45,7 @@ FOOTAGE = Path(__file__).resolve().parents[3] / "shared" / "data" / "ego-pointin
 # Name of a split -> its lists. In the biased one, a scene shows other figures in the test.
 SPLITS = {f"fold{n}": (f"fold{n}_train.txt", f"fold{n}_test.txt") for n in (1, 2, 3)}
 SPLITS["biased"] = ("bias_train.txt", "bias_conflict.txt")
-STORE = ("--keep", "1", "--height", "128", "--width", "170")
+# Clips over the whole video and colours left alone: a first try on a CPU without them stayed at chance.
 SUPERVISED = FinetuneConfig(
     span=1.0,
     flip=0.0,
@@ -53,10 +57,13 @@ SUPERVISED = FinetuneConfig(
     warmup_epochs=5,
     dropout=0.5,
     min_area=0.5,
+    gray=0.0,
+    jitter=0.0,
+    blur=0.0,
     epochs=200,
     clips=1,
 )
-# What is tried, in this order. The first was tried on a CPU for a short time, at chance.
+# What is tried, in this order.
 CANDIDATES: dict[str, tuple[str, ...]] = {
     "c3d_small, 64 pixels": ("encoder=c3d_small", "crop=64", "lr=0.002"),
     "c3d_small, 112 pixels, 32 frames": ("encoder=c3d_small", "crop=112", "frames=32", "lr=0.002"),
@@ -100,6 +107,7 @@ class Experiment:
 
     footage: Path
     work: Path
+    size: tuple[int, int] = (128, 170)
     training: Sequence[str] = ()
     pretraining: Sequence[str] = ()
     more: Sequence[Path] = ()
@@ -113,11 +121,12 @@ class Experiment:
             ]
         with (self.work / "scenes.csv").open("w", newline="") as file:
             csv.writer(file).writerows([("video", "background"), *rows])
-        made = []
+        height, width = map(str, self.size)
+        options, made = ("--keep", "1", "--height", height, "--width", width), []
         for part, listed in zip(("train", "test"), SPLITS[split], strict=True):
             made.append(self.work / f"{split}-{part}.zarr")
             where = {"videos": self.footage / "videos", "listed": self.footage / listed}
-            preprocessed("pointing", part, made[-1], options=STORE, **where)
+            preprocessed("pointing", part, made[-1], options=options, **where)
         return made[0], made[1]
 
     def supervised(
@@ -209,6 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     experiment = Experiment(
         footage=options.footage,
         work=options.work.resolve(),
+        size=(options.height, options.width),
         training=options.set,
         pretraining=options.set_pretraining,
         more=options.more,
@@ -245,6 +255,8 @@ def parsed(arguments: Sequence[str] | None) -> Any:
     parser.add_argument("--footage", type=Path, default=FOOTAGE)
     parser.add_argument("--work", type=Path, default=Path("data/runs/pointing"))
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--height", type=int, default=128, help="of the stores' frames")
+    parser.add_argument("--width", type=int, default=170, help="of the stores' frames")
     parser.add_argument("--needed", type=float, default=60.0, metavar="PERCENT")
     parser.add_argument("--search-only", action="store_true")
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS))
