@@ -108,12 +108,12 @@ def test_a_table_of_evidence_shows_every_seed_and_what_was_not_run() -> None:
 
 def test_when_merging_pays_is_drawn_from_what_was_run(tmp_path: Path) -> None:
     kept = {"trials": {"MoCo": [TRIAL, TRIAL], "FAME, flow maps": [TRIAL]}}
-    (tmp_path / "evidence_tempting_own_longer.json").write_text(json.dumps(kept))
+    (tmp_path / "evidence_tempting_own.json").write_text(json.dumps(kept))
     pays.main(results=tmp_path, pictures=tmp_path)
     lines = (tmp_path / "evidence_pays.md").read_text().splitlines()
     each = " | ".join(["**50.0** (50.0, 50.0)"] * 3)
     assert lines[4:] == [
-        f"| one for each video | 3,000 | MoCo | {each} |",  # no other arm of the picture
+        f"| own background for each video | 500 | MoCo | {each} |",  # no other arm of the picture
         "",
         "2 pretrainings, 2.0 CPU hours.",
     ]

@@ -18,10 +18,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from run import PICTURES, RESULTS, cell, values
 
 WORLDS = {  # heading -> the results after 500 and after 3,000 steps
-    "12 pale\nbackgrounds": ("frames", "longer"),
-    "one for\neach video": ("tempting_own", "tempting_own_longer"),
-    "and twice\nthe contrast": ("tempting_bold", "tempting_bold_longer"),
-    "and smaller\nmovers": ("tempting_strong", "tempting_strong_longer"),
+    "pale:\n12 backgrounds": ("frames", "longer"),
+    "own background\nfor each video": ("tempting_own", "tempting_own_longer"),
+    "own, of twice\nthe contrast": ("tempting_bold", "tempting_bold_longer"),
+    "tempting: own, twice\ncontrast, small movers": ("tempting_strong", "tempting_strong_longer"),
 }
 STEPS = (500, 3000)
 ARMS = {
@@ -67,19 +67,22 @@ def table(found: dict[tuple[str, int], Trials]) -> str:
 
 def plot(found: dict[tuple[str, int], Trials], path: Path) -> None:
     """A row of panels for each number of steps: lines through the means, dots for the seeds."""
+    shown = [world for world in WORLDS if any(found[world, STEPS[0]].values())]
     drawn, panels = plt.subplots(
         len(STEPS), len(FIGURES), figsize=(11, 6.2), sharex=True, sharey=True, squeeze=False
     )
     for row, steps in zip(panels, STEPS, strict=True):
         for panel, (figure, heading) in zip(row, FIGURES.items(), strict=True):
-            for arm, colour in ARMS.items():
-                each = [values(found[world, steps][arm], figure) for world in WORLDS]
-                means = [statistics.mean(part) if part else float("nan") for part in each]
-                panel.plot(range(len(WORLDS)), means, "-", color=colour, label=arm, linewidth=1.8)
-                for place, part in enumerate(each):
+            for shift, (arm, colour) in enumerate(ARMS.items()):
+                each = [values(found[world, steps][arm], figure) for world in shown]
+                run = {place + shift / 30: part for place, part in enumerate(each) if part}
+                means = [statistics.mean(part) for part in run.values()]
+                panel.plot(list(run), means, "-", color=colour, label=arm, linewidth=1.8)
+                for place, part in run.items():
                     panel.plot([place] * len(part), part, "o", color=colour, markersize=4)
             panel.set(title=f"{heading}, {steps:,} steps", ylim=(0, 100))
-            panel.set_xticks(range(len(WORLDS)), list(WORLDS), fontsize=8)
+            panel.set_xticks(range(len(shown)), shown, fontsize=8)
+            panel.set_xlim(-0.3, len(shown) - 0.6)
             panel.grid(axis="y", color="0.9")
         row[0].set_ylabel("%")
     drawn.legend(*panels[0][0].get_legend_handles_labels(), loc="lower center", ncols=len(ARMS))
