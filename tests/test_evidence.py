@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import davis
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "evidence"))
-import pays
-import pointing
-import run
-import worlds
-
+from benchmarks.evidence import pays, pointing, run, worlds
 from fame.clipstore import ClipStore
 from preprocess.world import write_world
 
@@ -41,8 +34,16 @@ def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-SMALL = ["encoder=c3d_small", "crop=24", "frames=8", "epochs=1", "batch=12", "device=cpu"]
-SMALL += ["workers=0", "lr=0.001"]
+SMALL = [
+    "encoder=c3d_small",
+    "crop=24",
+    "frames=8",
+    "epochs=1",
+    "batch=12",
+    "device=cpu",
+    "workers=0",
+    "lr=0.001",
+]
 
 
 @pytest.mark.slow
@@ -66,7 +67,11 @@ def test_pointing_hands_are_walked_from_videos_to_the_table(footage: Path, tmp_p
 def test_nothing_is_compared_where_nothing_learns(
     footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pointing.Experiment, "supervised", lambda *_: 10.0)
+
+    def supervised(*_: object) -> float:
+        return 10.0
+
+    monkeypatch.setattr(pointing.Experiment, "supervised", supervised)
     where = ["--footage", footage, "--work", tmp_path / "work", "--results", tmp_path]
     pointing.main([str(word) for word in where])
     found = json.loads((tmp_path / "evidence_pointing.json").read_text())
