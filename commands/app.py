@@ -66,7 +66,7 @@ class Command(TyperCommand):
         return super().parse_args(ctx, renamed(ctx.command_path, args))
 
     def invoke(self, ctx: Any) -> Any:
-        """Say at the end of a run that a signal stopped which command goes on."""
+        """Print, after a run that a signal stopped, the command that continues it."""
         try:
             return super().invoke(ctx)
         except typer.Exit as end:

@@ -24,11 +24,11 @@ AnyPath = TypeVar("AnyPath", Path, Path | str)
 
 
 def existing(path: AnyPath, *, made_by: str) -> AnyPath:
-    """``path`` itself; ``ValueError`` that says where was looked and what makes it when it is not
-    there.
+    """Return ``path``. Raise ``ValueError`` naming the path and the command that creates it, if
+    nothing is there.
 
-    Of an address (``s3://``, ``hf:``) and a function (``module:name``) nothing is asked here:
-    opening it tells.
+    An address (``s3://``, ``hf:``) or a function (``module:name``) is not looked for here: opening
+    it raises the error.
     """
     if ":" not in str(path) and not Path(path).exists():
         raise ValueError(f"{path} is not there; {made_by}")
@@ -36,6 +36,6 @@ def existing(path: AnyPath, *, made_by: str) -> AnyPath:
 
 
 def checkpoint_or_default(given: Path | None, root: Path) -> Path:
-    """The checkpoint that was named, else the last one of the default run."""
+    """Return the checkpoint that was named, else the last one of the default run."""
     path = given or root / "runs" / "pretrain" / "checkpoints" / "last.pt"
     return existing(path, made_by="`fame pretrain` makes checkpoints")

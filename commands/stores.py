@@ -16,10 +16,10 @@ _MAKES = "`fame preprocess` makes clip stores"
 
 
 def existing_store(path: AnyPath, *, root: Path, hint: str = "") -> AnyPath:
-    """Return ``path`` itself. Raise ``ValueError`` where no clip store is there: the line says what
-    is there, which command makes a store, and which stores lie below ``root``.
+    """Return ``path``. Raise ``ValueError`` if no clip store is there: the line names what is there
+    instead, the command that makes a store, and the stores below ``root``.
 
-    Of a store at ``s3://`` nothing is asked here: opening it raises the error.
+    A store at ``s3://`` is not looked for here: opening it raises the error.
     """
     if "://" in str(path) or (Path(path) / _ROOT_KEY).exists():
         return path

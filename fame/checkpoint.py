@@ -57,7 +57,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Maybe:
-    """What ``schema`` says, or ``None``."""
+    """What ``schema`` describes, or ``None``."""
 
     schema: "Schema"
 
@@ -67,7 +67,7 @@ Schema = Mapping[Any, Any] | Expected | Number | Maybe | None
 
 
 def expected(tensors: Mapping[str, Tensor], *, any_precision: bool = False) -> dict[str, Expected]:
-    """The schema of a state dict like this one."""
+    """Return the schema of a state dict like this one."""
     lows = {name: 0 if name.endswith(_NEVER_NEGATIVE) else -math.inf for name in tensors}
     return {
         name: Expected(like=like, low=lows[name], any_precision=any_precision)
@@ -76,7 +76,7 @@ def expected(tensors: Mapping[str, Tensor], *, any_precision: bool = False) -> d
 
 
 class Checkpoint:
-    """An open checkpoint of this project. Raises :class:`CheckpointError` where it is none."""
+    """An open checkpoint of this project. Raise :class:`CheckpointError` where it is none."""
 
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
@@ -208,7 +208,7 @@ def _compare_names(found: Mapping[Any, Any], wanted: Mapping[Any, Any], where: s
 
 
 def take(archive: Archive, found: Any, schema: Schema, where: str) -> Any:
-    """Read what :func:`compare` let pass. Raises :class:`CheckpointError` for a tensor with a value
+    """Read what :func:`compare` let pass. Raise :class:`CheckpointError` for a tensor with a value
     that is not finite or out of bounds.
     """
     if schema is None or found is None:
@@ -255,7 +255,7 @@ def checksum(value: Any) -> str:
 
 def plain(value: Any) -> Any:
     """Return a copy of lists, dictionaries, words, numbers, and nothing else, as JSON could hold
-    them. Raises :class:`CheckpointError` on anything else, or on too much.
+    them. Raise :class:`CheckpointError` on anything else, or on too much.
     """
     return _Copier().copy(value, "", 0)
 
@@ -296,7 +296,7 @@ class _Copier:
 
 
 def shown(value: Any) -> str:
-    """A value of a file as it can stand in a message: short, in one line, whatever it is."""
+    """Return a value of a file as it can stand in a message: short, in one line, whatever it is."""
     if isinstance(value, str) and value.isprintable() and len(value) < 80:
         return value
     text = _shorten.repr(value)
@@ -304,7 +304,9 @@ def shown(value: Any) -> str:
 
 
 def _leaves(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """The leaves of a tree with their paths, in an order that does not depend on that of keys."""
+    """Yield the leaves of a tree with their paths, in an order that does not depend on that of
+    keys.
+    """
     if isinstance(value, dict) and value:
         items = cast(dict[Any, Any], value)
         for name in sorted(items, key=str):

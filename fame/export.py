@@ -51,7 +51,7 @@ def export_encoder(
 
     The weights (head included) load with :func:`fame.load`. The programs take uint8 ``[b, frames,
     crop, crop, 3]`` for any b and give float32 ``[b, d]``; ``torch.export.load`` or an ONNX
-    runtime is all they need. Each file replaces an older one atomically. Raises
+    runtime is all they need. Each file replaces an older one atomically. Raise
     :class:`~fame.weights.CheckpointError` where the checkpoint cannot be used, ``ValueError`` for
     an unknown format, or ONNX where its packages are not installed.
     """

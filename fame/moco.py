@@ -171,17 +171,16 @@ class MoCo(nn.Module):
         accumulate: int = 1,
         collectives: Collectives | None = None,
     ) -> StepResult:
-        """One symmetric step: each view queries the other's key; gradients are added to the query
-        encoder's.
+        """Make one symmetric step: each view queries the other's keys; gradients are accumulated.
 
-        View 1 queries the keys of view 2 and view 2 those of view 1, one forward of the key encoder
-        per view. With ``enqueue="after"`` both sets of keys enter the queue when the step is over,
-        view 2's first. With ``"between"`` the keys of view 2 enter before view 2 queries, as in the
-        reference: each of these queries then has its own view's key among the negatives.
-        ``sample_B`` numbers the videos of the clips: a query's negatives are then the keys of other
-        videos only; without it they are the whole queue, as in the reference. The caller moves the
-        key encoder before and the query encoder after. ``accumulate`` parts give the gradients of
-        one, where batch-norm groups do not straddle them.
+        View 1 queries the keys of view 2 and view 2 those of view 1. With ``enqueue="after"`` both
+        sets of keys enter the queue when the step is over, view 2's first. With ``"between"`` the
+        keys of view 2 enter before view 2 queries, as in the reference: each of these queries then
+        has its own view's key among the negatives. ``sample_B`` numbers the videos of the clips: a
+        query's negatives are then the keys of other videos only; without it they are the whole
+        queue, as in the reference. The caller moves the key encoder before and the query encoder
+        after. ``accumulate`` parts give the gradients of one if batch-norm groups do not straddle
+        them.
         """
         peers = collectives or SingleProcess()
         mine = slice(peers.rank * len(view_1), (peers.rank + 1) * len(view_1))
@@ -213,7 +212,7 @@ class MoCo(nn.Module):
         return StepResult(*(torch.stack(values).mean() for values in zip(*results, strict=True)))
 
     def _encoded(self, encoder: nn.Module, views: Sequence[Tensor]) -> list[Tensor]:
-        """Outputs for each view, of one forward of both where that gives the same."""
+        """Return the outputs for each view, of one forward of both where that gives the same."""
         device = views[0].device.type
         with torch.autocast(device, torch.bfloat16) if self.bf16 else nullcontext():
             if not self.one_forward:
@@ -225,7 +224,7 @@ class MoCo(nn.Module):
     def _contrast(
         self, sample_B: Tensor | None, *directions: tuple[Tensor, Tensor, Tensor, Tensor]
     ) -> StepResult:
-        """Mean over directions, each a (clips, their keys, queue, whose keys those are)."""
+        """Return the mean over directions, each a (clips, their keys, queue, its keys' owners)."""
         values: list[StepResult] = []
         outputs = self._encoded(self.encoder_q, [clips for clips, *_ in directions])
         for output_BD, (_, key_BD, queue_DK, owner_K) in zip(outputs, directions, strict=True):
@@ -252,7 +251,8 @@ class MoCo(nn.Module):
 def shuffle(
     size: int, *, seed: int, epoch: int, step: int, view: int, shares: int = 1
 ) -> Int64[Tensor, " g"]:
-    """The order in which the key encoder sees the clips of a view: a pure function of its address.
+    """Return the order in which the key encoder gets the clips of a view, a pure function of its
+    address.
 
     With ``shares`` clips stay within their share of the batch, one of so many equal runs of rows.
     """

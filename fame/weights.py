@@ -52,7 +52,7 @@ class Card:
     trusted: bool = False
 
     def build(self) -> Backbone:
-        """The network, untrained; ``ValueError`` where the values name no network."""
+        """Return the network, untrained. Raise ``ValueError`` where the values name no network."""
         if is_foreign(self.name) and not self.trusted:
             raise ValueError(
                 f"its network is another project's: name both, NETWORK@CHECKPOINT ({self.name})"
@@ -62,8 +62,8 @@ class Card:
         return build_encoder(self.name, head=self.head, options=self.options)
 
     def outline(self) -> Backbone:
-        """The network without memory, for its names and shapes. Raises :class:`CheckpointError`
-        where the values name no network.
+        """Return the network without memory, for its names and shapes. Raise
+        :class:`CheckpointError` where the values name no network.
         """
         try:
             with torch.device("meta"):
@@ -72,13 +72,13 @@ class Card:
             raise CheckpointError(one_line(error)) from None
 
     def to_json(self) -> str:
-        """The card as a JSON object."""
+        """Return the card as a JSON object."""
         return json.dumps(asdict(self), indent=2, sort_keys=True)
 
     @staticmethod
     def of(values: object) -> "Card":
-        """Read a card from the values of a file. Raises :class:`CheckpointError` where something
-        is missing or of another type.
+        """Read a card from the values of a file. Raise :class:`CheckpointError` where something is
+        missing or of another type.
         """
         model = plain(values)
         if not isinstance(model, dict) or not isinstance(model.get("name"), str):
@@ -111,7 +111,7 @@ class Weights:
     digest: str
 
     def load_into_(self, network: Backbone) -> None:
-        """Copy every weight, the head's included. Raises :class:`CheckpointError` that names the
+        """Copy every weight, the head's included. Raise :class:`CheckpointError` that names the
         first differences.
         """
         self._load(network, self.state, network.state_dict())
@@ -162,13 +162,13 @@ class Encoder:
 
     @torch.no_grad()
     def feature_map(self, clips: Tensor) -> Float[Tensor, "b d t_map h_map w_map"]:
-        """The last feature map of clips given as to :meth:`features`."""
+        """Return the last feature map of clips given as to :meth:`features`."""
         return self.network.feature_map(encoder_input(clips.to(self.device)))
 
     @torch.no_grad()
     def output(self, clips: Tensor) -> Float[Tensor, "b k"]:
-        """What the head says of clips given as to :meth:`features`: log-probabilities where it is a
-        classifier.
+        """Return what the head says of clips given as to :meth:`features`: log-probabilities where
+        it is a classifier.
         """
         return self.network(encoder_input(clips.to(self.device)))
 
@@ -183,7 +183,7 @@ def load(path: str | Path, *, device: torch.device | str | None = None) -> Encod
     another project that has the same networks; a run folder is taken as its last checkpoint.
     ``hf://ORG/NAME`` and ``hf://ORG/NAME@REVISION`` are exports that `fame push` put on a hub.
 
-    ``device`` defaults to the CPU. Raises :class:`CheckpointError`, a ``ValueError``, with one line
+    ``device`` defaults to the CPU. Raise :class:`CheckpointError`, a ``ValueError``, with one line
     that says what is wrong: no such file, damaged, holding objects that would run code, without an
     encoder, of an unknown network, with weights that are not finite.
     """
@@ -241,7 +241,7 @@ def _filled(card: Card, network: ForeignBackbone, path: Path) -> Encoder:
 
 def read_weights(path: Path) -> Weights:
     """Read and check the encoder in ``path`` (the query encoder of a pretraining run, the
-    classifier of a fine-tuned one). Raises :class:`CheckpointError`.
+    classifier of a fine-tuned one). Raise :class:`CheckpointError`.
     """
     if _names_foreign(path):
         encoder = _foreign(str(path))
@@ -268,7 +268,9 @@ def _of_run(saved: Checkpoint) -> tuple[Card, State]:
 
 
 def _exported(archive: Archive) -> tuple[Card, State]:
-    """Weights that ``fame export`` wrote, held against the checksum that it wrote beside them."""
+    """Return the weights that ``fame export`` wrote, held against the checksum that it wrote beside
+    them.
+    """
     text, sum_ = (archive.metadata.get(key) for key in (CARD_KEY, CHECKSUM_KEY))
     try:
         card = Card.of(json.loads(text or ""))
@@ -283,12 +285,13 @@ def _exported(archive: Archive) -> tuple[Card, State]:
 
 
 def export_checksum(card: Card, state: Mapping[str, Tensor]) -> str:
-    """The checksum of an export: of the weights and of what is said of them."""
+    """Return the checksum of an export: of the weights and their card."""
     return checksum({"card": json.loads(card.to_json()), "state": dict(state)})
 
 
 def _of_stranger(archive: Archive, found: Recognised) -> tuple[Card, State]:
-    """Weights of another project: of any precision, and without the counters that old files lack.
+    """Return the weights of another project: of any precision, and without the counters that old
+    files lack.
 
     These counters (``num_batches_tracked``) came with torch 0.4.1; no result depends on them.
     """
@@ -306,7 +309,7 @@ def _of_stranger(archive: Archive, found: Recognised) -> tuple[Card, State]:
 
 
 def _class_names(names: Any, head: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names of a classifier's classes, none where they are not known."""
+    """Return the names of a classifier's classes, none where they are not known."""
     if not names or head.get("kind") != "classifier":
         return ()
     if not isinstance(names, list) or not all(isinstance(name, str) for name in cast(Any, names)):

@@ -30,7 +30,7 @@ class Snapshot:
     seconds: float = 0.0
 
     def after(self, result: ShardResult, *, seconds: float) -> Self:
-        """The next snapshot, with one more shard made."""
+        """Return the next snapshot, with one more shard made."""
         return replace(
             self,
             videos_done=self.videos_done + result.videos,
@@ -118,7 +118,7 @@ class Report:
         ]
 
     def notes(self) -> Iterator[str]:
-        """What a person should know although nothing is wrong."""
+        """Yield what a person should know although nothing is wrong."""
         yield from self.listing.notes
         if self.listing.reasons:
             (name, reason), *_ = self.listing.reasons

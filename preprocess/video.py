@@ -167,7 +167,7 @@ class Video:
         self._may_be_cover = bool(container.streams.audio) and _is_of_pictures(stream)
 
     def __iter__(self) -> Iterator[Frame]:
-        """Frames in the order they are shown."""
+        """Yield the frames in the order they are shown."""
         step = 1 / self.rate
         converter, origin, seconds = VideoReformatter(), None, -step
         for index, picture in enumerate(_progressive(self._decoded())):
@@ -183,7 +183,7 @@ class Video:
             raise DecodeError("audio only")
 
     def _decoded(self) -> Iterator[VideoFrame]:
-        """What the decoder gives, as it was coded; counts the frames that are lost."""
+        """Yield what the decoder gives, as it was coded; counts the frames that are lost."""
         complaints = at_first = _complaints()
         decode = self._stream.codec_context.decode
         for packet in self._demuxed():
@@ -267,7 +267,9 @@ def _container(file: FileIO) -> InputContainer:
 
 
 def _prepared(container: InputContainer) -> VideoStream:
-    """The stream to show, ready to be decoded; the packets of all others are dropped unread."""
+    """Return the stream to show, ready to be decoded; the packets of all others are dropped
+    unread.
+    """
     shown = _shown(container)
     for stream in container.streams:
         stream.discard = Discard.default if stream is shown else Discard.all
@@ -280,7 +282,9 @@ def _prepared(container: InputContainer) -> VideoStream:
 
 
 def _shown(container: InputContainer) -> VideoStream:
-    """The stream that a player shows: no cover, the one marked as default, else the largest."""
+    """Return the stream that a player shows: no cover, the one marked as default, else the
+    largest.
+    """
     with_sound = bool(container.streams.audio)
     streams = [
         stream
@@ -304,7 +308,9 @@ def _shown(container: InputContainer) -> VideoStream:
 
 
 def _is_one_picture(stream: VideoStream) -> bool:
-    """Whether it is a single photograph by the header, as the cover of a piece of music is."""
+    """Return whether it is a single photograph by the header, as the cover of a piece of
+    music is.
+    """
     return stream.frames == 1 and _is_of_pictures(stream)
 
 
@@ -313,7 +319,7 @@ def _is_of_pictures(stream: VideoStream) -> bool:
 
 
 def _complaints() -> int:
-    """How often FFmpeg has complained in this process."""
+    """Return how often FFmpeg has complained in this process."""
     return av.logging.get_last_error()[0]
 
 
@@ -329,8 +335,8 @@ def _declared_frames(container: InputContainer, stream: VideoStream) -> int:
 
 
 def _progressive(pictures: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
-    """The pictures, from the first interlaced one on through FFmpeg's bwdif: each interlaced frame
-    gives one, as the scene was at the time of its first field.
+    """Yield the pictures, from the first interlaced one on through FFmpeg's bwdif: each interlaced
+    frame gives one, as the scene was at the time of its first field.
     """
     filtered, layout = None, None
     for picture in pictures:

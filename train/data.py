@@ -50,7 +50,7 @@ class PairDataset(ClipDataset):
 
     A video's two clips start anywhere, drawn independently and anew each epoch, as in the
     reference. ``window`` says what a clip is, ``frame_maps`` whether ``maps`` are read for every
-    frame of it. Raises ``ValueError`` for stores that do not fit each other or the window, or have
+    frame of it. Raise ``ValueError`` for stores that do not fit each other or the window, or have
     nothing to train on.
     """
 
@@ -122,8 +122,8 @@ class PairDataset(ClipDataset):
 
 
 def _room(shape: tuple[int, ...]) -> Tensor:
-    """Memory for bytes: shared in a worker, so that what is decoded there need not be copied to be
-    handed over.
+    """Return the memory for bytes: shared in a worker, so that what is decoded there need not be
+    copied to be handed over.
     """
     if get_worker_info() is None or not math.prod(shape):
         return torch.empty(shape, dtype=torch.uint8)
@@ -159,7 +159,7 @@ class StepSampler(Sampler[list[Address]]):
         return (self.stop - self.start) * (len(self.share) // self.part)
 
     def later(self, addresses: Sequence[Address], parts: int) -> list[Address]:
-        """The addresses that come ``parts`` parts after these, none after the end."""
+        """Return the addresses that come ``parts`` parts after these, none after the end."""
         epoch, position = addresses[0]
         within, row = divmod(position, self.batch)
         steps = epoch * self.steps_per_epoch + within - self.start
@@ -205,8 +205,8 @@ def store_identity(store: ClipStore) -> str:
 
 
 def steps_per_epoch(*, samples: int, batch: int, fitting: str = "a smaller batch") -> int:
-    """Whole batches in an epoch; the rest of the order sits this epoch out. ``ValueError`` where
-    there is none, with the options of a ``fitting`` batch.
+    """Return the whole batches in an epoch; the rest of the order sits this epoch out. Raise
+    ``ValueError`` where there is none, with the options of a ``fitting`` batch.
     """
     if batch > samples:
         raise ValueError(f"batch {batch} is larger than the data: {samples} videos; give {fitting}")
@@ -214,7 +214,7 @@ def steps_per_epoch(*, samples: int, batch: int, fitting: str = "a smaller batch
 
 
 def part_size(share: int) -> int:
-    """The largest part of at most PART pairs that divides a process's share of the batch."""
+    """Return the largest part of at most PART pairs that divides a process's share of the batch."""
     return max(size for size in range(1, min(share, PART) + 1) if share % size == 0)
 
 
@@ -228,8 +228,8 @@ def stream(
     rank: int = 0,
     world: int = 1,
 ) -> Iterator[Pairs]:
-    """The batches of this process for steps ``start``..``stop``, on ``device``. Raises what stopped
-    a worker.
+    """Yield the batches of this process for steps ``start``..``stop``, on ``device``. Raise what
+    stopped a worker.
     """
     share = config.batch // world
     part = part_size(share)

@@ -1,4 +1,4 @@
-"""What pretraining says before its first step."""
+"""The lines that pretraining prints before its first step."""
 
 import math
 from collections.abc import Sequence

@@ -52,8 +52,8 @@ def pretrain(
     Under torchrun or Ray every process calls this with the same arguments. ``knn_store`` is the
     labelled store that ``config.knn_every`` asks for, ``proportion`` mixes the stores as
     :class:`fame.ClipDataset` does, ``init`` are weights to start from: ``config`` names their
-    network. Raises ``ValueError`` (one clear line) for
-    stores, configs and checkpoints that do not fit.
+    network. Raise ``ValueError`` (one clear line) for stores, configs and checkpoints that do not
+    fit.
     """
     device = choose_device(config.device)
     with process_group(device) as peers, one_writer(run_dir, peers):
@@ -165,8 +165,8 @@ class PretrainTask(Task[PretrainConfig]):
         return {**result._asdict(), "queue_norm": norm, "momentum": momentum}
 
     def end_epoch(self, epoch: int) -> EpochEnd:
-        """A picture of the epoch's last merged clips, and every k epochs the kNN accuracy; rank 0
-        does the work.
+        """Return a picture of the epoch's last merged clips, and every k epochs the kNN accuracy;
+        rank 0 does the work.
         """
         config = self.config
         if self.peers.rank or self._last is None:
@@ -200,7 +200,7 @@ class PretrainTask(Task[PretrainConfig]):
         }
 
     def schema(self) -> Mapping[str, Schema]:
-        """What a state of this run looks like. The queue holds unit vectors."""
+        """Return what a state of this run looks like. The queue holds unit vectors."""
         state = self.moco.state_dict()
         samples, keys = len(self.dataset), self.moco.queue.shape[1]
         return {
@@ -222,7 +222,9 @@ class PretrainTask(Task[PretrainConfig]):
 
 
 def build_moco(config: PretrainConfig) -> MoCo:
-    """The encoders and the queue of a config, on the CPU, initial weights drawn by its seed."""
+    """Return the encoders and the queue of a config, on the CPU, initial weights drawn by
+    its seed.
+    """
     build = partial(
         build_encoder,
         config.encoder,

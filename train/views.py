@@ -253,7 +253,9 @@ def _run(function: Callable[..., Any], config: PretrainConfig) -> Callable[..., 
 
 @cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """One compiled form of a function; it holds a program for each kind of input that it met."""
+    """Return one compiled form of a function; it holds a program for each kind of input that it
+    met.
+    """
     options: dict[str, Any] = {} if function is _jittered else dict(FUSE)
     return torch.compile(function, dynamic=False, fullgraph=True, options=options)
 

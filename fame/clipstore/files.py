@@ -158,7 +158,7 @@ class FileDraft(Draft):
 
 @contextlib.contextmanager
 def _write_errors(root: Path) -> Generator[None]:
-    """Turn an ``OSError`` of writing into a :class:`StoreError` that says what to do."""
+    """Turn an ``OSError`` of writing into a :class:`StoreError` that names the remedy."""
     try:
         yield
     except OSError as error:

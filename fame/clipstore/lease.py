@@ -85,8 +85,8 @@ class _Lease:
                 self._bucket.call("delete_object", self._name, doing="write")
 
     def _abandoned(self) -> str | None:
-        """Watch the object until it is gone (none) or must be that of a dead run (its tag); an
-        error if it changes.
+        """Watch the object until it is gone (``None``) or must be that of a dead run (its ETag).
+        Raise :class:`StoreError` if it changes.
         """
         seen = self._bucket.tag(self._name)
         if seen:
@@ -108,7 +108,7 @@ class _Lease:
         return seen and seen[0]
 
     def _put(self, tag: str | None) -> str | None:
-        """Write the object if it is still as it was, with bytes that it never had: its tag tells of
-        every write.
+        """Replace the lock object only while its ETag is ``tag``; random bytes give every write a
+        new ETag.
         """
         return self._bucket.put_if(self._name, uuid.uuid4().bytes, owner=self._owner, tag=tag)

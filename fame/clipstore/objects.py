@@ -90,12 +90,12 @@ class Bucket(Storage):
             yield from pool.map(function, items)
 
     def call(self, method: str, name: str, *, doing: str, **arguments: Any) -> dict[str, Any]:
-        """One request about one object; an error of one line where it fails."""
+        """Return one request about one object; an error of one line where it fails."""
         with self._told(doing):
             return _client().call_s3(method, Bucket=self._bucket, Key=name, **arguments)
 
     def get(self, key: str, *, start: int, end: int) -> bytes:
-        """The bytes of an object from ``start`` up to ``end``, which is above it."""
+        """Return the bytes of an object from ``start`` up to ``end``, which is above it."""
         try:
             with self._told("read"):
                 return _client().cat_file(f"{self._bucket}/{self._name(key)}", start=start, end=end)
@@ -105,7 +105,9 @@ class Bucket(Storage):
             raise
 
     def tag(self, name: str) -> tuple[str, str] | None:
-        """The entity tag of an object and who wrote it, none where there is no such object."""
+        """Return the entity tag of an object and who wrote it, none where there is no such
+        object.
+        """
         found = self._head(name)
         return (found["ETag"], found["Metadata"].get("owner", "unknown")) if found else None
 
@@ -142,8 +144,8 @@ class Bucket(Storage):
     def _pages(
         self, method: str, entries: str, markers: dict[str, str]
     ) -> Iterator[dict[str, Any]]:
-        """The entries of a list below the prefix; ``markers`` names what an answer gives for the
-        next request.
+        """Yield the entries of a list below the prefix; ``markers`` names what an answer gives for
+        the next request.
         """
         more: dict[str, Any] = {}
         while True:
@@ -244,6 +246,6 @@ def _client_of(process: int) -> Any:
 
 
 def _code(error: Exception) -> str:
-    """What the server called the error, empty where it was not the server's."""
+    """Return what the server called the error, empty where it was not the server's."""
     answer = getattr(getattr(error.__cause__, "__cause__", None), "response", None)
     return str(cast("dict[str, Any]", answer)["Error"].get("Code")) if answer else ""

@@ -53,6 +53,11 @@ class Window:
 
         A video shorter than the window is looped, from any frame of it on.
         """
+        # A clip of 3 frames at step 2 spans 5 frames: offsets 0 2 4. A video of 16 kept frames in 2
+        # stretches has 8 frames in each, so a clip may begin at the first 4 of them:
+        #     stretch 0           stretch 1
+        #     S S S S . . . .     S  S  S  S  .  .  .  .
+        #     0 1 2 3 4 5 6 7     8  9 10 11 12 13 14 15
         room = length // stretches
         fitting = room - int(self.offsets(room)[-1])
         begin_S1 = np.arange(0, length, room)[:, None]
@@ -63,6 +68,7 @@ class Window:
         the last one; a single one in the middle.
         """
         start_S = self.starts(length, stretches)
+        # 3 of the starts 0..9 are 0, 4 and 9: i * last // (count - 1) for i = 0, 1, 2.
         last = len(start_S) - 1
         places = [last // 2] if count == 1 else [i * last // (count - 1) for i in range(count)]
         return tuple(start_S[places].tolist())
@@ -71,6 +77,8 @@ class Window:
         """Return the kept frames of the clip at ``start``; past the end of a short video they wrap
         round, within the stretch.
         """
+        # Looped, where a stretch is shorter than the clip: 4 frames, offsets 0 2 4, from frame 1 on
+        # are frames 1, 3 and (1 + 4) % 4 = 1 again.
         room = length // stretches
         begin = start // room * room
         return begin + (start - begin + self.offsets(room)) % room

@@ -40,8 +40,8 @@ class Backbone(nn.Module):
     def feature_map(
         self, clip_BCTHW: Float[Tensor, "b c t h w"]
     ) -> Float[Tensor, "b d t_map h_map w_map"]:
-        """Map a normalised RGB clip to the last feature map. Raises ``ValueError`` on another
-        number of channels.
+        """Map a normalised RGB clip to the last feature map. Raise ``ValueError`` on another number
+        of channels.
         """
         if clip_BCTHW.shape[1] != 3 or 0 in clip_BCTHW.shape:
             raise ValueError(
@@ -58,7 +58,7 @@ class Backbone(nn.Module):
         return self.feature_map(clip_BCTHW).mean((2, 3, 4))
 
     def forward(self, clip_BCTHW: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b k"]:
-        """Output of the head, or the features where there is none."""
+        """Return the output of the head, or the features where there is none."""
         feature_BD = self.features(clip_BCTHW)
         return self.get_submodule(self._head)(feature_BD) if self._head else feature_BD
 
@@ -80,8 +80,8 @@ class Backbone(nn.Module):
 def _contexts(
     stage: nn.Module,
 ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Contexts of a checkpointed forward and of its recomputation, which must not count the batch
-    twice.
+    """Return the contexts of a checkpointed forward and of its recomputation, which must not count
+    the batch twice.
     """
     return nullcontext(), frozen_statistics(stage)
 

@@ -45,7 +45,7 @@ class FlatConv3d(nn.Conv3d):
         )
 
     def _over_space(self, input: Tensor) -> Tensor:  # noqa: A002
-        """One 2D convolution of all frames."""
+        """Return one 2D convolution of all frames."""
         frames = input.movedim(2, 1).flatten(0, 1)
         stride, padding = self.stride[1:], [int(count) for count in self.padding[1:]]
         output = F.conv2d(frames, self.weight.squeeze(2), None, stride, padding)
@@ -55,7 +55,7 @@ class FlatConv3d(nn.Conv3d):
         return output.unflatten(0, (batch, -1)).movedim(1, 2)
 
     def _over_time(self, input: Tensor) -> Tensor:  # noqa: A002
-        """One 2D convolution whose height is time and whose width is all pixels."""
+        """Return one 2D convolution whose height is time and whose width is all pixels."""
         stride, padding = [self.stride[0], 1], [int(self.padding[0]), 0]
         output = F.conv2d(input.flatten(3), self.weight.squeeze(4), None, stride, padding)
         return output.unflatten(3, input.shape[3:])

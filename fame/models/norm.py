@@ -49,7 +49,7 @@ class GroupedBatchNorm3d(nn.BatchNorm3d):
         return torch.cat(passes) if len(passes) > 1 else passes[0]
 
     def _pass(self, input: Tensor, group: int) -> Tensor:  # noqa: A002
-        """The groups of one batch, one after the other."""
+        """Return the groups of one batch, one after the other."""
         if group >= len(input):
             return self._normalise(input, update=True)
         if torch.compiler.is_compiling():
@@ -69,8 +69,8 @@ class GroupedBatchNorm3d(nn.BatchNorm3d):
         return F.batch_norm(input, mean, var, self.weight, self.bias, True, self.momentum, self.eps)
 
     def _fused(self, input: Tensor, group: int, passes: int = 1) -> Tensor:  # noqa: A002
-        """All whole groups in one expression, which a compiler fuses; uncompiled it is three times
-        slower.
+        """Return all whole groups in one expression, which a compiler fuses; uncompiled it is three
+        times slower.
         """
         groups = len(input) // group
         whole, rest = input[: groups * group], input[groups * group :]
@@ -142,7 +142,7 @@ def in_passes(module: nn.Module, passes: int) -> Generator[None]:
 
 
 def only_grouped(module: nn.Module) -> bool:
-    """Whether no other batch norm than the grouped one mixes the clips of a batch."""
+    """Return whether no other batch norm than the grouped one mixes the clips of a batch."""
     return not any(
         isinstance(child, nn.modules.batchnorm._BatchNorm)  # pyright: ignore[reportPrivateUsage]
         and not isinstance(child, GroupedBatchNorm3d)

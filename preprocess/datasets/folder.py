@@ -53,7 +53,7 @@ def folder(source: Source) -> Listing:
 
 
 def _parts(listed: list[Row]) -> list[str]:
-    """A note on the parts of videos that a list names."""
+    """Return a note on the parts of videos that a list names."""
     parts = [row for row in listed if row.part != WHOLE]
     if not parts:
         return []
@@ -81,7 +81,7 @@ class _Labels:
         self._first: dict[str, Row] = {}  # the row that first had this number, or this subfolder
 
     def of(self, row: Row) -> int:
-        """The class index of a row."""
+        """Return the class index of a row."""
         if row.label in self._classes:
             return self._classes[row.label]
         if row.label == "-1":
@@ -125,7 +125,7 @@ class _Labels:
 
 
 def _too_high(files: Files, classes: dict[str, int]) -> list[str]:
-    """A note where the subfolders look like splits, or like the one folder that holds the
+    """Return a note where the subfolders look like splits, or like the one folder that holds the
     classes.
     """
     splits = [name for name in classes if any(called(name, s) for s in ("train", "val", "test"))]

@@ -38,9 +38,9 @@ class Row(NamedTuple):
 
 
 def rows(source: Source, files: Files) -> Iterator[Row]:
-    """Lines of the list, read with an eye on what is there: ``a b.mp4 1`` may be a name.
+    """Yield the lines of the list, read with an eye on what is there: ``a b.mp4 1`` may be a name.
 
-    Raises ``ValueError`` for a line of another form, and for a name that leaves the root.
+    Raise ``ValueError`` for a line of another form, and for a name that leaves the root.
     """
     assert source.list_file is not None
     known = files.videos | files.outside.keys()
@@ -73,7 +73,7 @@ class _Header(NamedTuple):
     kinds: list[str]
 
     def split(self, line: Line) -> tuple[str, dict[str, str]]:
-        """The name on a line below it, and the other cells by kind."""
+        """Return the name on a line below it, and the other cells by kind."""
         before = self.kinds.index("path")
         if self.delimiter:
             cells = line.cells(self.delimiter)
@@ -87,8 +87,8 @@ class _Header(NamedTuple):
 
 
 def _header(line: Line) -> _Header | None:
-    """The header that the first line of a list is; None where it is none. Of two columns a name is
-    one, so the other is a label whatever it is called.
+    """Return the header that the first line of a list is; None where it is none. Of two columns a
+    name is one, so the other is a label whatever it is called.
     """
     delimiter = next((mark for mark in ",;\t" if mark in line.text), "")
     columns = [name.strip() for name in line.text.lower().split(delimiter or None)]
@@ -117,7 +117,7 @@ def _expect_one_form(line: Line, cells: list[str], first: tuple[Line, list[str]]
 
 
 def _usual(line: Line, cells: list[str], source: Source) -> list[str]:
-    """What the cells behind a name are where no header tells."""
+    """Return what the cells behind a name are where no header tells."""
     if len(cells) > 3:
         raise line.error(
             f"{shown(line.text)} should be a name and a label, with at most two numbers between"
@@ -127,9 +127,9 @@ def _usual(line: Line, cells: list[str], source: Source) -> list[str]:
 
 
 def _part(line: Line, name: str, found: dict[str, str]) -> Part:
-    """The frames that a line names. A list that counts from 1 begins at 1, one that counts from 0
-    at 0: both are the first frame. Of later numbers nobody can tell, so the frames are taken that
-    are meant either way.
+    """Return the frames that a line names. A list that counts from 1 begins at 1, one that counts
+    from 0 at 0: both are the first frame. Of later numbers nobody can tell, so the frames are taken
+    that are meant either way.
     """
     numbers = {
         kind: line.whole(found[kind], low=-(kind != "start"), high=_LAST_FRAME // 2)
@@ -154,7 +154,7 @@ def _part(line: Line, name: str, found: dict[str, str]) -> Part:
 
 
 def _split(line: Line, known: frozenset[str]) -> tuple[str, list[str]]:
-    """The name on a line, and the cells behind it."""
+    """Return the name on a line, and the cells behind it."""
     text = line.text
     if text in known:
         return text, []

@@ -1,4 +1,4 @@
-"""Annotation files as people have them: lines and JSON entries that know where they stand, so that
+"""Annotation files as people have them: lines and JSON entries with their line numbers, so that
 every error names file and line.
 """
 
@@ -24,11 +24,11 @@ class Line(NamedTuple):
     text: str = ""
 
     def error(self, message: str) -> ValueError:
-        """The error to raise about this line."""
+        """Return the error to raise about this line."""
         return ValueError(f"{self.file}, line {self.number}: {message}")
 
     def cells(self, delimiter: str) -> list[str]:
-        """The line as a row of CSV, cells stripped; raises ``ValueError`` if it is none."""
+        """Return the line as a row of CSV, cells stripped. Raise ``ValueError`` if it is none."""
         try:
             (row,) = csv.reader(
                 [self.text], delimiter=delimiter, skipinitialspace=True, strict=True
@@ -38,21 +38,21 @@ class Line(NamedTuple):
         return [cell.strip() for cell in row]
 
     def whole(self, text: str, *, low: int, high: int) -> int:
-        """``text`` as a whole number from ``low`` to ``high``; raises ``ValueError`` otherwise."""
+        """``text`` as a whole number from ``low`` to ``high``. Raise ``ValueError`` otherwise."""
         if re.fullmatch(r"[+-]?[0-9]{1,18}", text) and low <= int(text) <= high:
             return int(text)
         raise self.error(f"{shown(text)} should be a whole number from {low} to {high}")
 
 
 def shown(value: object) -> str:
-    """A value as an error shows it: quoted, and cut where it is long."""
+    """Return a value as an error shows it: quoted, and cut where it is long."""
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def lines(path: Path, *, empty: bool = False) -> Iterator[Line]:
-    """Lines of a text file that are not blank, stripped; raises ``ValueError`` if there is none,
-    unless it may be ``empty``. Byte order marks and all line ends are taken.
+    """Yield the lines of a text file that are not blank, stripped. Raise ``ValueError`` if there is
+    none, unless it may be ``empty``. Byte order marks and all line ends are taken.
     """
     found = False
     for number, text in enumerate(_text(path).split("\n"), 1):
@@ -64,10 +64,10 @@ def lines(path: Path, *, empty: bool = False) -> Iterator[Line]:
 
 
 def table(path: Path) -> Iterator[tuple[Line, dict[str, str]]]:
-    """Rows of a CSV file with a header, by column; column names in lower case with ``_``. Cells are
-    parted by commas, or by tabs or semicolons if the header is.
+    """Yield the rows of a CSV file with a header, by column; column names in lower case with ``_``.
+    Cells are parted by commas, or by tabs or semicolons if the header is.
 
-    Raises ``ValueError`` for a row that has more cells than the header, or fewer.
+    Raise ``ValueError`` for a row that has more cells than the header, or fewer.
     """
     rows = lines(path)
     head = next(rows)
@@ -81,18 +81,20 @@ def table(path: Path) -> Iterator[tuple[Line, dict[str, str]]]:
 
 
 def json_list(path: Path) -> Iterator[tuple[Line, Any]]:
-    """Entries of a file that holds one JSON list, each with the line where it begins."""
+    """Return the entries of a file that holds one JSON list, each with the line where it begins."""
     return _Json(path).walk("[", "]")
 
 
 def json_object(path: Path) -> Iterator[tuple[Line, tuple[str, Any]]]:
-    """Keys and values of a file that holds one JSON object, with the line of each key."""
+    """Return the keys and values of a file that holds one JSON object, with the line of
+    each key.
+    """
     return _Json(path).walk("{", "}")
 
 
 def class_index(named: Iterable[tuple[Line, str]]) -> dict[str, int]:
-    """Number classes in order; raises ``ValueError`` for a name that is empty, doubled, or cannot
-    be shown.
+    """Number classes in order. Raise ``ValueError`` for a name that is empty, doubled, or cannot be
+    shown.
     """
     index: dict[str, int] = {}
     for line, name in named:
@@ -104,7 +106,7 @@ def class_index(named: Iterable[tuple[Line, str]]) -> dict[str, int]:
 
 
 def checked_class(line: Line, name: object) -> str:
-    """The name of a class; raises ``ValueError`` if it is empty or cannot be shown."""
+    """Return the name of a class. Raise ``ValueError`` if it is empty or cannot be shown."""
     if not isinstance(name, str) or not name.strip() or UNSPEAKABLE.search(name):
         raise line.error(f"{shown(name)} is not the name of a class")
     return name
@@ -154,7 +156,7 @@ class _Json:
         self._skip(0)
 
     def walk(self, opening: str, closing: str) -> Iterator[tuple[Line, Any]]:
-        """The entries; those of an object are (key, value)."""
+        """Yield the entries; those of an object are (key, value)."""
         if not self._take(opening):
             kind = "list" if opening == "[" else "object"
             raise self._line().error(f"should be one JSON {kind}")

@@ -16,12 +16,14 @@ _SAY_NOTHING = ("", "list", "lists", "videos", "split", "annotations", "rawframe
 
 
 def called(text: str, name: str) -> bool:
-    """Whether ``text`` is one of the names of a split, in either case."""
+    """Return whether ``text`` is one of the names of a split, in either case."""
     return text.lower() in _NAMES.get(name, (name,))
 
 
 def split_folder(root: Path, split: str) -> str | None:
-    """The folder of a split below ``root``: ``train``, ``videos_train`` or ``rawframes_train``."""
+    """Return the folder of a split below ``root``: ``train``, ``videos_train`` or
+    ``rawframes_train``.
+    """
     for name in _NAMES.get(split, (split,)):
         for folder in (name, f"videos_{name}", f"rawframes_{name}"):
             if (root / folder).is_dir():
@@ -30,7 +32,8 @@ def split_folder(root: Path, split: str) -> str | None:
 
 
 def find_list(source: Source, name: str, *, suffixes: tuple[str, ...], of: str) -> Path:
-    """The list ``name`` (a split, or ``labels``) in the annotations or two levels below them.
+    """Return the list ``name`` (a split, or ``labels``) in the annotations or two levels below
+    them.
 
     Lists end with the name: ``train.csv``, ``kinetics_train.csv``, ``kinetics400/train.csv``. The
     nearest one is taken; among equals one whose path tells of the dataset (``of``), then by the
@@ -69,7 +72,7 @@ def find_list(source: Source, name: str, *, suffixes: tuple[str, ...], of: str) 
 
 
 def _given(path: Path, split: str) -> Path:
-    """The one file that was named, unless its name tells of another split."""
+    """Return the one file that was named, unless its name tells of another split."""
     for other in _NAMES:
         if other != split and called(_last_word(path), other):
             raise ValueError(f"{path} is a list of {other}, not of {split}; see --split")
@@ -77,18 +80,24 @@ def _given(path: Path, split: str) -> Path:
 
 
 def _of_another(path: str, of: str) -> bool:
-    """Whether a path tells of another Kinetics: ``kinetics600/train.csv`` is none of the 400."""
+    """Return whether a path tells of another Kinetics: ``kinetics600/train.csv`` is none of the
+    400.
+    """
     return of not in path and re.search(r"(?<![0-9])[467]00(?![0-9])", path) is not None
 
 
 def _last_word(path: Path) -> str:
-    """The last word of a name that says something: ``train`` of ``k400_train_list_videos.txt``."""
+    """Return the last word of a name that says something: ``train`` of
+    ``k400_train_list_videos.txt``.
+    """
     words = re.split(r"[^a-z]+", path.stem.lower())
     return next((word for word in reversed(words) if word not in _SAY_NOTHING), "")
 
 
 def find_file(folder: Path, name: str, *, of: str) -> Path:
-    """The file ``name`` in a folder or two levels below it; ``ValueError`` if it is not there."""
+    """Return the file ``name`` in a folder or two levels below it. Raise ``ValueError`` if it is
+    not there.
+    """
     for place in folders_below(folder, depth=2):
         if (place / name).is_file():
             return place / name

@@ -1,4 +1,4 @@
-"""What a run needs of a checkpoint to go on from there, and how that is told.
+"""What a run needs of a checkpoint to go on from there, and how it is reported.
 
 The format is :mod:`fame.checkpoint`'s. Here stands what belongs to training alone: the schema of an
 optimiser, and which settings may differ from those that the run was begun with.
@@ -42,7 +42,9 @@ _MOST_STEPS = 1 << 24  # AdamW counts in float32
 
 
 def optimizer_schema(optimizer: torch.optim.Optimizer) -> Schema:
-    """What the state of this optimiser looks like once it has stepped, parameter by parameter."""
+    """Return what the state of this optimiser looks like once it has stepped, parameter by
+    parameter.
+    """
     group = optimizer.param_groups[0]
     if isinstance(optimizer, torch.optim.SGD) and not group["momentum"]:
         return {"state": {}}
@@ -56,7 +58,7 @@ def optimizer_schema(optimizer: torch.optim.Optimizer) -> Schema:
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """What of an optimiser is saved: nothing that the config says."""
+    """Return what of an optimiser is saved: nothing that the config says."""
     return {"state": optimizer.state_dict()["state"]}
 
 
@@ -89,7 +91,7 @@ class Run:
     elsewhere: bool = False
 
     def read(self, saved: Checkpoint) -> tuple[int, dict[str, Any]]:
-        """Return the next step and the state. Raises :class:`CheckpointError` where the checkpoint
+        """Return the next step and the state. Raise :class:`CheckpointError` where the checkpoint
         is of another run.
         """
         self._check_model(saved.model)
@@ -134,8 +136,8 @@ class Run:
         return progress["step"]
 
     def changes(self, saved: Checkpoint) -> str:
-        """What changes where the run is made longer or larger than it was begun, in words; else
-        nothing.
+        """Return what changes where the run is made longer or larger than it was begun, in words;
+        else nothing.
         """
         ours = self.config.to_dict()
         changed = [

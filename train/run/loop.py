@@ -1,8 +1,8 @@
 """The training loop, shared by everything that trains: resume, step, report, save, stop.
 
-A task says what a step does; the loop handles neither clips nor losses beyond a metric called
-``loss``. A run's position is one number, the next step; together with the task's state it is all
-that a checkpoint holds.
+A task defines a step; the loop handles neither clips nor losses beyond a metric called ``loss``. A
+run's position is one number, the next step; together with the task's state it is all that a
+checkpoint holds.
 """
 
 import signal
@@ -200,7 +200,7 @@ class _Feed:
         self.lost: list[int] = []  # the signal to stop by, where workers are lost
 
     def next(self, step: int) -> Any:
-        """The batch of ``step``. Raises :class:`LoaderError` in a run of one process."""
+        """Return the batch of ``step``. Raise :class:`LoaderError` in a run of one process."""
         try:
             return next(self._batches)
         except LoaderError as error:
@@ -251,8 +251,8 @@ def caught_signals() -> Generator[list[int]]:
 
 
 def _begin(task: Task[Any], folder: Path, resume: Resume, peers: Peers) -> tuple[int, str]:
-    """Load what there is to resume, write the run's papers, and return the first step and what
-    changes there.
+    """Load what there is to resume, write the run's config and environment, and return the first
+    step and what changes there.
     """
     last = folder / RUN_CHECKPOINT
     if resume == "never" and last.exists():
@@ -320,7 +320,7 @@ def save_run(task: Task[Any], folder: Path, step: int) -> None:
 
 
 def _stop(caught: Sequence[int], peers: Peers, *, step: int, every: int) -> int:
-    """The signal to stop for, 0 for none; several processes agree, at most every ``every``
+    """Return the signal to stop for, 0 for none; several processes agree, at most every ``every``
     steps.
     """
     if peers.world == 1:

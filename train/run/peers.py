@@ -100,6 +100,10 @@ class Group:
         """Send each process the rows it wants and no others: rank d wants the d-th share of
         ``wanted_G``.
         """
+        # Two processes with 3 rows each, and wanted_G = [4 0 1 | 3 5 2]: process 0 wants 4, 0, 1.
+        # It owns rows 0-2, so it sends 0 and 1 to itself and 2 to process 1, whose row 1 (number 4)
+        # it gets. What arrives is in order of sender, 0 1 4, and is put in the order
+        # of the wish, 4 0 1.
         size = len(row_B)
         owner_G = wanted_G // size
         if torch.equal(owner_G, torch.arange(len(wanted_G)) // size):  # nobody wants another's
@@ -161,8 +165,8 @@ def in_buckets(tensors: Sequence[Tensor], most: int = _BUCKET_BYTES) -> list[lis
 
 
 def choose_device(wanted: str) -> torch.device:
-    """``auto`` is this process's GPU where there is one. ``ValueError`` for a device that is not
-    there.
+    """Return the device of a setting; ``auto`` is this process's GPU where there is one. Raise
+    ``ValueError`` for a device that is not there.
     """
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is cuda, but torch sees no CUDA device; set device=cpu")
@@ -192,7 +196,12 @@ def process_group(device: torch.device) -> Generator[Peers]:
 
 
 def share_of(batch: int, *, world: int, groups: dict[str, int | None], accumulate: int = 1) -> int:
-    """Rows of each process. ``ValueError`` where the batch cannot be dealt out in whole groups."""
+    """Return the number of clips of each process. Raise ``ValueError`` where the batch cannot be
+    divided into whole groups.
+
+    A batch of 64 on 2 processes with ``accumulate=2`` gives each process 32 clips in 2 parts of 16,
+    so that ``bn_group=8`` fits (16 = 2 groups) and ``bn_group=32`` does not.
+    """
     if batch % world:
         raise ValueError(f"batch {batch} cannot be dealt to {world} processes: choose a multiple")
     share = batch // world
@@ -241,5 +250,5 @@ def _option(name: str, value: int | None) -> str:
 
 
 def gradients(module: nn.Module) -> list[Tensor]:
-    """The gradients that are there."""
+    """Return the gradients that are there."""
     return [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
