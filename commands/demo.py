@@ -64,7 +64,7 @@ def demo(
 
 
 def demo_commands(out: Path, *, epochs: int, seed: int) -> list[list[str]]:
-    """The pipeline as a person would type it, less the word ``fame``."""
+    """Return the pipeline as a person would type it, less the word ``fame``."""
     world, run, report = out / "world", out / "run", out / "report"
     train_store, test_store = (
         out / "stores" / f"world-{split}.zarr" for split in ("train", "test")

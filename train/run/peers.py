@@ -55,7 +55,7 @@ class Alone(SingleProcess):
         """Leave the tensors as they are."""
 
     def any(self, flag: bool) -> bool:
-        """The flag itself."""
+        """Return the flag itself."""
         return flag
 
     def barrier(self) -> None:
@@ -89,7 +89,7 @@ class Group:
         self.device = device
 
     def gather(self, row_B: Tensor) -> Tensor:
-        """Rows of all processes in order of rank."""
+        """Return the rows of all processes in order of rank."""
         row_B = row_B.contiguous()
         rows = row_B.new_empty((self.world * len(row_B), *row_B.shape[1:]))
         with _peer_errors():
@@ -136,7 +136,7 @@ class Group:
                 tensor.copy_(part.view_as(tensor))
 
     def any(self, flag: bool) -> bool:
-        """Whether any process raised its flag."""
+        """Return whether any process raised its flag."""
         flags = torch.tensor(int(flag), device=self.device)
         with _peer_errors():
             dist.all_reduce(flags, dist.ReduceOp.MAX)
