@@ -66,11 +66,13 @@ def draw_crop(
     """
     height, width = size
     u_BU = uniforms(_CROP_DRAWS, seed=seed, epoch=epoch, indices=indices, purpose=f"crop/{view}")
+    # All ten tries are drawn at once: a sample's numbers do not depend on how many of them fail.
     area_BK = height * width * (min_area + (1 - min_area) * u_BU[:, :_TRIES])
     low, high = math.log(_RATIO[0]), math.log(_RATIO[1])
     ratio_BK = torch.exp(low + (high - low) * u_BU[:, _TRIES : 2 * _TRIES])
     w_BK, h_BK = (area_BK * ratio_BK).sqrt().round(), (area_BK / ratio_BK).sqrt().round()
     fits_BK = (w_BK > 0) & (h_BK > 0) & (w_BK <= width) & (h_BK <= height)
+    # argmax of [0 0 1 0 1] is 2, the first that fits; of [0 0 0 0 0] it is 0, replaced below.
     first_B1 = fits_BK.int().argmax(1, keepdim=True)
     w_B, h_B = w_BK.gather(1, first_B1)[:, 0], h_BK.gather(1, first_B1)[:, 0]
     top_B = torch.floor(u_BU[:, -3] * (height - h_B + 1))
@@ -114,6 +116,7 @@ def crop_map(
     The grid is that of the clip: its coordinates are shares of the frame, which a map covers
     whatever its size.
     """
+    # Frames or maps become the channels of one picture: a clip is sampled with one grid.
     planes = map_BHW.float().flatten(1, -3) if map_BHW.ndim > 3 else map_BHW[:, None].float()
     sampled = _sample(planes, grid_BSS2)
     return sampled.view(*map_BHW.shape[:-2], *sampled.shape[2:])
@@ -135,6 +138,7 @@ def draw_colour(
     u_BU = uniforms(
         _COLOUR_DRAWS, seed=seed, epoch=epoch, indices=indices, purpose=f"colour/{view}"
     )
+    # Factors about 1 of brightness, contrast and saturation; the hue turns by a share about 0.
     amount_4 = torch.tensor(_JITTER)
     centre_4 = torch.tensor((1.0, 1.0, 1.0, 0.0))
     return Colour(

@@ -38,6 +38,7 @@ def merge(
     on_host = source_B.is_cpu and not torch.compiler.is_compiling()
     if on_host and (int(source_B.min()) < 0 or int(source_B.max()) >= batch):
         raise ValueError(f"sources must lie in 0..{batch - 1}, got {source_B}")
+    # The copy of the backgrounds is also the memory of the result: saves a second batch of clips.
     merged_BCTHW = clip_BCTHW.index_select(0, source_B.to(clip_BCTHW.device))
     return torch.where(mask_B1THW, clip_BCTHW, merged_BCTHW, out=merged_BCTHW)
 
@@ -75,6 +76,8 @@ def derangement(
     a single clip.
     """
 
+    # The order 2 0 1 is the cycle 2 -> 0 -> 1 -> 2, read as "lends to": clip 0 gets the background
+    # of 2, 1 that of 0, 2 that of 1. A cycle through all clips has no fixed point.
     def cycle(size: int) -> Tensor:
         order = torch.randperm(size, generator=generator)
         return torch.empty_like(order).scatter_(0, order, order.roll(1))
@@ -129,6 +132,7 @@ def _in_groups(n: int, group: int | None, draw: Callable[[int], Tensor]) -> Tens
             "to take a background from:"
             " change the batch size or the group"
         )
+    # 5 clips in groups of 3: one of 3 from row 0 on, one of 2 from row 3 on.
     return torch.cat([start + draw(min(group, n - start)) for start in range(0, n, group)])
 
 

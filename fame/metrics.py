@@ -103,6 +103,7 @@ def knn_scores(
     ``excluded_QE`` are the places in the gallery that a query does not look at, its own for
     instance.
     """
+    # What is excluded cannot vote: with the query itself among 10 videos at most 9 are left.
     room = len(gallery_GD) - (0 if excluded_QE is None else excluded_QE.shape[1])
     _check(1 <= k <= room, f"k is between 1 and the {room} samples of the gallery, got {k}")
     _check(temperature > 0, f"temperature is positive, got {temperature}")
@@ -179,6 +180,8 @@ def nearest(similarity_QG: Float[Tensor, "q g"], *, k: int) -> Int[Tensor, "q k"
 
     ``torch.topk`` decides ties as it pleases, so only its k-th value is used.
     """
+    # Of 0.9 0.5 0.5 0.5 and k = 2 the least is 0.5: one is above it, so there is room for one of
+    # the three equals, the first.
     least_Q1 = similarity_QG.topk(k, dim=1).values[:, -1:]
     above_QG, level_QG = similarity_QG > least_Q1, similarity_QG == least_Q1
     room_Q1 = k - above_QG.sum(1, keepdim=True)
@@ -196,6 +199,8 @@ def first_match(
     index.
     """
     gallery = similarity_QG.shape[1]
+    # Similarities 0.9 0.7 0.7 0.4, of which the third and fourth match: the best match has 0.7 and
+    # index 2; before it come 0.9 and the 0.7 of index 1, so its rank is 2.
     best_Q1 = similarity_QG.masked_fill(~match_QG, -torch.inf).amax(1, keepdim=True)
     level_QG = similarity_QG == best_Q1
     index_G = torch.arange(gallery, device=similarity_QG.device)
@@ -214,7 +219,7 @@ def bootstrap_interval(
     """Return where the mean of each metric would lie if the videos were drawn anew: the low and the
     high end of the percentile bootstrap.
 
-    ``value_VF`` holds each video's part in each figure. Every draw takes V videos with replacement,
+    ``value_VF`` holds each video's part in each metric. Every draw takes V videos with replacement,
     the same ones for all metrics; ``level`` of the means lie between the ends.
     """
     videos = len(value_VF)
@@ -223,6 +228,7 @@ def bootstrap_interval(
     means: list[Tensor] = []
     step = max(1, _CHUNK_ELEMENTS // videos)
     for start in range(0, draws, step):
+        # A draw of videos 0 2 2 of 3 is the weights 1 0 2: a product of matrices gives all means.
         index_RV = torch.randint(videos, (min(step, draws - start), videos), generator=generator)
         weight_RV = torch.zeros(index_RV.shape, dtype=torch.float64).scatter_add_(
             1, index_RV, torch.ones(index_RV.shape, dtype=torch.float64)
