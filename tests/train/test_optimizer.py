@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,8 @@ from train.run.schedule import key_momentum, learning_rate
 
 @pytest.fixture(autouse=True)
 def switches() -> Iterator[None]:
-    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    cuda: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
     before = cuda.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
     yield
     cuda.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
@@ -57,7 +59,7 @@ def test_adamw_moves_by_moments_and_decays_apart() -> None:
 
 @pytest.mark.parametrize(("precision", "rounds"), [("fp32", False), ("tf32", True), ("bf16", True)])
 def test_products_are_rounded_only_where_the_precision_lets_them(
-    precision: str, rounds: bool
+    precision: Any, rounds: bool
 ) -> None:
     set_precision(PretrainConfig(precision=precision))
     assert torch.backends.cuda.matmul.allow_tf32 is rounds
@@ -65,7 +67,7 @@ def test_products_are_rounded_only_where_the_precision_lets_them(
 
 
 @pytest.mark.parametrize(("precision", "off"), [("fp32", False), ("bf16", True)])
-def test_onednn_is_off_in_bf16_runs_on_a_cpu_only(precision: str, off: bool) -> None:
+def test_onednn_is_off_in_bf16_runs_on_a_cpu_only(precision: Any, off: bool) -> None:
     before = torch.backends.mkldnn.enabled
     config = PretrainConfig(precision=precision)
     with pytest.raises(RuntimeError, match="stop"), sound_kernels(config, torch.device("cpu")):
@@ -90,7 +92,7 @@ def test_the_worked_example_of_shares() -> None:
 
 
 @pytest.mark.parametrize(("update", "first_full"), [("step", 9), ("epoch", 5)])
-def test_the_rate_warms_up_and_ends_at_nothing(update: str, first_full: int) -> None:
+def test_the_rate_warms_up_and_ends_at_nothing(update: Any, first_full: int) -> None:
     config = PretrainConfig(epochs=10, warmup_epochs=2, lr=0.4, lr_update=update)
     rates = [learning_rate(config, step=step, steps_per_epoch=5) for step in range(50)]
     assert max(rates) == pytest.approx(0.4)
