@@ -22,7 +22,11 @@ _STEMS = {
     "block1.0.weight": "c3d_small",
 }
 # What the reference trains and tests these networks with.
-_CLIPS = {"i3d": {"crop": 224, "frames": 16}, "r2plus1d_18": {"crop": 112, "frames": 16}}
+_CLIPS = {
+    "i3d": {"crop": 224, "frames": 16},
+    "pytorch_i3d": {"crop": 224, "frames": 16},
+    "r2plus1d_18": {"crop": 112, "frames": 16},
+}
 # Names of pytorch-i3d (rgb_imagenet.pt) -> those of the reference.
 _PYTORCH_I3D = {
     r"\.b0\.": ".branch_0.",
@@ -59,7 +63,7 @@ def recognise(values: Any) -> Recognised:
     naming what is there instead.
     """
     state, contrastive = _unwrapped(_weights(values))
-    if "Conv3d_1a_7x7.conv3d.weight" in state:
+    if of_pytorch_i3d := "Conv3d_1a_7x7.conv3d.weight" in state:
         state = _renamed(state, _PYTORCH_I3D)
         state = {name: _linear(name, claim) for name, claim in state.items()}
     if "fc.0.weight" in state and "fc.2.weight" in state:
@@ -68,10 +72,11 @@ def recognise(values: Any) -> Recognised:
     if not found:
         first = ", ".join(map(shown, list(state)[:3]))
         raise CheckpointError(f"has no encoder known here (its weights begin: {first})")
+    name = "pytorch_i3d" if of_pytorch_i3d else found[0]
     return Recognised(
-        name=found[0],
+        name=name,
         head=_head(state, contrastive=contrastive),
-        config=dict(_CLIPS.get(found[0], {})),
+        config=dict(_CLIPS.get(name, {})),
         state=state,
     )
 

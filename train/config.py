@@ -24,7 +24,7 @@ from fame.settings import (
 if TYPE_CHECKING:
     from fame.clipstore import ClipStore, StorePath, Window
 
-ENCODERS = ("i3d", "r2plus1d_18", "c3d_small")
+ENCODERS = ("i3d", "r2plus1d_18", "c3d_small", "pytorch_i3d")
 _FOREIGN = "Networks of other projects are hf:FOLDER, torchvision:NAME, package.module:function"
 Batch = Annotated[int, OPTIMISER("Videos per step, over all processes.", low=1, metavar="VIDEOS")]
 Jitter = Annotated[
@@ -145,6 +145,9 @@ class TrainingConfig(Settings):
     ] = "stop"
 
     log_every: Annotated[int, RUN("Steps from one log entry to the next.", low=1)] = 10
+    logger: Annotated[
+        Literal["tensorboard", "wandb"], RUN("TensorBoard alone, or Weights & Biases beside it.")
+    ] = "tensorboard"
     checkpoint_every: Annotated[int, RUN("Epochs from one kept checkpoint to the next.", low=1)] = (
         10
     )

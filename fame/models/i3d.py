@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from fame.models.backbone import Backbone
 from fame.models.convolution import FlatConv3d
 from fame.models.norm import GroupedBatchNorm3d
+from fame.normalize import MEAN, STD
 
 Size = tuple[int, int, int]
 
@@ -60,6 +61,30 @@ class I3D(Backbone):
             self.add_module(name, block)
             channels = block.out_channels
         self.feature_dim = channels
+
+
+class PytorchI3D(I3D):
+    """I3D as pytorch-i3d runs it, for its weights: shown colours in -1..1, zeros around them, and
+    1e-3 added to variances. Clips are given normalised as to every network here.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        for module in self.modules():
+            if isinstance(module, GroupedBatchNorm3d):
+                module.eps = 1e-3
+
+    def feature_map(
+        self, clip_BCTHW: Float[Tensor, "b c t h w"]
+    ) -> Float[Tensor, "b d t_map h_map w_map"]:
+        """Map a normalised RGB clip to the last feature map."""
+        # Ours: x = (c - m) / s. Theirs: 2 c - 1 = 2 s x + 2 m - 1. No buffers: what no checkpoint
+        # holds is lost where a network is made without memory.
+        scale, shift = (
+            clip_BCTHW.new_tensor(values).view(3, 1, 1, 1)
+            for values in ([2 * s for s in STD], [2 * m - 1 for m in MEAN])
+        )
+        return super().feature_map(clip_BCTHW * scale + shift)
 
 
 class Unit(nn.Module):

@@ -13,7 +13,7 @@ from fame.models.backbone import Backbone
 from fame.models.c3d import SmallC3D
 from fame.models.foreign import build_foreign, is_foreign
 from fame.models.heads import HEADS
-from fame.models.i3d import I3D
+from fame.models.i3d import I3D, PytorchI3D
 from fame.models.r2plus1d import R2Plus1D18
 
 T = TypeVar("T")
@@ -22,11 +22,13 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "i3d": I3D,
     "r2plus1d_18": R2Plus1D18,
     "c3d_small": SmallC3D,
+    "pytorch_i3d": PytorchI3D,
 }
 
 
 def build_backbone(name: str, *, seed: int = 0, **options: Any) -> Backbone:
-    """Build ``"i3d"`` (option ``width``), ``"r2plus1d_18"`` or ``"c3d_small"`` without a head.
+    """Build ``"i3d"`` (option ``width``), ``"r2plus1d_18"``, ``"c3d_small"`` or ``"pytorch_i3d"``
+    without a head.
 
     ``seed`` decides the initial weights, which follow the reference: torch's defaults, and He's
     normal over outgoing connections for the convolutions of R(2+1)D. Global random state is neither

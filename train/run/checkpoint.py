@@ -27,7 +27,8 @@ from train.config import TrainingConfig
 # computes.
 _FREE = {
     "device", "compile", "checkpoint_activations", "workers", "prefetch", "cache", "cache_gb",
-    "on_corrupt", "log_every", "checkpoint_every", "keep", "save_seconds", "knn_every", "knn_k",
+    "on_corrupt", "log_every", "logger", "checkpoint_every", "keep", "save_seconds", "knn_every",
+    "knn_k",
 }  # fmt: skip
 # A run may be made longer; what is said then is that its schedule changes.
 _LENGTH = ("epochs", "milestones")

@@ -3,7 +3,7 @@
 config.json        the resolved config
 environment.json   software, device, git revision, stores
 metrics.jsonl      one line per step; cut back to the resumed step, so that every step is there once
-tensorboard/       the same metrics, and a picture of merged clips every epoch
+tensorboard/       the same metrics in groups, and a picture of merged clips every epoch
 checkpoints/       last.pt, epoch-0010.pt ...
 """
 
@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from fame.files import sweep, whole
 from fame.lock import hold
 from fame.progress import Progress, duration
+from train.run.loggers import Logger, TensorBoard, WandB, grouped
 from train.run.peers import Peers
 
 TRAINING, DATA_WAIT = "training", "waiting for data"  # phases
@@ -98,7 +98,8 @@ class RunLog:
     written by rank 0.
 
     Use as a context. ``first`` and ``total`` are steps; ``per_epoch`` the steps of an epoch;
-    ``clips`` the clips of a step over all processes; ``progress`` where the command shows its own.
+    ``clips`` the clips of a step over all processes; ``progress`` where the command shows its own;
+    ``config`` the settings, which name a logger beside TensorBoard.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class RunLog:
         peers: Peers,
         device: torch.device,
         progress: Progress | None = None,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder, self.clips, self.peers, self.device = folder, clips, peers, device
         self.first, self.total, self.per_epoch = first, total, per_epoch
@@ -125,8 +127,11 @@ class RunLog:
             truncate_metrics(folder / "epochs.jsonl", first + 1)  # an epoch's end is the next step
             with ExitStack() as stack:
                 stack.enter_context(_disk_errors_once())
-                self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first)
-                stack.callback(self._board.close)
+                self._loggers: list[Logger] = [TensorBoard(folder, first=first)]
+                if config and config["logger"] == "wandb":
+                    self._loggers.append(WandB(folder, config))
+                for logger in self._loggers:
+                    stack.callback(logger.close)
                 self._lines = stack.enter_context((folder / "metrics.jsonl").open("a"))
                 self._files = stack.pop_all()
 
@@ -181,19 +186,21 @@ class RunLog:
                 self._estimate(done=int(lines[-1]["step"]) + 1, rate=speed["clips_per_second"])
 
     def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write metrics that belong to an epoch, such as a kNN score, to TensorBoard and
-        ``epochs.jsonl``.
+        """Write metrics that belong to an epoch, such as a kNN score, to ``epochs.jsonl`` and the
+        loggers.
         """
         if self._writes and metrics:
             with (self.folder / "epochs.jsonl").open("a") as file:
                 file.write(json.dumps({"step": step, **metrics}) + "\n")
-            for name, value in metrics.items():
-                self._board.add_scalar(name, value, step)
+            tags = {f"test/{name}": value for name, value in metrics.items()}
+            for logger in self._loggers:
+                logger.scalars(step, tags)
 
     def picture(self, step: int, name: str, image_HWC: np.ndarray) -> None:
-        """Show a picture in TensorBoard and keep the latest as a PNG."""
+        """Give a picture to the loggers and keep the latest as a PNG."""
         if self._writes:
-            self._board.add_image(name, image_HWC, step, dataformats="HWC")
+            for logger in self._loggers:
+                logger.picture(step, f"pictures/{name}", image_HWC)
             with whole(self.folder / f"{name}.png") as partial:
                 Image.fromarray(image_HWC).save(partial)
 
@@ -226,9 +233,9 @@ class RunLog:
 
     def _write(self, line: dict[str, float]) -> None:
         self._lines.write(json.dumps(line) + "\n")
-        for name, value in line.items():
-            if name != "step":
-                self._board.add_scalar(name, value, int(line["step"]))
+        tags = grouped({name: value for name, value in line.items() if name != "step"})
+        for logger in self._loggers:
+            logger.scalars(int(line["step"]), tags)
 
     def _show(self, line: dict[str, float]) -> None:
         done = int(line["step"]) + 1

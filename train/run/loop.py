@@ -81,6 +81,7 @@ def train(
             peers=peers,
             device=task.device,
             progress=progress,
+            config=task.config.to_dict(),
         ) as log,
     ):
         resumed = [f"resumed at step {begun} of {total}{changes}"] if begun else []
