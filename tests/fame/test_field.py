@@ -181,8 +181,8 @@ def test_pytorch_i3d_gives_its_own_features_and_classes(tmp_path: Path):
         theirs = PytorchI3D().eval()
         for module in theirs.modules():
             if isinstance(module, nn.BatchNorm3d):  # variances that 1e-3 changes
-                module.running_var.uniform_(1e-4, 1e-2)
-                module.running_mean.normal_(0, 0.01)
+                nn.init.uniform_(module.get_buffer("running_var"), 1e-4, 1e-2)
+                nn.init.normal_(module.get_buffer("running_mean"), 0, 0.01)
                 module.weight.data.mul_(0.1)
     torch.save(theirs.state_dict(), tmp_path / "rgb_imagenet.pt")
     encoder = fame.load(tmp_path / "rgb_imagenet.pt")
@@ -193,7 +193,9 @@ def test_pytorch_i3d_gives_its_own_features_and_classes(tmp_path: Path):
     colours = clips().permute(0, 4, 1, 2, 3).float() / 255
     with torch.no_grad():
         feature_BD = theirs(colours * 2 - 1)
-        logits = theirs.logits.conv3d(feature_BD[:, :, None, None, None]).flatten(1)
+        logits = theirs.logits.get_submodule("conv3d")(feature_BD[:, :, None, None, None]).flatten(
+            1
+        )
     assert float(feature_BD.std()) > 1e-3
     torch.testing.assert_close(encoder.features(clips()), feature_BD, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(encoder.output(clips()), logits.log_softmax(1), atol=1e-5, rtol=1e-4)

@@ -27,12 +27,13 @@ class Recorded:
 
     def init(self, **settings: Any) -> Any:
         self.began.append(settings)
-        return SimpleNamespace(
-            log=lambda values, step: self.logged.append((step, values)), finish=self._finish
-        )
+        return SimpleNamespace(log=self._log, finish=self._finish)
 
     def Image(self, image: np.ndarray) -> np.ndarray:
         return image
+
+    def _log(self, values: dict[str, Any], step: int) -> None:
+        self.logged.append((step, values))
 
     def _finish(self) -> None:
         self.ended += 1
@@ -50,7 +51,7 @@ def test_loggers_get_what_the_run_writes(
 ) -> None:
     wandb = Recorded()
     monkeypatch.setitem(sys.modules, "wandb", wandb)
-    run = {"stores": [store], "run_dir": tmp_path}
+    run: dict[str, Any] = {"stores": [store], "run_dir": tmp_path}
     pretrain(CONFIG.override(["logger=wandb"]), **run)
     losses = figures(tmp_path)
     steps = {step: values for step, values in wandb.logged if "train/loss" in values}
@@ -63,8 +64,9 @@ def test_loggers_get_what_the_run_writes(
     board = EventAccumulator(str(tmp_path / "tensorboard"))
     board.Reload()
     assert [event.value for event in board.Scalars("train/loss")] == pytest.approx(losses)
-    assert "pictures/merged" in board.Tags()["images"]
-    assert all("/" in tag for tag in board.Tags()["scalars"])
+    tags: dict[str, Any] = board.Tags()
+    assert "pictures/merged" in tags["images"]
+    assert all("/" in tag for tag in tags["scalars"])
 
     pretrain(CONFIG.override(["logger=wandb", "epochs=2"]), **run)  # the same run goes on
     assert wandb.began[1]["id"] == wandb.began[0]["id"] and wandb.began[1]["resume"] == "allow"
