@@ -1,6 +1,7 @@
 """``fame store``. Heavy imports live inside the commands."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +10,7 @@ import typer
 
 from commands.app import App
 from commands.output import say, table
+from commands.stores import existing_store
 from fame.settings import Setting, Settings
 from fame.words import plain
 from train.evaluate.config import Beta
@@ -26,6 +28,11 @@ _Store = Annotated[
 ]
 
 
+def _existing(store: str) -> str:
+    """Return the address of a store. Raise ``ValueError`` that says what is there instead."""
+    return existing_store(store, root=Path(os.environ.get("FAME_ROOT", "data")))
+
+
 @store_app.command()
 def info(
     store: _Store,
@@ -39,7 +46,7 @@ def info(
     """Show what a store holds: videos, frames, recipe, bytes, classes, failures."""
     from fame.clipstore import store_info
 
-    found = store_info(store)
+    found = store_info(_existing(store))
     if as_json:
         print(json.dumps(found.to_dict(), indent=1))
         return
@@ -108,13 +115,11 @@ def verify(
     ] = None,
 ) -> None:
     """Check every checksum and decode every chunk; exit code 1 where something is damaged."""
-    import os
-
     from fame import clipstore
     from fame.processes import pool
 
     with pool(workers or len(os.sched_getaffinity(0)), "fame.clipstore") as processes:
-        report = clipstore.verify(store, run=processes.map)
+        report = clipstore.verify(_existing(store), run=processes.map)
     for key, problem in report.files.items():
         say(f"{store}/{key}: {plain(problem)}")
     for shard in report.shards:
@@ -163,7 +168,7 @@ def preview(store: _Store, config: PreviewConfig) -> None:
     from fame.randomness import numpy_generator
 
     clips, out = config.clips, config.out
-    opened = ClipStore.open(store)
+    opened = ClipStore.open(_existing(store))
     valid, window = np.flatnonzero(opened.valid_V), Window()
     if len(valid) < clips:
         raise ValueError(
@@ -196,5 +201,5 @@ def browse(store: _Store, config: BrowseConfig) -> None:
     """Write a page for a browser: clips in motion with map, mask and merged clip, and failures."""
     from fame.browse import browse as write
 
-    shown = write(store, config.out, clips=config.clips, beta=config.beta)
+    shown = write(_existing(store), config.out, clips=config.clips, beta=config.beta)
     print(f"{config.out}: {shown} clips")

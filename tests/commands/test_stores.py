@@ -5,7 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from cli import app
 from commands.stores import _ROOT_KEY, existing_store, shares  # pyright: ignore[reportPrivateUsage]
 from fame.clipstore.layout import ROOT_KEY
 from tests.stores import make_store
@@ -73,3 +75,13 @@ def test_shares_stand_behind_the_stores(tmp_path: Path) -> None:
     assert shares([f"{odd}=2"]) == ([str(odd)], [2.0])
     with pytest.raises(ValueError, match="b has no share: write STORE=SHARE for"):
         shares(["a=0.7", "b"])
+
+
+@pytest.mark.parametrize("command", ["info", "verify", "preview", "browse"])
+def test_the_commands_of_stores_say_what_is_there_instead(command: str, tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").touch()
+    done = CliRunner().invoke(app, ["store", command, str(tmp_path)])
+    assert done.exit_code == 2
+    assert done.stderr.startswith(
+        f"fame: {tmp_path} is a folder of videos and no clip store; `fame"
+    )
