@@ -69,12 +69,18 @@ def test_a_folder_that_is_no_run_is_named(tmp_path: Path):
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
-def test_a_browser_shows_the_page(run: Path, store: Path, tmp_path: Path):
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_browser_shows_the_page_on_a_phone(run: Path, store: Path, tmp_path: Path, dark: bool):
     write_page(run, tmp_path / "page.html", store=store, device=CPU)
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     options += ["--disable-sync", "--no-first-run", f"--user-data-dir={tmp_path / 'profile'}"]
+    options += ["--blink-settings=preferredColorScheme=0"] if dark else []
     shown = tmp_path / "shown.png"
-    command = ["chromium", *options, f"--screenshot={shown}", "--window-size=400,900"]
+    command = ["chromium", *options, f"--screenshot={shown}", "--window-size=500,900"]
     subprocess.run([*command, str(tmp_path / "page.html")], capture_output=True, check=True)
     with Image.open(shown) as image:
-        assert len(image.convert("RGB").getcolors(2**20) or []) > 50
+        pixels = np.asarray(image.convert("RGB"))
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
+    paper, ink = pixels[2, 2].mean(), pixels[:200, :400].mean(-1)
+    assert (paper < 60) == dark
+    assert np.abs(ink - paper).max() > 150  # the title can be read
