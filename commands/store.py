@@ -30,7 +30,7 @@ _Store = Annotated[
 
 def _existing(store: str) -> str:
     """Return the address of a store. Raise ``ValueError`` that says what is there instead."""
-    return existing_store(store, root=Path(os.environ.get("FAME_ROOT", "data")))
+    return str(existing_store(store, root=Path(os.environ.get("FAME_ROOT", "data"))))
 
 
 @store_app.command()
