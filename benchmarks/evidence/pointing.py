@@ -85,8 +85,8 @@ PRETRAIN = dataclasses.replace(
 PRETRAINED: dict[str, tuple[str, ...] | None] = {
     "untrained": None,
     "MoCo": ("background=none",),
-    "FAME, maps per clip": ("background=inter", "mask=stored", "cut=adaptive"),
-    "FAME, maps per frame": ("background=inter", "mask=frames", "cut=adaptive"),
+    "FAME, maps per clip": ("background=inter", "mask=stored", "beta=0.3"),
+    "FAME, maps per frame": ("background=inter", "mask=frames", "beta=0.3"),
 }
 SCRATCH: dict[str, tuple[str, ...]] = {
     "from scratch": (),
