@@ -46,6 +46,19 @@ FIGURES: dict[str, tuple[str, Callable[[Any], float]]] = {
         ".2f",
         lambda of: of["store"]["ratios"]["zarr-python lz4 / bare lz4"],
     ),
+    **{
+        f"frames per core / the first release, {name}": (
+            ".2f",
+            lambda of, name=name: of["offline_change"][name]["ratio"],
+        )
+        for name in (
+            "128 px, 1-6 s",
+            "UCF101, 320x240",
+            "180 to 1080 px",
+            "phones, all",
+            "Kinetics, all",
+        )
+    },
     "frames per core / bare loop, videos of 128": (
         ".2f",
         lambda of: of["offline_stage"]["speed"]["128 px, 1-6 s"]["ratio_cpu"],

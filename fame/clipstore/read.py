@@ -9,7 +9,7 @@ frames of a clip lie side by side: one read), check and decode each. It needs ne
 event loop, so it is as safe in forked workers as in spawned ones.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property, lru_cache, partial
 from typing import Any, TypeVar, cast
 
@@ -19,16 +19,19 @@ from jaxtyping import Int32, Int64, UInt8
 from fame.clipstore.arrays import read_labels, read_lengths, read_names
 from fame.clipstore.cache import Cache, CachedShard, in_background
 from fame.clipstore.chunk import decode_into, decode_source, max_chunk_bytes
-from fame.clipstore.layout import SEAL_KEY, Layout
+from fame.clipstore.layout import SEAL_KEY, Layout, record_key
 from fame.clipstore.locate import absolute, locate
+from fame.clipstore.record import ShardRecord, StoredObject
 from fame.clipstore.schema import CorruptChunk, StoreError, StoreHeader, StoreSpec
-from fame.clipstore.seal import read_sealed_root
+from fame.clipstore.seal import expect_sealed, read_sealed_root
 from fame.clipstore.shard import OpenShard
 from fame.clipstore.storage import Storage, StorePath
 from fame.clipstore.window import Window
 from fame.maps import mean_map
 
 Found = TypeVar("Found")
+
+_SMALL = 1 << 20  # bytes of a file that is compared whole when it is opened
 
 
 class ClipStore:
@@ -44,6 +47,10 @@ class ClipStore:
         self.path, self._storage, self._layout = storage.path, storage, layout
         self._cache = cache if storage.remote else None
         storage.refuse_links(layout.array_metadata())
+        for array in ("label", "length", "stretches"):
+            expect_sealed(storage, layout.whole_key(array))
+        self._records: dict[int, Mapping[str, StoredObject]] = {}
+        self._own: set[tuple[str, int]] = set()
         self.labels_V = read_labels(storage, layout).astype(np.int64)
         self.length_V, self.stretches_V = read_lengths(storage, layout)
         self.valid_V = self.length_V > 0
@@ -83,6 +90,7 @@ class ClipStore:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the videos, relative to the root they came from."""
+        expect_sealed(self._storage, self._layout.whole_key("names"))
         return read_names(self._storage, self._layout)
 
     def check(self, window: Window) -> None:
@@ -252,8 +260,30 @@ class ClipStore:
             "max_chunk_bytes": max_chunk_bytes(layout, array),
         }
         if self._cache is None:
-            return OpenShard(self._storage, key, **sizes)
+            opened = OpenShard(self._storage, key, **sizes)
+            self._expect_own(opened, array, shard)
+            return opened
         name, room = f"{self.digest[:32]}/{key}", layout.chunks_per_video(array)
         return CachedShard(
             self._storage, key, cache=self._cache, name=name, chunks_per_video=room, **sizes
         )
+
+    def _expect_own(self, opened: OpenShard, array: str, shard: int) -> None:
+        """Raise :class:`StoreError` for the file of another shard or store, whose checksums hold.
+
+        Its size is hardly ever that of the record; where a small file is of the same size, its
+        bytes are compared. Damage is left to those who read what is damaged. Each is asked once;
+        in a bucket, where a file is not moved by hand, none is.
+        """
+        if self._storage.remote or (array, shard) in self._own:
+            return
+        if shard not in self._records:
+            data = self._storage.read(record_key(shard))
+            self._records[shard] = ShardRecord.from_json(data, self._layout, shard).objects
+        wanted, key = self._records[shard][array], self._layout.shard_key(array, shard)
+        same = opened.size == wanted.size
+        if same and wanted.size <= _SMALL:
+            same = self._storage.sha256(key) == wanted.sha256 or not opened.whole()
+        if not same:
+            raise StoreError(f"{key} is not the file that the record of its shard tells of")
+        self._own.add((array, shard))

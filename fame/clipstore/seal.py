@@ -60,6 +60,14 @@ def sealed_checksums(storage: Storage) -> dict[str, object]:
     return cast("dict[str, object]", files)
 
 
+def expect_sealed(storage: Storage, key: str) -> None:
+    """Raise :class:`StoreError` unless a small file is the one that was sealed: that of another
+    store has checksums that hold.
+    """
+    if sealed_checksums(storage).get(key) != storage.sha256(key):
+        raise StoreError(f"{storage}: {key} does not match the seal of the store")
+
+
 def read_sealed_root(storage: Storage) -> bytes:
     """Return the root ``zarr.json`` of a finished store, held against the seal. Raise
     :class:`StoreError`.

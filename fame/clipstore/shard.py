@@ -56,7 +56,7 @@ class OpenShard:
         self._where, self._max_chunk_bytes = f"{storage}/{key}", max_chunk_bytes
         self._storage, self._key = storage, key
         size, data = self._ending(chunks_per_shard * _PAIR_BYTES + CRC_BYTES)
-        self._end = size - len(data)
+        self.size, self._end = size, size - len(data)
         if not checksum_holds(data):
             raise StoreError(f"{self._where}: the checksum of the index does not match")
         self._index = np.frombuffer(data[:-CRC_BYTES], "<u8").reshape(chunks_per_shard, 2)
@@ -89,6 +89,14 @@ class OpenShard:
             run = self._run(positions[first], begin, ends[last] - begin)
             for place in range(first, last + 1):
                 yield run[offsets[place] - begin : ends[place] - begin]
+
+    def whole(self) -> bool:
+        """Whether the checksum of every chunk holds."""
+        there = [place for place in range(len(self._index)) if not self._absent(place)]
+        try:
+            return all(checksum_holds(chunk.tobytes()) for chunk in self.chunks(there))
+        except StoreError:
+            return False
 
     def forget(self, position: int) -> bool:
         """Drop what is kept of the video of a chunk elsewhere than in the shard; return whether

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from fame.clipstore import ClipStore, CorruptChunk, StoreError, StoreSpec, Window
+from fame.clipstore.chunk import crc32c
 from fame.clipstore.files import Folder
 from fame.randomness import numpy_generator
 from tests.fame.clipstore import small
@@ -160,3 +161,33 @@ def test_opening_finds_damaged_labels_and_lost_seals(finished: dict[str, Path], 
 def test_opening_nothing_is_an_error(tmp_path: Path):
     with pytest.raises(StoreError, match="cannot read"):
         ClipStore.open(tmp_path)
+
+
+@pytest.mark.parametrize("array", ["frames", "foreground", "source"])
+def test_the_file_of_another_shard_or_store_is_refused(store: Path, tmp_path: Path, array: str):
+    first, second = sorted(key for key in small.contents(store) if key.startswith(f"{array}/c."))[
+        :2
+    ]
+    exchanged = small.copy(store, tmp_path / "exchanged")
+    (exchanged / first).write_bytes((store / second).read_bytes())
+    (exchanged / second).write_bytes((store / first).read_bytes())
+    opened = ClipStore.open(exchanged)
+    read = {
+        "frames": lambda video: opened.clip(video, 0, Window(frames=2)),
+        "foreground": lambda video: opened.maps(video, 0, Window(frames=2)),
+        "source": opened.source,
+    }[array]
+    for video in (0, 3):
+        with pytest.raises(CorruptChunk, match="not the file that the record of its shard tells"):
+            read(video)
+
+
+@pytest.mark.parametrize("array", ["label", "length", "stretches", "names"])
+def test_a_whole_array_of_another_store_is_refused(store: Path, tmp_path: Path, array: str):
+    path = small.copy(store, tmp_path / "s")
+    data = (path / array / "c.0").read_bytes()[:-4]
+    others = np.frombuffer(data[: len(data) // 4 * 4], "<i4")[::-1].tobytes()
+    changed = data[:-1] + bytes([data[-1] ^ 1]) if array == "names" else others
+    (path / array / "c.0").write_bytes(changed + crc32c(changed))
+    with pytest.raises(StoreError, match=f"{array}/c.0 does not match the seal"):
+        ClipStore.open(path).names  # noqa: B018
