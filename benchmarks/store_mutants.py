@@ -21,11 +21,21 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from benchmarks.harness import write
-from fame.clipstore import ClipStore, StoreError, Window, create, finalise, verify, write_shard
+from fame.clipstore import (
+    ClipStore,
+    StoreError,
+    StoreSpec,
+    Window,
+    create,
+    finalise,
+    verify,
+    write_shard,
+)
 from fame.randomness import numpy_generator
 from tests.fame.clipstore import small
 
@@ -83,7 +93,7 @@ def small_json(value: object) -> bytes:
     return (json.dumps(value, sort_keys=True, separators=(",", ":")) + "\n").encode()
 
 
-def leaves(value: object) -> Iterator[tuple[object, object]]:
+def leaves(value: Any) -> Iterator[tuple[Any, Any]]:
     """Holder and key of every value in JSON that holds no others."""
     items = value.items() if isinstance(value, dict) else enumerate(value)
     for key, inner in items:
@@ -174,7 +184,7 @@ def noticed(store: Path) -> bool:
         return True
 
 
-def made(path: Path, spec: object, *, shift: int) -> Path:
+def made(path: Path, spec: StoreSpec, *, shift: int) -> Path:
     """A finished store of six videos, whose content hangs on ``shift``."""
     create(path, small.header(spec), names=small.names(VIDEOS), labels=small.labels(VIDEOS))
     videos = [small.video(spec, number + shift) for number in range(VIDEOS)]
