@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli import app
+from commands.paths import existing
 from commands.stores import _ROOT_KEY, existing_store, shares  # pyright: ignore[reportPrivateUsage]
 from fame.clipstore.layout import ROOT_KEY
 from tests.stores import make_store
@@ -85,3 +86,10 @@ def test_the_commands_of_stores_say_what_is_there_instead(command: str, tmp_path
     assert done.stderr.startswith(
         f"fame: {tmp_path} is a folder of videos and no clip store; `fame"
     )
+
+
+def test_an_address_or_a_function_is_no_path_to_look_for(tmp_path: Path) -> None:
+    for named in ("hf:lab/network", "hf://lab/encoder@v1", "mine.py:network", "s3://b/store"):
+        assert existing(named, made_by="") == named
+    with pytest.raises(ValueError, match=r"gone\.pt is not there; make it$"):
+        existing(tmp_path / "gone.pt", made_by="make it")
