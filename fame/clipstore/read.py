@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 
-from fame.clipstore.arrays import read_labels, read_lengths, read_names
+from fame.clipstore.arrays import check_size, read_labels, read_lengths, read_names
 from fame.clipstore.cache import Cache, CachedShard, in_background
 from fame.clipstore.chunk import decode_into, decode_source, max_chunk_bytes
 from fame.clipstore.layout import SEAL_KEY, Layout, record_key
@@ -48,7 +48,7 @@ class ClipStore:
         self._cache = cache if storage.remote else None
         storage.refuse_links(layout.array_metadata())
         for array in ("label", "length", "stretches"):
-            expect_sealed(storage, layout.whole_key(array))
+            self._expect_sealed(array)
         self._records: dict[int, Mapping[str, StoredObject]] = {}
         self._own: set[tuple[str, int]] = set()
         self.labels_V = read_labels(storage, layout).astype(np.int64)
@@ -90,7 +90,7 @@ class ClipStore:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the videos, relative to the root they came from."""
-        expect_sealed(self._storage, self._layout.whole_key("names"))
+        self._expect_sealed("names")
         return read_names(self._storage, self._layout)
 
     def check(self, window: Window) -> None:
@@ -267,6 +267,13 @@ class ClipStore:
         return CachedShard(
             self._storage, key, cache=self._cache, name=name, chunks_per_video=room, **sizes
         )
+
+    def _expect_sealed(self, array: str) -> None:
+        """Raise :class:`StoreError` unless a whole array is the one that was sealed; its size is
+        asked before it is read, because anybody may have written it.
+        """
+        check_size(self._storage, self._layout, array)
+        expect_sealed(self._storage, self._layout.whole_key(array))
 
     def _expect_own(self, opened: OpenShard, array: str, shard: int) -> None:
         """Raise :class:`StoreError` for the file of another shard or store, whose checksums hold.
