@@ -10,6 +10,10 @@ from train.recipes import RECIPES
 
 _NAMED = 6
 _NARROWEST = 3 / 4  # of the aspects that a crop may have
+_UNCACHED = (
+    "warning: every epoch reads the store from its bucket; --cache FOLDER keeps what was read on "
+    "this machine's disk"
+)
 
 
 def opening_lines(
@@ -21,9 +25,11 @@ def opening_lines(
     steps_per_epoch: int,
     frame: tuple[int, int],
     mixture: Sequence[tuple[int, int]] | None = None,
+    remote: bool = False,
 ) -> list[str]:
     """Return three lines about a run, each with its warnings after it. ``frame`` is height and
-    width of the store's frames, ``mixture`` the videos of each store and how many an epoch shows.
+    width of the store's frames, ``mixture`` the videos of each store and how many an epoch shows,
+    ``remote`` whether a store is in a bucket.
     """
     mixed = "; ".join(
         f"{count} of store {number}, which has {size}"
@@ -36,7 +42,8 @@ def opening_lines(
     data += f"; an epoch mixes {mixed}" if mixed else ""
     network = _network_and_device(config, device=device, processes=processes)
     queue = _long_queue(config, keys=2 * config.batch * steps_per_epoch)
-    return [*network, data, *queue, *_crops(config, frame=frame)]
+    bucket = [_UNCACHED] if remote and config.cache is None else []
+    return [*network, data, *bucket, *queue, *_crops(config, frame=frame)]
 
 
 def _network_and_device(

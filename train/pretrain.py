@@ -129,6 +129,7 @@ class PretrainTask(Task[PretrainConfig]):
             steps_per_epoch=self.steps_per_epoch,
             frame=(spec.height, spec.width),
             mixture=self.dataset.mixture,
+            remote=any(store.remote for store in self.dataset.stores),
         )
         return [*lines, *self._start]
 

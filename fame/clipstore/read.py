@@ -73,6 +73,11 @@ class ClipStore:
         return self._layout.header
 
     @property
+    def remote(self) -> bool:
+        """Whether the store is in a bucket."""
+        return self._storage.remote
+
+    @property
     def spec(self) -> StoreSpec:
         """The recipe of the store."""
         return self._layout.header.spec

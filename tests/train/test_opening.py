@@ -68,6 +68,22 @@ def test_crops_that_are_mostly_enlarged_are_warned_of() -> None:
     assert len(lines(replace(recipe("small-cpu"), crop=24), (24, 32))) == 3
 
 
+def test_a_cache_is_suggested_for_a_store_in_a_bucket(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = ClipStore.open(store)
+
+    def suggested(config: PretrainConfig) -> list[str]:
+        said = PretrainTask(config, stores=[opened], device=CPU).opening()
+        return [line for line in said if "--cache FOLDER" in line]
+
+    assert suggested(TINY) == []
+    monkeypatch.setattr(ClipStore, "remote", True)
+    (line,) = suggested(TINY)
+    assert line.startswith("warning: every epoch reads the store from its bucket; ")
+    assert suggested(replace(TINY, cache=Path("cache"))) == []
+
+
 def test_a_run_says_it_once_and_rank_0_alone(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
