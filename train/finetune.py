@@ -33,6 +33,7 @@ from train.finetune_data import (
     LabelledClips,
     held_out_videos,
     make_view,
+    picture,
     reads_maps,
     unseen_classes,
 )
@@ -177,6 +178,7 @@ class FinetuneTask(Task[FinetuneConfig]):
         features = self.classifier.features
         self._features = torch.compile(features) if config.compile else features
         self.best: dict[str, Any] | None = None
+        self._last: tuple[Pairs, int] | None = None
 
     def backward(self, step: int, batch: Pairs) -> Mapping[str, Tensor | float]:
         """Compute the cross-entropy of one view of each clip, and its gradients."""
@@ -193,14 +195,22 @@ class FinetuneTask(Task[FinetuneConfig]):
             loss, right = self._loss(view[rows], keep_BD[rows], label_B[rows])
             (loss / config.accumulate).backward()
             parts.append(torch.stack([loss.detach(), right]))
+        if config.merge and self.peers.rank == 0:
+            self._last = (batch, step)
         loss, right = torch.stack(parts).mean(0)
         return {"loss": loss, "accuracy": right}
 
     def end_epoch(self, epoch: int) -> EpochEnd:
-        """Select weights: test them every k epochs and after the last, and keep the best."""
+        """Return a picture of the epoch's last merged clips. Select weights: test them every k
+        epochs and after the last, and keep the best.
+        """
         config, done = self.config, epoch + 1
+        pictures = {}
+        if self._last is not None:
+            batch, at = self._last
+            pictures["merged"] = picture(batch, config, epoch=epoch, step=at)
         if config.select == "last" or (done % config.select_every and done != config.epochs):
-            return EpochEnd()
+            return EpochEnd(pictures=pictures)
         scores = self._judge()
         accuracy = topk_accuracy(scores.score_VK, scores.label_V, k=1)
         if self.best is None or accuracy > self.best["accuracy"]:
@@ -209,7 +219,7 @@ class FinetuneTask(Task[FinetuneConfig]):
                 for name, value in self.classifier.state_dict().items()
             }
             self.best = {"epoch": done, "accuracy": accuracy, "classifier": weights}
-        return EpochEnd(metrics={f"{config.select}_accuracy": accuracy})
+        return EpochEnd(metrics={f"{config.select}_accuracy": accuracy}, pictures=pictures)
 
     def select_(self) -> str:
         """Load the weights that are the result of the run. Return in words how they were chosen."""

@@ -7,6 +7,7 @@ store, s samples (videos trained on).
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
 from fame.augment import (
@@ -28,6 +29,7 @@ from fame.transfer import send
 from train.config import FinetuneConfig
 from train.data import PairDataset, Pairs
 from train.evaluate.linear import hold_out
+from train.views import middle_frames
 
 
 class LabelledClips(PairDataset):
@@ -94,37 +96,57 @@ def make_view(
     As in pretraining, clips are merged after cropping, so that exactly ``beta`` of a crop stays,
     and before colour, so that foreground and background are coloured alike.
     """
-    indices = clips.sample_B.tolist()
-    clip_BTHWC = clips.clip_B2THWC[:, 0]
-    crop = draw_crop(
-        seed=config.seed,
-        epoch=epoch,
-        indices=indices,
-        view=0,
-        size=(clip_BTHWC.shape[2], clip_BTHWC.shape[3]),
-        min_area=config.min_area,
-        flip=config.flip,
-    )
+    _, clip_BCTHW = _crop_and_merge(clips, config, epoch=epoch, step=step, rank=rank)
     colour = draw_colour(
         seed=config.seed,
         epoch=epoch,
-        indices=indices,
+        indices=clips.sample_B.tolist(),
         view=0,
         gray=config.gray,
         jitter=config.jitter,
         blur=config.blur,
     )
     order = draw_order(seed=config.seed, epoch=epoch, step=step, view=0)
-    crop, colour = send((crop, colour), clip_BTHWC.device)
-    grid = sampling_grid(crop, size=config.crop, frame=(clip_BTHWC.shape[2], clip_BTHWC.shape[3]))
-    clip_BCTHW = crop_clip(clip_BTHWC, grid)
-    if config.merge:
-        draws = _draw_merging(config, indices, epoch=epoch, step=step, rank=rank)
-        kept_B, source_B = send(draws, clip_BTHWC.device)
-        score_BHW = _score(clip_BCTHW, clips.score_B2hw, grid, config)
-        mask_BHW = foreground_mask(score_BHW, config.beta) | kept_B[:, None, None]
-        clip_BCTHW = merge(clip_BCTHW, mask_BHW, source_B)
+    colour = send(colour, clip_BCTHW.device)
     return normalise(apply_colour(clip_BCTHW, colour, order=order, kind=config.jitter_kind))
+
+
+@torch.no_grad()
+def picture(
+    clips: Pairs, config: FinetuneConfig, *, epoch: int, step: int
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Return a captioned sheet of the first clips of the first process's batch: each as it was
+    cropped and as it was merged.
+    """
+    crop_BCTHW, merged_BCTHW = _crop_and_merge(clips, config, epoch=epoch, step=step, rank=0)
+    return middle_frames({"clip": crop_BCTHW, "clip, merged": merged_BCTHW})
+
+
+def _crop_and_merge(
+    clips: Pairs, config: FinetuneConfig, *, epoch: int, step: int, rank: int
+) -> tuple[Tensor, Tensor]:
+    """Return the crops of the clips [B, 3, T, S, S] in 0..1, and what merging makes of them."""
+    indices = clips.sample_B.tolist()
+    clip_BTHWC = clips.clip_B2THWC[:, 0]
+    frame = (clip_BTHWC.shape[2], clip_BTHWC.shape[3])
+    crop = draw_crop(
+        seed=config.seed,
+        epoch=epoch,
+        indices=indices,
+        view=0,
+        size=frame,
+        min_area=config.min_area,
+        flip=config.flip,
+    )
+    grid = sampling_grid(send(crop, clip_BTHWC.device), size=config.crop, frame=frame)
+    crop_BCTHW = crop_clip(clip_BTHWC, grid)
+    if not config.merge:
+        return crop_BCTHW, crop_BCTHW
+    draws = _draw_merging(config, indices, epoch=epoch, step=step, rank=rank)
+    kept_B, source_B = send(draws, clip_BTHWC.device)
+    score_BHW = _score(crop_BCTHW, clips.score_B2hw, grid, config)
+    mask_BHW = foreground_mask(score_BHW, config.beta) | kept_B[:, None, None]
+    return crop_BCTHW, merge(crop_BCTHW, mask_BHW, source_B)
 
 
 def _draw_merging(

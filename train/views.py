@@ -6,7 +6,7 @@ one function of tensors on the device, which can be compiled.
 Shapes: B batch, C channels, T frames, H W height/width, h w size of a map, S crop size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -177,8 +177,14 @@ def picture(
     columns["view 2"] = crops[1]
     if config.merges and config.views == "both":
         columns["view 2, merged"] = merged[1]
-    middle = crops[0].shape[2] // 2
-    panel_PB3SS = torch.stack([clip[:rows, :, middle] for clip in columns.values()])
+    return middle_frames(columns, rows=rows)
+
+
+def middle_frames(columns: Mapping[str, Tensor], *, rows: int = 4) -> UInt8[np.ndarray, "h w 3"]:
+    """Return a captioned sheet of the middle frames of the first clips [B, 3, T, S, S] in 0..1 of
+    each column.
+    """
+    panel_PB3SS = torch.stack([clip[:rows, :, clip.shape[2] // 2] for clip in columns.values()])
     panel_BPSS3 = (panel_PB3SS.permute(1, 0, 3, 4, 2) * 255).round().byte().cpu().numpy()
     return tile([list(row_PSS3) for row_PSS3 in panel_BPSS3], list(columns))
 
