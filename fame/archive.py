@@ -286,7 +286,9 @@ class _Legacy(_Pickled):
             raise PickleError(f"{DAMAGED} (it claims more bytes than it has)")
 
     def _find(self, keys: Any, at: int) -> None:
-        """Note where the storages begin; each stands behind the number of its elements."""
+        """Record where each storage begins: behind the 8 bytes that hold the number of its
+        elements.
+        """
         for key in keys if isinstance(keys, list) else ():
             if not isinstance(key, str) or key not in self._bytes_of:
                 raise CheckpointError(DAMAGED)

@@ -17,13 +17,13 @@ OURS = ("cli", "commands", "fame", "preprocess", "train")
 
 
 def install() -> None:
-    """Let the names of OURS mean ours in this process."""
+    """Make imports of the names in ``OURS`` find this project in this process."""
     if not installed():
         sys.meta_path.insert(0, _Beside())
 
 
 def installed() -> bool:
-    """Return whether they do."""
+    """Return whether :func:`install` has run."""
     return any(isinstance(finder, _Beside) for finder in sys.meta_path)
 
 

@@ -112,12 +112,12 @@ class Checkpoint:
 
     @property
     def earlier(self) -> bool:
-        """Whether an earlier version of this project wrote it."""
+        """Return whether an earlier version of this project wrote it."""
         return self._sums is None
 
     @property
     def parts(self) -> list[str]:
-        """Names of the parts of the state."""
+        """Return the names of the parts of the state."""
         return [name for name in self._state if isinstance(name, str)]
 
     def read(self, schema: Mapping[str, Schema]) -> dict[str, Any]:
@@ -240,7 +240,9 @@ def _check_values(tensor: Tensor, schema: Expected, where: str) -> None:
 
 
 def checksum(value: Any) -> str:
-    """SHA-256 over the names, dtypes, shapes and bytes of a tree of tensors and plain values."""
+    """Return the SHA-256 over the names, dtypes, shapes and bytes of a tree of tensors and plain
+    values.
+    """
     digest = hashlib.sha256()
     for path, leaf in _leaves(value, ()):
         if not isinstance(leaf, Tensor):

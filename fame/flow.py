@@ -176,7 +176,7 @@ def _check(frames_LHWC: np.ndarray, height: int, width: int, *, least: int = 1) 
 
 @contextmanager
 def _one_thread() -> Generator[None]:
-    """Limit OpenCV to one thread: shards are the unit of parallelism."""
+    """Limit OpenCV to one thread within this context: shards are the unit of parallelism."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:

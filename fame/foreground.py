@@ -118,7 +118,7 @@ def grid_score(
 def spread_cells(
     cell_Bhw: Float[Tensor, "b rows columns"], *, height: int, width: int
 ) -> Float32[Tensor, "b h w"]:
-    """Give each pixel the score of the cell that it lies in."""
+    """Return the score of the cell that each pixel lies in."""
     rows, columns = cell_Bhw.shape[1:]
     row_H = torch.arange(height, device=cell_Bhw.device) * rows // height
     column_W = torch.arange(width, device=cell_Bhw.device) * columns // width

@@ -130,8 +130,8 @@ def nearest_neighbour(
     *,
     excluded_QE: Int[Tensor, "q e"],
 ) -> Int[Tensor, " q"]:
-    """Place in the gallery of what is most similar to each query (cosine), of all that are not
-    excluded for it.
+    """Return the index in the gallery of the vector most similar to each query (cosine), of those
+    not excluded for that query.
     """
     room = len(gallery_GD) - excluded_QE.shape[1]
     _check(

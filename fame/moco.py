@@ -33,12 +33,12 @@ class Collectives(Protocol):
     world: int
 
     def gather(self, row_B: Tensor) -> Tensor:
-        """The rows of all processes, in order of rank."""
+        """Return the rows of all processes, in order of rank."""
         ...
 
     def exchange(self, row_B: Tensor, wanted_G: Tensor) -> Tensor:
-        """Rows of the whole batch: this process gets its share of ``wanted_G``, which all processes
-        agree on.
+        """Return this process's share of the rows ``wanted_G`` of the whole batch; all processes
+        pass the same ``wanted_G``.
         """
         ...
 
@@ -50,11 +50,11 @@ class SingleProcess:
     world = 1
 
     def gather(self, row_B: Tensor) -> Tensor:
-        """The rows themselves."""
+        """Return the rows themselves."""
         return row_B
 
     def exchange(self, row_B: Tensor, wanted_G: Tensor) -> Tensor:
-        """The wanted rows."""
+        """Return the wanted rows."""
         return row_B[send(wanted_G, row_B.device)]
 
 
@@ -128,8 +128,8 @@ class MoCo(nn.Module):
         shuffles: Sequence[Int64[Tensor, " g"]],
         collectives: Collectives,
     ) -> list[Float[Tensor, "g d"]]:
-        """Unit keys of the whole batch for each view, in the batch's order, from encoders that saw
-        it in the order of its shuffle.
+        """Return unit keys of the whole batch for each view, in the batch's order, from encoders
+        that processed it in the order of its shuffle.
 
         Shuffling keeps a query and its key from sharing batch statistics, which would give the
         answer away.

@@ -111,7 +111,9 @@ class _Machine:
         return value
 
     def _less_usual(self, name: str, argument: Any) -> None:
-        """Instructions that come less often than values do."""
+        """Follow an instruction that is rarer than those for plain values. Raise
+        :class:`PickleError` for one that is not supported.
+        """
         step = getattr(self, f"_{name.lower()}", None)
         if step is None:
             raise PickleError(f"refused: the pickle instruction {name}, which could run code")
@@ -223,7 +225,7 @@ class _Machine:
         self._stack.append(self._recorded(made))
 
     def _build(self, _: Any) -> None:
-        """Leave out the state of a record, and the version numbers that torch hangs on a state
+        """Ignore the state of a record, and the version numbers that torch attaches to a state
         dict.
         """
         self._take(1)

@@ -91,7 +91,9 @@ class Setting:
 
     @property
     def range(self) -> str:
-        """The range in words: ``of at least 1``, ``above 0 and at most 1``; "" for any number."""
+        """Return the range in words: ``of at least 1``, ``above 0 and at most 1``; "" for any
+        number.
+        """
         if self.low is not None and self.high is not None:
             return f"from {self.low:g} to {self.high:g}"
         bounds = [
@@ -132,22 +134,22 @@ class Field:
 
     @property
     def kind(self) -> Any:
-        """The type that text is read as: an address of ``Path | str`` stays text."""
+        """Return the type that text is parsed as: an address of ``Path | str`` stays text."""
         return str if str in self.kinds else self.kinds[0]
 
     @property
     def of_paths(self) -> bool:
-        """Whether the value is several paths: an option that may be repeated."""
+        """Return whether the value is several paths: an option that may be repeated."""
         return self.kind == tuple[Path, ...]
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The values of a ``Literal``, nothing for other types."""
+        """Return the values of a ``Literal``, nothing for other types."""
         return get_args(self.kind) if get_origin(self.kind) is Literal else ()
 
     @property
     def allowed(self) -> str:
-        """The values that are allowed, in words: ``a number from 0 to 1``."""
+        """Return the values that are allowed, in words: ``a number from 0 to 1``."""
         kind = self.kind
         if self.choices:
             words = f"one of {', '.join(self.choices)}"

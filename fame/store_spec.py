@@ -107,27 +107,29 @@ class StoreSpec(Settings):
 
     @property
     def slots(self) -> int:
-        """F, the most frames that one video keeps: known before anything is decoded."""
+        """Return F, the most frames that one video keeps, which depends on no video."""
         return max(1, round(self.seconds * (self.fps or USUAL_FPS / self.keep)))
 
     @property
     def map_slots(self) -> int:
-        """The most maps that one video keeps."""
+        """Return the most maps that one video keeps."""
         return -(-self.slots // self.foreground_every)
 
     @property
     def frame_bytes(self) -> int:
-        """Bytes of one decoded frame."""
+        """Return the bytes of one decoded frame."""
         return self.height * self.width * 3
 
     @property
     def kept(self) -> str:
-        """Which frames are kept, in words: two stores that differ in it give different clips."""
+        """Return which frames are kept, in words: two stores that differ in it give different
+        clips.
+        """
         if self.fps is not None:
             return f"{self.fps:g} frames a second"
         return "every frame" if self.keep == 1 else f"1 of {self.keep} frames"
 
     @property
     def digest(self) -> str:
-        """A short hash that names the recipe."""
+        """Return a short hash that names the recipe."""
         return hashlib.sha256(canonical_json(dataclasses.asdict(self))).hexdigest()[:16]

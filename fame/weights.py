@@ -141,22 +141,22 @@ class Encoder:
 
     @property
     def feature_dim(self) -> int:
-        """Length of a feature vector."""
+        """Return the length of a feature vector."""
         return self.network.feature_dim
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are; clips are brought there."""
+        """Return the device of the weights; clips are moved there."""
         return next(self.network.parameters()).device
 
     @torch.no_grad()
     def features(
         self, clips: Tensor, *, normalisation: Normalisation = "kinetics"
     ) -> Float[Tensor, "b d"]:
-        """Global average of the last feature map, not normalised.
+        """Return the global average of the last feature map, not normalised.
 
         ``clips``: uint8 frames ``[b, t, h, w, 3]`` as a store holds them, or colours in 0..1 ``[b,
-        3, t, h, w]``; they are normalised here. ``ValueError`` on anything else.
+        3, t, h, w]``; they are normalised here. Raise ``ValueError`` for anything else.
         """
         return self.network.features(encoder_input(clips.to(self.device), normalisation))
 

@@ -97,7 +97,7 @@ class PreprocessConfig(Settings):
 
     @property
     def source(self) -> Source:
-        """Where the split is described and where its videos lie."""
+        """Return where the split is described and where its videos are."""
         return Source(
             root=self.videos,
             split=self.split,
@@ -112,7 +112,7 @@ class PreprocessConfig(Settings):
 
     @property
     def num_workers(self) -> int:
-        """Shards made at a time."""
+        """Return the number of shards that are made at a time."""
         return 1 if self.executor == "serial" else self.workers or len(os.sched_getaffinity(0))
 
 
@@ -179,5 +179,5 @@ class WorldSpec(Settings):
 
     @property
     def num_test(self) -> int:
-        """Videos of the test split; they come last."""
+        """Return the number of videos of the test split; they come last."""
         return round(self.videos * self.test_share)

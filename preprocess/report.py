@@ -42,12 +42,12 @@ class Snapshot:
 
     @property
     def videos_per_second(self) -> float:
-        """Videos made per second of this run."""
+        """Return the videos made per second of this run."""
         return self.videos_made / self.seconds if self.seconds else 0.0
 
     @property
     def frames_per_second(self) -> float:
-        """Source frames decoded per second of this run."""
+        """Return the source frames decoded per second of this run."""
         return self.frames_read / self.seconds if self.seconds else 0.0
 
     def __str__(self) -> str:
@@ -89,7 +89,7 @@ class Report:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many videos there are, and how many did not match."""
+        """Return how many videos there are, and how many did not match."""
         kinds = ("missing", "extra", "doubled")
         return {"videos": len(self.listing.names)} | {
             kind: len(getattr(self.listing, kind)) for kind in kinds

@@ -32,12 +32,12 @@ class Sampling:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Shape of the memory for the frames of one video, [F, H, W, 3]."""
+        """Return the shape of the memory for the frames of one video, [F, H, W, 3]."""
         return (self.slots, self.height, self.width, 3)
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the frames of one video."""
+        """Return the bytes of the frames of one video."""
         return math.prod(self.shape)
 
     def wanted(self, number: int, seconds: float) -> int:

@@ -39,7 +39,7 @@ class Work:
 
     @property
     def sampling(self) -> Sampling:
-        """What the decoder needs of the spec."""
+        """Return the settings of the spec that the decoder needs."""
         spec = self.spec
         return Sampling(
             slots=spec.slots,

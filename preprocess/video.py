@@ -64,18 +64,18 @@ class ReadClock:
         self._numbers_2 = numbers_2
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Set both numbers to 0."""
         self._numbers_2[:] = 0
 
     @property
     def seconds(self) -> float:
-        """The sum, with the read under way."""
+        """Return the sum, with the read under way."""
         began, ended = self._numbers_2.tolist()
         return ended + (time.monotonic() - began if began else 0)
 
     @contextmanager
     def running(self) -> Generator[None]:
-        """Count what is done inside."""
+        """Count the time spent within this context."""
         began = self._numbers_2[0] = time.monotonic()
         try:
             yield
@@ -107,7 +107,7 @@ class _File(FileIO):
             raise
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
-        """Go to a place, or return -1 where FFmpeg, led by a damaged index, asks for none."""
+        """Move to an offset. Return -1 where a damaged index makes FFmpeg ask for a negative one."""
         try:
             return super().seek(offset, whence)
         except OSError as error:
@@ -206,9 +206,10 @@ class Video:
         self.lost += max(0, missing)
 
     def _demuxed(self) -> Iterator["Packet[VideoStream] | None"]:
-        """Packets of the stream, then an empty one, which asks for what the decoder holds back.
+        """Yield the packets of the stream, then ``None``, which makes the decoder return what it
+        still holds.
 
-        A damaged stretch is jumped over as far as FFmpeg is able to.
+        A damaged stretch is skipped as far as FFmpeg is able to.
         """
         for _ in range(_BAD_READS):
             with suppress(FFmpegError):
@@ -389,7 +390,7 @@ def _upright(picture_hw3: np.ndarray, picture: VideoFrame) -> np.ndarray:
 
 
 def _display_matrix(picture: VideoFrame) -> tuple[float, float, float, float]:
-    """a, b, c and d of [[a, b, u], [c, d, v], [x, y, w]].
+    """Return a, b, c and d of the display matrix [[a, b, u], [c, d, v], [x, y, w]].
 
     ``picture.side_data`` would tie the picture into a cycle: its memory would be used again only
     when Python collects garbage, and what a damaged frame leaves unwritten would depend on chance.

@@ -185,7 +185,7 @@ class TrainingConfig(Settings):
 
     @property
     def window(self) -> "Window":
-        """What a clip is."""
+        """Return the window of a clip."""
         from fame.clipstore import Window
 
         return Window(frames=self.frames, step=self.step, span=self.span)
@@ -204,7 +204,7 @@ class TrainingConfig(Settings):
 
     @property
     def encoder_options(self) -> dict[str, Any]:
-        """Options of the backbone beyond its name."""
+        """Return the options of the backbone beyond its name."""
         return {"width": self.width} if self.encoder == "i3d" else {}
 
 
@@ -285,12 +285,12 @@ class PretrainConfig(TrainingConfig):
 
     @property
     def head_options(self) -> dict[str, Any]:
-        """The head as :func:`fame.models.build_encoder` takes it."""
+        """Return the head as :func:`fame.models.build_encoder` takes it."""
         return {"kind": self.head, "dim": self.dim}
 
     @property
     def merges(self) -> bool:
-        """Whether any view is merged."""
+        """Return whether any view is merged."""
         return self.background != "none"
 
 

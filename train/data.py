@@ -94,7 +94,7 @@ class PairDataset(ClipDataset):
         return Pairs(clips, maps, samples, skipped)
 
     def prefetch(self, addresses: Sequence[Address]) -> None:
-        """Have what these addresses need fetched in the background, where stores have a cache."""
+        """Start to fetch what these addresses need in the background, where stores have a cache."""
         for epoch, position in addresses:
             sample = int(self.order(epoch)[position])
             number, video = self.video_S2[sample % len(self)].tolist()
@@ -318,8 +318,8 @@ def _shared(pairs: Any) -> Pairs:
 
 
 def _start_worker(number: int) -> None:
-    """Leave signals to the main process, which still wants the batches on their way, and use one
-    core.
+    """Ignore signals in a worker, since the main process still wants the batches on their way, and
+    use one core.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

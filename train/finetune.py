@@ -246,7 +246,7 @@ class FinetuneTask(Task[FinetuneConfig]):
 
     @property
     def clips_to_test(self) -> int:
-        """Clips that this process shows in the test, about."""
+        """Return about how many clips this process tests."""
         return int(self.test_store.valid_V.sum()) * self.config.clips // self.peers.world
 
     def test(self, *, crops: int, on_clips: Callable[[int], None] = lambda count: None) -> Scores:
@@ -326,8 +326,8 @@ class FinetuneTask(Task[FinetuneConfig]):
         )
 
     def _share_statistics(self) -> None:
-        """Give every process the running statistics of the first, which are those that are
-        saved.
+        """Copy the running statistics of the first process, which are the ones saved, to every
+        process.
         """
         if self.peers.world == 1:
             return

@@ -189,7 +189,9 @@ class PretrainTask(Task[PretrainConfig]):
         )
 
     def state(self) -> dict[str, Any]:
-        """Both encoders, queue, optimiser. Nothing about randomness: every draw has an address."""
+        """Return both encoders, queue and optimiser. No generator is saved: every draw has an
+        address.
+        """
         state = self.moco.state_dict()
         parts = {name: _part(state, name) for name in ("encoder_q", "encoder_k")}
         return {

@@ -47,7 +47,7 @@ class TallJpeg(ArrayBytesCodec):
         return {"name": NAME, "configuration": {"quality": self.quality}}
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
-        """Refuse: the size of a JPEG is not known beforehand."""
+        """Raise ``NotImplementedError``: the size of a JPEG depends on its content."""
         raise NotImplementedError
 
     async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:

@@ -60,13 +60,13 @@ class Layout:
 
     @property
     def num_shards(self) -> int:
-        """Shards of the store; the last one may hold fewer videos."""
+        """Return the number of shards; the last one may hold fewer videos."""
         return -(-self.num_videos // self.header.spec.videos_per_shard)
 
     @cached_property
     def identity(self) -> str:
-        """A hash naming recipe and videos: a record made for one store is never taken for
-        another's.
+        """Return a hash over recipe and videos, by which the record of another store's shard is
+        refused.
         """
         root = self._attribute()
         del root["software"]
@@ -74,7 +74,7 @@ class Layout:
 
     @property
     def sharded_arrays(self) -> tuple[str, ...]:
-        """The arrays that come in shards, sorted."""
+        """Return the names of the arrays that are stored in shards, sorted."""
         names = ("foreground", "frames", "source")
         return names[1:] if self.header.spec.foreground == "none" else names
 

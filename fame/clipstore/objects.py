@@ -236,7 +236,7 @@ class ObjectDraft(Draft):
 
 
 def _client() -> Any:
-    """This process's client, for all its threads; a forked worker never uses its parent's."""
+    """Return this process's client, which all its threads share; a forked worker makes its own."""
     return _client_of(os.getpid())
 
 

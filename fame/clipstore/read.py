@@ -69,7 +69,7 @@ class ClipStore:
 
     @property
     def header(self) -> StoreHeader:
-        """The store's description of itself."""
+        """Return the description that the store holds of itself."""
         return self._layout.header
 
     @property
@@ -79,22 +79,22 @@ class ClipStore:
 
     @property
     def spec(self) -> StoreSpec:
-        """The recipe of the store."""
+        """Return the recipe of the store."""
         return self._layout.header.spec
 
     @cached_property
     def digest(self) -> str:
-        """A hash of the whole content: two stores with the same digest are the same bytes."""
+        """Return a hash of the whole content: two stores with the same digest are the same bytes."""
         return self._storage.sha256(SEAL_KEY)
 
     @property
     def num_videos(self) -> int:
-        """V, failed videos included."""
+        """Return V, the number of videos, failed ones included."""
         return self._layout.num_videos
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Names of the videos, relative to the root they came from."""
+        """Return the names of the videos, relative to the root they came from."""
         self._expect_sealed("names")
         return read_names(self._storage, self._layout)
 
@@ -160,7 +160,7 @@ class ClipStore:
         return mean_map(self.maps(video, start, window))
 
     def prefetch(self, video: int, start: int, window: Window, *, maps: bool) -> None:
-        """Have the bytes of a clip, and of its maps, fetched into the cache in the background."""
+        """Start to fetch a clip, and with ``maps`` its maps, into the cache in the background."""
         if self._cache is None:
             return
         number_T = np.unique(self._numbers(video, start, window))

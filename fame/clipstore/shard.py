@@ -91,7 +91,7 @@ class OpenShard:
                 yield run[offsets[place] - begin : ends[place] - begin]
 
     def whole(self) -> bool:
-        """Whether the checksum of every chunk holds."""
+        """Return whether the checksum of every chunk holds."""
         there = [place for place in range(len(self._index)) if not self._absent(place)]
         try:
             return all(checksum_holds(chunk.tobytes()) for chunk in self.chunks(there))

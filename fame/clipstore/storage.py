@@ -49,7 +49,7 @@ class Draft(ABC):
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of what was written so far, in hexadecimal."""
+        """Return the SHA-256 of what was written so far, in hexadecimal."""
         return self._hash.hexdigest()
 
     @abstractmethod
@@ -57,7 +57,7 @@ class Draft(ABC):
 
     @abstractmethod
     def commit(self) -> None:
-        """Give the file its name, durably: after a crash it is there whole or not at all."""
+        """Move the file to its name, durably: after a crash it is complete there or absent."""
 
     @abstractmethod
     def discard(self) -> None:
@@ -124,7 +124,9 @@ class Storage(ABC):
 
     @abstractmethod
     def map(self, function: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
-        """``map``, side by side where reading a small file is mostly waiting."""
+        """Yield ``function`` of each item, in order; in threads where reading a small file is
+        mostly waiting.
+        """
 
     def refuse_links(self, folders: Iterable[str]) -> None:  # noqa: B027 (most storages have no links)
         """Raise :class:`StoreError` where a folder of the store leads outside."""

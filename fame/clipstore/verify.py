@@ -47,7 +47,7 @@ class StoreReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is damaged."""
+        """Return whether nothing is damaged."""
         return not (self.files or self.shards)
 
 

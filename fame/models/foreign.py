@@ -81,7 +81,7 @@ class ForeignBackbone(Backbone):
 
     @property
     def checkpointing(self) -> bool:
-        """Whether activations are recomputed in the backward, by the network's own means."""
+        """Return whether activations are recomputed in the backward, by the network's own means."""
         return self._checkpointing
 
     @checkpointing.setter

@@ -60,7 +60,7 @@ HEADS: dict[str, tuple[str, Callable[..., nn.Module]]] = {
 
 
 def positive(name: str, count: int) -> int:
-    """``count``, or ``ValueError`` where it is not a positive number."""
+    """Return ``count``. Raise ``ValueError`` if it is below 1."""
     if count < 1:
         raise ValueError(f"{name} of a head is at least 1, got {count}")
     return count

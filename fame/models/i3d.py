@@ -186,5 +186,5 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 
 
 def scaled(channels: int, width: float) -> int:
-    """``channels * width`` as the nearest multiple of 8, at least 8."""
+    """Return the multiple of 8 that is nearest to ``channels * width``, at least 8."""
     return max(8, round(channels * width / 8) * 8)

@@ -58,8 +58,8 @@ class GroupedBatchNorm3d(nn.BatchNorm3d):
         return torch.cat([self._normalise(first, update=True), *map(self._normalise, others)])
 
     def _normalise(self, input: Tensor, update: bool = False) -> Tensor:  # noqa: A002
-        """Native batch norm of one group with its own statistics, which may move the running
-        ones.
+        """Normalise one group by its own statistics with the native kernel, which may move the
+        running ones.
         """
         assert self.momentum is not None
         mean, var = (self.running_mean, self.running_var) if update else (None, None)
@@ -94,7 +94,7 @@ class GroupedBatchNorm3d(nn.BatchNorm3d):
         self.running_var.lerp_(var, self.momentum)
 
     def extra_repr(self) -> str:
-        """Say the group after what ``nn.BatchNorm3d`` says."""
+        """Return the text of ``nn.BatchNorm3d`` with the group added."""
         return f"{super().extra_repr()}, group={self.group}"
 
 
@@ -112,8 +112,8 @@ def set_norm_group(module: nn.Module, group: int | None) -> None:
 
 @contextmanager
 def frozen_statistics(module: nn.Module) -> Generator[None]:
-    """Within this context training forwards leave the running statistics alone (for a forward done
-    a second time).
+    """Keep the running statistics as they are within this context, also in training mode (for a
+    forward that runs a second time).
     """
     norms = list(_grouped(module))
     before = [norm.frozen for norm in norms]
@@ -128,8 +128,8 @@ def frozen_statistics(module: nn.Module) -> Generator[None]:
 
 @contextmanager
 def in_passes(module: nn.Module, passes: int) -> Generator[None]:
-    """Within this context a forward of ``passes`` batches at once does what ``passes`` forwards
-    do.
+    """Make one forward of ``passes`` concatenated batches within this context equal to ``passes``
+    forwards.
     """
     norms = list(_grouped(module))
     for norm in norms:

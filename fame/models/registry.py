@@ -67,8 +67,8 @@ def _backbone(name: str, options: Mapping[str, Any]) -> Backbone:
 
 @contextmanager
 def seeded(seed: int) -> Generator[None]:
-    """Initial weights within this context depend on ``seed`` alone; the global generator is as it
-    was afterwards.
+    """Make initial weights within this context depend on ``seed`` alone; restore the global
+    generator afterwards.
     """
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would also seed accelerators, where nothing is built.

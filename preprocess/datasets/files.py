@@ -217,7 +217,7 @@ class _Walk:
         return True
 
     def _take(self, name: str, file: str) -> None:
-        """Note a file: as a video, as one more picture of a video, or as something else."""
+        """Record a file: as a video, as one more picture of a video, or as something else."""
         if not self._counts(file) or not name:
             self.others[suffix_of(file)] += 1
         elif "\\" in name or UNSPEAKABLE.search(name):

@@ -141,8 +141,8 @@ def _too_high(files: Files, classes: dict[str, int]) -> list[str]:
 
 
 def _classes(path: Path) -> tuple[dict[str, int], int]:
-    """Classes by index, and the number that the first one has in lists: 0, or 1 where the file
-    numbers its lines from 1 (``1 run``, ``run,1``).
+    """Return classes by index, and the number that the first one has in lists: 0, or 1 where the
+    file numbers its lines from 1 (``1 run``, ``run,1``).
     """
     named = [(line, line.text) for line in lines(path) if not line.text.startswith("#")]
     for parted in (_number_before, _number_behind):
@@ -156,14 +156,14 @@ def _classes(path: Path) -> tuple[dict[str, int], int]:
 
 
 def _number_before(text: str) -> tuple[str, str]:
-    """Number and name of ``1 run``; no number where it is no such line."""
+    """Return number and name of ``1 run``; an empty number for a line of another form."""
     rest = text.lstrip(_DIGITS)
     name = rest.lstrip(_BETWEEN)
     return (text[: -len(rest)] if name and name != rest else "")[:10], name
 
 
 def _number_behind(text: str) -> tuple[str, str]:
-    """Number and name of ``run,1``."""
+    """Return number and name of ``run,1``; an empty number for a line of another form."""
     rest = text.rstrip(_DIGITS)
     name = rest.rstrip(_BETWEEN)
     return (text[len(rest) :] if name and name != rest else "")[:10], name

@@ -108,7 +108,9 @@ def _header(line: Line) -> _Header | None:
 
 
 def _expect_one_form(line: Line, cells: list[str], first: tuple[Line, list[str]] | None) -> None:
-    """Refuse lists with different numbers of cells, as those of several labels a video are."""
+    """Raise ``ValueError`` for lists whose lines have different numbers of cells, as those with
+    several labels a video.
+    """
     if first and cells and len(cells) != len(first[1]):
         raise line.error(
             f"{len(cells)} values behind the name, but {len(first[1])} on line {first[0].number}: "
@@ -174,8 +176,8 @@ def _split(line: Line, known: frozenset[str]) -> tuple[str, list[str]]:
 
 
 def _without_suffix(text: str, known: frozenset[str]) -> tuple[str, list[str]]:
-    """Name and cells of a line that names no file: a folder of frames, or a name without suffix.
-    Up to three numbers at its end are cells, unless a folder's name ends with some of them.
+    """Return name and cells of a line that names no file: a folder of frames, or a name without
+    suffix. Up to three numbers at its end are cells, unless a folder's name ends with some of them.
     """
     delimiter = next((mark for mark in ",;\t" if mark in text), None)
     splits = [[cell.strip() for cell in text.rsplit(delimiter, count)] for count in (1, 2, 3)]

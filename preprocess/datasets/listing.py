@@ -31,7 +31,7 @@ class Entry(NamedTuple):
 
     @property
     def own_name(self) -> str:
-        """The name with the part: no two entries share it."""
+        """Return the name with the part: no two entries share it."""
         return self.part.named(self.name)
 
     def error(self, message: str) -> ValueError:
@@ -95,12 +95,12 @@ class Listing:
 
     @property
     def missing_share(self) -> float:
-        """Share of the listed videos that are not on disk."""
+        """Return the share of the listed videos that are not on disk."""
         return len(self.missing) / max(1, len(self.missing) + len(self.names))
 
     @property
     def empty_classes(self) -> tuple[str, ...]:
-        """Names of the classes without a video."""
+        """Return the names of the classes without a video."""
         used = set(self.labels)
         return tuple(name for label, name in enumerate(self.class_names) if label not in used)
 
@@ -173,7 +173,9 @@ class _Matches:
         self.moved: list[str] = []
 
     def add(self, name: str, entry: Entry, candidates: Sequence[str]) -> None:
-        """Give an entry the first of its candidates. Raise ``ValueError`` where that cannot be."""
+        """Assign the first of its candidates to an entry. Raise ``ValueError`` if the lists
+        contradict it.
+        """
         if not candidates:
             self.missing.append(_missing(entry, self.files))
             return

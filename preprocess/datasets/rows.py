@@ -38,7 +38,9 @@ class Line(NamedTuple):
         return [cell.strip() for cell in row]
 
     def whole(self, text: str, *, low: int, high: int) -> int:
-        """``text`` as a whole number from ``low`` to ``high``. Raise ``ValueError`` otherwise."""
+        """Return ``text`` as a whole number from ``low`` to ``high``. Raise ``ValueError``
+        otherwise.
+        """
         if re.fullmatch(r"[+-]?[0-9]{1,18}", text) and low <= int(text) <= high:
             return int(text)
         raise self.error(f"{shown(text)} should be a whole number from {low} to {high}")
@@ -113,7 +115,7 @@ def checked_class(line: Line, name: object) -> str:
 
 
 def _text(path: Path) -> str:
-    """The text of a file, with ``\\n`` for every line end."""
+    r"""Return the text of a file, with ``\n`` for every line end."""
     if not path.is_file():
         raise ValueError(f"{path} is not a file of annotations")
     if path.stat().st_size > MAX_BYTES:

@@ -103,10 +103,10 @@ def encoder_report(checkpoint: Path, config: BiasConfig) -> dict[str, Any]:
 def bias(
     checkpoints: Sequence[Path], config: BiasConfig, *, watch: Watch = unwatched
 ) -> list[BiasReport]:
-    """Report on every checkpoint, shown the same clips; an untrained network first with
-    ``config.random_init``.
+    """Return a report on every checkpoint, on the same clips; with ``config.random_init`` one on an
+    untrained network comes first.
 
-    Raise ``ValueError`` before anything is shown for stores that cannot be used (no labels, no
+    Raise ``ValueError`` before any clip is encoded, for stores that cannot be used (no labels, no
     maps, one class, other classes than the training store or a classifier has) and for checkpoints
     without an encoder.
     """
@@ -132,7 +132,9 @@ def report_on_all(
     *,
     watch: Watch = unwatched,
 ) -> list[BiasReport]:
-    """Report on encoders that were read; an untrained network first with ``config.random_init``."""
+    """Return a report on each of these encoders; with ``config.random_init`` one on an untrained
+    network comes first.
+    """
     device = choose_device(config.device)
     named = named_encoders(encoders, device=device, random_init=config.random_init)
     return [report_on(encoder, name, scene, config, watch=watch) for name, encoder in named]

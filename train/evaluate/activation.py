@@ -48,7 +48,7 @@ class ForegroundShare:
 
     @property
     def mean(self) -> float:
-        """Mean share of the clips that activate something; NaN where none does."""
+        """Return the mean share over the clips that activate something; NaN where none does."""
         shares = [share for share in self.share_N if share is not None]
         return sum(shares) / len(shares) if shares else math.nan
 

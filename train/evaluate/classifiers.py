@@ -65,21 +65,21 @@ class Scores:
 
     @property
     def confusion(self) -> Int[Tensor, "k_classes k_classes"]:
-        """How often class (row) was taken for class (column)."""
+        """Return how often each class (row) was predicted as each class (column)."""
         return confusion_matrix(
             self.score_VK.argmax(1), self.label_V, classes=len(self.class_names)
         )
 
     @property
     def per_class(self) -> dict[str, float | None]:
-        """Accuracy of each class in percent, None for a class without a video."""
+        """Return the accuracy of each class in percent, ``None`` for a class without a video."""
         shares = per_class_accuracy(self.confusion).tolist()
         pairs = zip(self.class_names, shares, strict=True)
         return {name: None if math.isnan(share) else 100 * share for name, share in pairs}
 
     @property
     def metrics(self) -> Metrics:
-        """Top-1, top-5 and mean class accuracy, in percent."""
+        """Return top-1, top-5 and mean class accuracy, in percent."""
         return accuracies(self.score_VK, self.label_V)
 
 
@@ -138,7 +138,7 @@ def classify(
 def _show(
     network: Backbone, clips: SquareClips, batch: int, workers: int, on_clips: Callable[[int], None]
 ) -> tuple[Tensor, Tensor]:
-    """Scores of all views, on the CPU, and whose they are."""
+    """Return the scores of all views, on the CPU, and the video of each."""
     scores: list[Tensor] = []
     owners: list[Tensor] = []
     device = next(network.parameters()).device

@@ -97,7 +97,7 @@ class SquareClips(Dataset[tuple[Tensor, int]]):
 
     @property
     def identity(self) -> list[Any]:
-        """Plain values that identify the pixels shown."""
+        """Return plain values that identify the pixels shown."""
         window, place_N2 = dataclasses.asdict(self._window), self._clip_N2.tolist()
         return [self.store.digest, window, place_N2, self.crop, self._crops]
 
@@ -291,7 +291,7 @@ def _key(encoder: Encoder, identity: list[Any]) -> str:
 
 
 def _read(path: Path, class_names: tuple[str, ...]) -> VideoFeatures:
-    """Features of the cache. Raise ``ValueError`` where the file is not as it was written."""
+    """Return the features of a cache file. Raise ``ValueError`` if its checksum does not hold."""
     with safetensors.safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in ("feature", "label", "video")}
         dropped, _, written = file.metadata()["dropped"].partition(" ")

@@ -162,7 +162,9 @@ class Run:
                 )
 
     def _check_config(self, theirs: Mapping[str, Any]) -> None:
-        """A field that an older checkpoint does not have had its default."""
+        """Raise :class:`CheckpointError` for a setting that differs and may not; a field that an
+        older checkpoint lacks had its default.
+        """
         ours = self.config.to_dict()
         before = {entry.name: entry.default for entry in fields(self.config)} | dict(theirs)
         for key, value in before.items():

@@ -42,7 +42,9 @@ def batches(loader: DataLoader[Any]) -> Iterator[Any]:
 
 
 def _make_room(loader: DataLoader[Any]) -> None:
-    """Let as many files be open as the workers may need; an error where the system does not."""
+    """Raise the limit of open files to what the workers may need. Raise :class:`LoaderError` where
+    the system forbids it.
+    """
     workers, ahead = loader.num_workers, loader.prefetch_factor or 0
     needed = _OPEN + workers * (_OPEN_BY_WORKER + _OPEN_BY_PART * ahead) if workers else 0
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

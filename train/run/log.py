@@ -197,7 +197,7 @@ class RunLog:
                 logger.scalars(step, tags)
 
     def picture(self, step: int, name: str, image_HWC: np.ndarray) -> None:
-        """Give a picture to the loggers and keep the latest as a PNG."""
+        """Send a picture to the loggers and keep the latest as a PNG."""
         if self._writes:
             for logger in self._loggers:
                 logger.picture(step, f"pictures/{name}", image_HWC)
@@ -247,8 +247,8 @@ class RunLog:
 
 @contextmanager
 def _disk_errors_once() -> Generator[None]:
-    """Leave an ``OSError`` of TensorBoard's thread to the next call of its writer, which raises it;
-    Python would print it with a traceback besides.
+    """Silence the traceback that Python prints for an ``OSError`` in TensorBoard's thread: the next
+    call of its writer raises the error.
     """
     before = threading.excepthook
 

@@ -43,8 +43,8 @@ class RunResult:
 
     @property
     def exit_code(self) -> int:
-        """0 when finished; 128 and the signal's number (130 after Ctrl-C, 143 after SIGTERM) when
-        interrupted, so that ``fame pretrain && fame finetune`` does not go on.
+        """Return 0 when finished; 128 and the signal's number (130 after Ctrl-C, 143 after SIGTERM)
+        when interrupted, so that ``fame pretrain && fame finetune`` does not go on.
         """
         return 128 + self.signal if self.signal else 0
 

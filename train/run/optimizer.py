@@ -10,8 +10,8 @@ from train.config import TrainingConfig
 
 
 def set_precision(config: TrainingConfig) -> None:
-    """Let or forbid CUDA to round float32 products to TF32; convolutions round by default, so
-    forbid it too.
+    """Allow CUDA to round float32 products and convolutions to TF32, or with ``precision="fp32"``
+    forbid both; convolutions are rounded by default.
     """
     torch.backends.cuda.matmul.allow_tf32 = config.precision != "fp32"
     torch.backends.cudnn.allow_tf32 = config.precision != "fp32"

@@ -149,8 +149,8 @@ class Group:
 
 
 def in_buckets(tensors: Sequence[Tensor], most: int = _BUCKET_BYTES) -> list[list[Tensor]]:
-    """Tensors in order, in runs of one data type and at most ``most`` bytes, or of one that is
-    larger.
+    """Return the tensors in order, in runs of one data type and at most ``most`` bytes; a larger
+    tensor is a run of its own.
     """
     buckets: list[list[Tensor]] = []
     room = 0
@@ -177,8 +177,8 @@ def choose_device(wanted: str) -> torch.device:
 
 @contextmanager
 def process_group(device: torch.device) -> Generator[Peers]:
-    """Join the group that torchrun's variables (RANK, WORLD_SIZE ...) or a launcher announce; alone
-    without either.
+    """Join the group that torchrun's variables (RANK, WORLD_SIZE ...) or a launcher announce;
+    without either this process trains alone.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
