@@ -58,7 +58,7 @@ def _write_panels(command: Any, ctx: Any, formatter: Any) -> None:
 
 
 class Command(TyperCommand):
-    """A command whose help stands in panels."""
+    """A command whose help has panels."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Take the options of earlier versions too."""
@@ -111,7 +111,7 @@ class Commands(TyperGroup):
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return super().make_context(*args, **kwargs)
-        except KeyboardInterrupt as error:  # typer would say nothing
+        except KeyboardInterrupt as error:  # typer would print nothing
             print("fame: interrupted; the same command goes on", file=sys.stderr)
             raise typer.Exit(_SIGNALLED + signal.SIGINT) from error
 

@@ -29,7 +29,7 @@ _Store = Annotated[
 
 
 def _existing(store: str) -> str:
-    """Return the address of a store. Raise ``ValueError`` that says what is there instead."""
+    """Return the address of a store. Raise ``ValueError`` naming what is there instead."""
     return str(existing_store(store, root=Path(os.environ.get("FAME_ROOT", "data"))))
 
 

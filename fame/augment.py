@@ -160,7 +160,7 @@ def draw_order(*, seed: int, epoch: int, step: int, view: int) -> tuple[int, ...
 
 
 def _central_box(height: int, width: int) -> Float32[Tensor, "4"]:
-    """Return the largest central box whose aspect is allowed."""
+    """Return [top, left, height, width] of the largest central box of an allowed aspect ratio."""
     w = min(width, round(height * _RATIO[1]))
     h = min(height, round(width / _RATIO[0]))
     return torch.tensor(((height - h) // 2, (width - w) // 2, h, w), dtype=torch.float32)

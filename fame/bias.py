@@ -79,7 +79,7 @@ def take_apart(
     Inside the mask a pixel's background is its median over time, if at least half of the frames
     agree with it and the clip shows such a colour outside the mask; the foreground covers the pixel
     in the frames that disagree. Otherwise (a mover that stays, a moving camera) the background is
-    not known: the pixel counts as covered in every frame, and the mean colour outside the mask
+    hidden: the pixel counts as covered in every frame, and the mean colour outside the mask
     takes its place. Raise ``ValueError`` for a mask of the whole frame.
     """
     if mask_HW.all():

@@ -1,10 +1,10 @@
 """The checkpoints of this project: one format, one schema, one place where both are checked.
 
-A checkpoint says of which network it is (``model``), what made it (``config``), how far the run was
-(``progress``), and holds the parts of its ``state``; ``checksums`` has the SHA-256 of each of them.
-What reads a part says what must be in it (a :data:`Schema`, made from the network that it is for),
-and gets nothing else: names, shapes and dtypes are compared before memory is taken, every number is
-finite and within its bounds. Format 1 had no checksums; its parts are held against all the rest.
+A checkpoint names its network (``model``), the settings of its run (``config``) and how far the
+run was (``progress``), and holds the parts of its ``state``; ``checksums`` has the SHA-256 of each.
+A reader passes a :data:`Schema` of the part that it wants, made from the network to be filled, and
+gets nothing else: names, shapes and dtypes are compared before memory is taken, every number is
+finite and within its bounds. Format 1 had no checksums; its parts get all the other checks.
 """
 
 import hashlib
@@ -36,8 +36,8 @@ _shorten.maxstring = _shorten.maxother = _shorten.maxlong = 80
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """A tensor: shape and dtype of ``like`` (of whose memory nothing is asked), values within
-    ``low``..``high``. ``any_precision`` takes other floating-point numbers too and converts them.
+    """A tensor: shape and dtype of ``like`` (whose values are never read), values within
+    ``low``..``high``. ``any_precision`` accepts other floating-point dtypes too and converts them.
     """
 
     like: Tensor
@@ -271,7 +271,7 @@ class _Copier:
         self._left = _MOST_VALUES
 
     def copy(self, value: Any, where: str, depth: int) -> Any:
-        """Copy what stands at ``where``."""
+        """Return a copy of the value at the path ``where``."""
         self._left -= 1
         if depth > _DEEPEST or self._left < 0:
             raise CheckpointError(f"{shown(where)} is nested too deeply or too large")
@@ -298,7 +298,7 @@ class _Copier:
 
 
 def shown(value: Any) -> str:
-    """Return a value of a file as it can stand in a message: short, in one line, whatever it is."""
+    """Return any value of a file as short text on one line, for a message."""
     if isinstance(value, str) and value.isprintable() and len(value) < 80:
         return value
     text = _shorten.repr(value)

@@ -27,7 +27,7 @@ _AXES = {"CTHW": (3, 0, 1, 2), "TCHW": (0, 3, 1, 2), "THWC": (0, 1, 2, 3)}
 
 
 class ClipDataset(Dataset[Any]):
-    """Clips of the videos of one or several stores, drawn anew in each epoch.
+    """Clips of the videos of one or several stores, drawn again in each epoch.
 
     An item is a dictionary: ``clip`` (uint8 ``[3, T, H, W]``), ``label`` (number of its class in
     ``class_names``, -1 unknown), ``name`` (of the video), ``sample`` (a number of its own within
@@ -39,12 +39,12 @@ class ClipDataset(Dataset[Any]):
         window: which frames are a clip, for instance ``fame.Window(frames=16, step=2)``.
         clips: clips of each video. With 2 or more, ``clip`` and ``map`` have them as first axis.
         evenly: spread the clips evenly over the video, always the same, as for a test. Otherwise
-            they start anywhere, drawn independently and anew each epoch.
+            they start anywhere, drawn independently and again each epoch.
         maps: ``"clip"`` reads one map of each clip, ``"frames"`` one of every frame.
         proportion: shares of the stores in an epoch, relative to each other. An epoch is as long
             as without them: 60 and 40 videos in proportion 1, 3 give 25 videos of the first store
             and 75 of the second, of which 35 are shown a second time, by another clip. Each epoch
-            draws anew which.
+            draws other ones.
         transform: a function of the item; what it returns takes the item's place.
         layout: axes of a clip, ``"CTHW"``, ``"TCHW"`` or ``"THWC"``.
         seed: decides every draw.
@@ -109,7 +109,7 @@ class ClipDataset(Dataset[Any]):
         return self._item(self.epoch, int(_samples(self.seed, self.epoch, self._counts)[index]))
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose clips the items are. Workers that persist do not learn of it."""
+        """Choose the epoch from which clips are drawn. Workers that persist keep the old one."""
         self.epoch = epoch
 
     def order(self, epoch: int) -> np.ndarray:

@@ -298,7 +298,7 @@ def _min_max(value_BHW: Tensor) -> Tensor:
 
 
 def _blur(value_BHW: Tensor) -> Float32[Tensor, "b h w"]:
-    """Blur with a Gaussian whose kernel is a tenth of the shorter side; borders are mirrored
+    """Blur with a Gaussian kernel as wide as a tenth of the shorter side; borders are mirrored
     without repeating the edge.
 
     Shifted sums and no convolution: tensor cores and autocast would round the products, and a
@@ -330,7 +330,7 @@ def _box_blur(value_BTHW: Tensor) -> Float32[Tensor, "b t h w"]:
 
 
 def _gauss_weights(reach: int) -> list[float]:
-    """Return the 2 * reach + 1 weights of a Gaussian whose standard deviation is a third of the
+    """Return the 2 * reach + 1 weights of a Gaussian with a standard deviation of a third of the
     kernel, summing to 1.
     """
     sigma = (2 * reach + 1) / 3

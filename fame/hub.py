@@ -88,5 +88,5 @@ def _hub() -> Any:
 
 
 def _endpoint() -> str | None:
-    """Return the server to speak to, asked for anew with each call."""
+    """Return the address of the server, read from the environment at each call."""
     return os.environ.get("HF_ENDPOINT")

@@ -31,8 +31,8 @@ def hold(
 
     The kernel drops the lock when its process dies, however it dies, so there are no stale locks;
     children made by fork do not hold it. It excludes other nodes too where the shared file system
-    passes ``flock`` on (NFS does). Where a file system has no locks, a warning says so and the run
-    goes on.
+    passes ``flock`` on (NFS does). On a file system without locks,
+    warn and go on.
     """
     target = folder.resolve()
     file = target.parent / f".{target.name}.lock" if beside else target / ".lock"
@@ -46,7 +46,7 @@ def hold(
     try:
         yield
     finally:
-        if descriptor in _held:  # not so in a forked child, whose parent holds the lock still
+        if descriptor in _held:  # a forked child does not hold it: its parent still does
             with contextlib.suppress(OSError):  # the folder may be gone
                 file.unlink()  # while it is held, so that nobody else's file is removed
                 if made:  # a run that was refused leaves nothing behind

@@ -175,10 +175,10 @@ def retrieval_recall(
 
 
 def nearest(similarity_QG: Float[Tensor, "q g"], *, k: int) -> Int[Tensor, "q k"]:
-    """Return the gallery indices of the ``k`` most similar, in ascending order of index; of equals
-    the lower index is in.
+    """Return the gallery indices of the ``k`` most similar, in ascending order of index; among
+    equals the lower index is taken.
 
-    ``torch.topk`` decides ties as it pleases, so only its k-th value is used.
+    ``torch.topk`` breaks ties arbitrarily, so only its k-th value is used.
     """
     # Of 0.9 0.5 0.5 0.5 and k = 2 the least is 0.5: one is above it, so there is room for one of
     # the three equals, the first.
@@ -216,8 +216,8 @@ def bootstrap_interval(
     draws: int = 2000,
     level: float = 0.95,
 ) -> Float[Tensor, "2 f"]:
-    """Return where the mean of each metric would lie if the videos were drawn anew: the low and the
-    high end of the percentile bootstrap.
+    """Return the low and the high end of each metric's percentile bootstrap: where its mean would
+    lie on another sample of videos.
 
     ``value_VF`` holds each video's part in each metric. Every draw takes V videos with replacement,
     the same ones for all metrics; ``level`` of the means lie between the ends.

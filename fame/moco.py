@@ -20,7 +20,7 @@ from fame.transfer import send
 
 Enqueue = Literal["between", "after"]
 Clips = Float[Tensor, "b c t h w"]
-NOBODY = -1  # the owner of a key that belongs to no known video
+NOBODY = -1  # the owner of a key whose video was not given
 
 
 @runtime_checkable
@@ -63,8 +63,8 @@ class StepResult(NamedTuple):
     of collapse.
 
     ``batch_loss`` is the loss among the keys of the clips at hand. They are all of one age, so it
-    can be compared along a run. The loss cannot: a query also tells its own fresh key from the
-    older ones of the queue by their age, the more easily the faster the encoder changes.
+    can be compared along a run. The loss cannot: the keys in the queue are older than a query's own
+    key, and the faster the encoder changes, the more easily age alone separates them.
     """
 
     loss: Float[Tensor, ""]
@@ -82,7 +82,7 @@ class MoCo(nn.Module):
     by ``seed``. With ``bf16`` the encoders run in autocast; unit vectors, products with the queue,
     the loss and the backward never do. With ``one_forward`` an encoder sees both views at once,
     which gives the same by half as many kernels; one with batch norms other than ours never does.
-    ``queue_sample`` says whose keys the queue holds: the number of the video, or NOBODY.
+    ``queue_sample`` holds the number of the video of each key in the queue, or NOBODY.
     """
 
     queue: Tensor

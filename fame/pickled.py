@@ -1,8 +1,8 @@
 """The plain values in a pickle, read without running any of it.
 
 Python's own unpickler calls what a file names. Here nothing is ever called: the stream's
-instructions are followed on a stack of plain values, the few things that checkpoints are known to
-hold beside them become records of what was there, and any other name ends the reading.
+instructions are followed on a stack of plain values, the few other objects that checkpoints usually
+hold become records of what was there, and any other name ends the reading.
 """
 
 import io
@@ -48,7 +48,7 @@ class PickleError(ValueError):
 
 @dataclass(eq=False)
 class Name:
-    """The name of a class or function, ``module name``, as it stands in the pickle."""
+    """The name of a class or function as the pickle has it, ``module name``."""
 
     text: str
 
@@ -68,8 +68,8 @@ Persistent = Callable[[Any], Any]
 def unpickle(file: io.BytesIO, *, rebuild: Rebuild, persistent: Persistent) -> Any:
     """Return the value of the next pickle in ``file``.
 
-    ``rebuild(name, arguments)`` answers for known calls and returns ``None`` for others;
-    ``persistent(identity)`` answers for what lies outside the pickle. Raise :class:`PickleError`.
+    ``rebuild(name, arguments)`` returns the value of a supported call and ``None`` for others;
+    ``persistent(identity)`` returns what lies outside the pickle. Raise :class:`PickleError`.
     """
     try:
         return _Machine(rebuild, persistent).run(file)

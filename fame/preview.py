@@ -144,8 +144,8 @@ def tile(
 
     Args:
         rows: the panels.
-        captions: what stands over each column.
-        labels: what stands to the left of each row, broken at its slashes.
+        captions: text over each column.
+        labels: text to the left of each row, broken at its slashes.
         key: what both ends of a bar of :func:`heat`'s colours mean, which is drawn below.
 
     Raise ``ValueError`` for a ragged grid, or labels that are not as many as the rows.

@@ -63,7 +63,9 @@ def server(*preload: str) -> ForkServerContext:
 
 @contextmanager
 def pool(workers: int, *preload: str) -> Generator[ProcessPoolExecutor]:
-    """Yield a pool of such processes; it finishes the work in hand when the context is left."""
+    """Yield a pool of such processes; at the end of the context it finishes running work and
+    cancels the rest.
+    """
     executor = ProcessPoolExecutor(workers, mp_context=server(*preload))
     try:
         yield executor

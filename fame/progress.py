@@ -1,7 +1,7 @@
 """Progress of long work, the same for every stage: a bar on a terminal, plain lines elsewhere.
 
-The work is a row of phases, so that something is shown from the first second, and what took long
-can be said at the end:
+The work is a row of phases, so that something is shown from the first second, and the time of each
+phase can be printed at the end:
 
     with Progress() as progress:
         progress.phase("loading the store")  # shown at once, with the time that passes

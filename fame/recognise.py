@@ -82,7 +82,7 @@ def recognise(values: Any) -> Recognised:
 
 
 def state_dict(values: Any) -> Claims:
-    """Return the weights of a file of a known network, without what stands before their names."""
+    """Return the weights of a file of a supported network, without the prefixes of their names."""
     return _unwrapped(_weights(values))[0]
 
 
@@ -109,11 +109,11 @@ def _weights(values: Any) -> Claims:
 
 
 def _unwrapped(state: Claims) -> tuple[Claims, bool]:
-    """Return the encoder's weights without what stands before their names, and whether they are
-    those of momentum contrast's query encoder.
+    """Return the encoder's weights without the prefixes of their names, and whether they are those
+    of momentum contrast's query encoder.
 
-    A prefix that some names have belongs to the encoder; what lies beside it (``encoder_k.``,
-    ``queue``, ``cls_head.``) is left out.
+    A prefix that some names have belongs to the encoder; all other weights (``encoder_k.``,
+    ``queue``, ``cls_head.``) are left out.
     """
     contrastive = False
     while prefixes := [

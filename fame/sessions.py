@@ -1,4 +1,4 @@
-"""What a Ray session needs to be safe, said without Ray: a token, no code of the current folder.
+"""Make a Ray session safe, without importing Ray: with a token, and no code of the current folder.
 
 Ray's processes listen on every network interface, and whoever reaches them may run code, unless
 they ask for a token.

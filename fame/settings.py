@@ -62,9 +62,9 @@ class Setting:
         high: the largest value.
         above: the value must be larger than this.
         below: the value must be smaller than this.
-        panel: heading of the help under which the option stands.
+        panel: heading of the help under which the option is listed.
         option: name of the option, where it is not that of the field; "" for no option.
-        metavar: what stands for the value in the help, where it is not the type.
+        metavar: placeholder of the value in the help, where it is not the type.
         formerly: names that a value had in earlier versions, with the name that it has now.
     """
 
@@ -110,7 +110,7 @@ class Setting:
         return f"of {text}" if text.startswith("at ") else text
 
 
-# The panels of the help, in their order there: each makes settings that stand under its heading.
+# The panels of the help, in their order there: each makes settings under its heading.
 DATA = partial(Setting, panel="Data")
 FRAMES = partial(Setting, panel="Frames")
 NETWORK = partial(Setting, panel="Network")

@@ -31,7 +31,7 @@ class Merge(nn.Module):
     Args:
         beta: share of each clip that is foreground, above 0 and at most 1.
         p: probability that a clip is merged; the others come back unchanged.
-        score: what says where the foreground is: ``"motion"`` (differences of neighbouring
+        score: the method that finds the foreground: ``"motion"`` (differences of neighbouring
             frames), ``"paper"`` (the published method), ``"median"`` (a map for every frame), or a
             function from clips ``[B, 3, T, H, W]`` in 0..1 to scores ``[B, H, W]`` or
             ``[B, T, H, W]``. Maps given to the call replace it.

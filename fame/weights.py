@@ -35,12 +35,12 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What must be known to rebuild a network (plain values), the configuration of the run that
-    trained it, and the names of the classes that its classifier tells apart, where they are known.
+    """Plain values that rebuild a network, the configuration of the run that trained it, and the
+    names of the classes of its classifier, where the file holds them.
 
-    A ``stranger`` comes from another project, which numbers classes in an order of its own. Only
-    where the person at the keyboard named a network of another project is the card ``trusted`` to
-    build it, which may run code.
+    A ``stranger`` comes from another project, which numbers classes in an order of its own. The
+    card is ``trusted`` to build a network of another project, which may run code, only if the user
+    named that network.
     """
 
     name: str
@@ -101,9 +101,7 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """An encoder's weights, the card that says which network they belong to, and the SHA-256 over
-    them.
-    """
+    """An encoder's weights, the card of their network, and the SHA-256 over them."""
 
     path: Path
     card: Card
@@ -167,8 +165,8 @@ class Encoder:
 
     @torch.no_grad()
     def output(self, clips: Tensor) -> Float[Tensor, "b k"]:
-        """Return what the head says of clips given as to :meth:`features`: log-probabilities where
-        it is a classifier.
+        """Return the output of the head for clips given as to :meth:`features`: log-probabilities
+        where it is a classifier.
         """
         return self.network(encoder_input(clips.to(self.device)))
 
@@ -184,7 +182,7 @@ def load(path: str | Path, *, device: torch.device | str | None = None) -> Encod
     ``hf://ORG/NAME`` and ``hf://ORG/NAME@REVISION`` are exports that `fame push` put on a hub.
 
     ``device`` defaults to the CPU. Raise :class:`CheckpointError`, a ``ValueError``, with one line
-    that says what is wrong: no such file, damaged, holding objects that would run code, without an
+    that names the reason: no such file, damaged, holding objects that would run code, without an
     encoder, of an unknown network, with weights that are not finite.
     """
     if _names_foreign(path):

@@ -157,7 +157,7 @@ def decode(path: str, sampling: Sampling, frames_FHW3: np.ndarray) -> Decoded:
 
     Raises:
         DecodeError: nothing can be opened, no frame comes out, or two passes disagree.
-        OSError: the file cannot be read, which says nothing about the video.
+        OSError: the file cannot be read, which does not make the video a bad one.
     """
     file, part = _file_and_part(path)
     with _opened(file) as video:

@@ -110,7 +110,7 @@ class Decoder:
         may have killed it.
 
         Raises:
-            DecodeError: the video cannot be decoded; the message says why.
+            DecodeError: the video cannot be decoded; the message gives the reason.
             SourceError: the file cannot be read, or reading it took most of the time limit.
             DecoderStartError: the decoder process does not start.
         """
@@ -190,7 +190,7 @@ class Decoder:
             raise DecoderStartError(
                 f"the decoder process did not start ({self._end_process()}): {said}"
             ) from None
-        except BaseException:  # interrupted: what it says next would be taken for an answer
+        except BaseException:  # interrupted: its next line would be taken for an answer
             self._end_process()
             raise
         return process
@@ -217,7 +217,7 @@ class Decoder:
         with suppress(BrokenPipeError):
             process.questions.close()
         try:
-            status = process.popen.wait(0.5)  # it may have died by itself: let it say of what
+            status = process.popen.wait(0.5)  # if it died by itself, its own status names the cause
         except subprocess.TimeoutExpired:
             process.popen.kill()
             status = process.popen.wait()

@@ -25,8 +25,8 @@ WHOLE = Part()
 
 
 def part_of(name: str) -> tuple[str, Part]:
-    """Return the file and the part that a name in a store stands for, unless a file is so called:
-    the caller asks the disk.
+    """Return the file and the part that a name in a store means. A file may have such a name
+    itself: the caller checks the disk.
     """
     found = _NAMED.fullmatch(name)
     if not found:

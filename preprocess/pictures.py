@@ -36,7 +36,7 @@ class Picture:
 
         Raises:
             DecodeError: it is cut short, or OpenCV cannot read it.
-            OSError: the file cannot be read, which says nothing about the video.
+            OSError: the file cannot be read, which does not make the video a bad one.
         """
         with READING.running():
             data = self._read()
@@ -60,7 +60,7 @@ class PictureFolder:
 
     Attributes:
         declared_frames: how many there are.
-        rate: frames per second: pictures do not tell theirs.
+        rate: frames per second, assumed: pictures carry none.
         lost: numbers that are left out.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a run tells: its progress while it works, its report when it ends."""
+"""The progress of a run while it works, and its report when it ends."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ REPORT_SUFFIX, FAILURES_SUFFIX = ".report.json", ".failures.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """Where a run stands. ``videos_done`` counts earlier runs too; the other numbers are of this
+    """How far a run is. ``videos_done`` counts earlier runs too; the other numbers are of this
     run alone.
     """
 
@@ -118,7 +118,7 @@ class Report:
         ]
 
     def notes(self) -> Iterator[str]:
-        """Yield what a person should know although nothing is wrong."""
+        """Yield remarks for the user that are no problems."""
         yield from self.listing.notes
         if self.listing.reasons:
             (name, reason), *_ = self.listing.reasons
@@ -149,7 +149,7 @@ class Report:
 def write_report(report: Report) -> None:
     """Write ``STORE.report.json`` and, where videos failed, ``STORE.failures.jsonl``.
 
-    They lie beside the store because its bytes tell of no times.
+    They lie beside the store because its bytes depend on no times.
     """
     failures = "".join(
         json.dumps({"video": name, "reason": reason}, ensure_ascii=False) + "\n"
@@ -187,7 +187,7 @@ def _as_json(report: Report) -> dict[str, Any]:
 def shown_on(progress: Progress) -> Callable[[Snapshot], None]:
     """Return what ``run.preprocess`` takes as its progress: it shows every snapshot.
 
-    What is left is reckoned from the first shard on, before which workers start.
+    The time left is estimated from the first shard on, since before it workers start.
     """
     counting = False
 

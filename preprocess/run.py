@@ -54,12 +54,12 @@ def preprocess(
     Args:
         config: what to make.
         listing: its videos, if they were listed before.
-        progress: told where the run stands, after each shard.
+        progress: called with a snapshot of the run after each shard.
         decoder: command of the decoder process, for instance with a sandbox in front.
 
     Raises:
         ValueError: the config does not fit the files, or (StoreError) another store is there,
-            another run holds it, or it cannot be written; the message says what to do.
+            another run holds it, or it cannot be written; the message names the remedy.
     """
     listing = listing or plan.list_videos(config)
     spec = plan.settle(config, len(listing.names))

@@ -44,7 +44,7 @@ _NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Dispositio
 _PICTURE_CODECS = {"mjpeg", "png", "bmp", "webp", "tiff", "jpeg2000", "jpegls", "gif"}
 _BAD_READS = 16  # after which the rest of a damaged file is given up
 _FAULTS_OF_A_NAME = (errno.ELOOP, errno.ENAMETOOLONG)
-_USUAL_RATE = Fraction(25)  # frames per second, of a stream that tells neither times nor rate
+_USUAL_RATE = Fraction(25)  # frames per second, assumed for a stream with neither times nor rate
 
 
 class DecodeError(ValueError):
@@ -107,7 +107,9 @@ class _File(FileIO):
             raise
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
-        """Move to an offset. Return -1 where a damaged index makes FFmpeg ask for a negative one."""
+        """Move to an offset. Return -1 for a negative one, which a damaged index makes FFmpeg ask
+        for.
+        """
         try:
             return super().seek(offset, whence)
         except OSError as error:
@@ -150,7 +152,7 @@ class Video:
     """An open video, to be read once, from its first frame to its last.
 
     Attributes:
-        declared_frames: their number by the header or by length and rate; 0 where it tells neither.
+        declared_frames: their number by the header or by length and rate; 0 where it has neither.
         rate: frames per second by the header, on average.
         lost: frames that damage spoilt or took, as far as FFmpeg notices; complete when the last
             frame was read.
@@ -226,7 +228,7 @@ def open_video(path: str) -> Generator[Video]:
 
     Raises:
         DecodeError: there is none, or it is too large.
-        OSError: the file cannot be read, which says nothing about the video.
+        OSError: the file cannot be read, which does not make the video a bad one.
     """
     av.logging.set_level(av.logging.ERROR)  # else FFmpeg's complaints are not counted
     av.logging.set_skip_repeated(False)  # what one video gets must not hang on the one before

@@ -34,8 +34,9 @@ class Pairs(NamedTuple):
     """Two clips of each of B videos, as stored; ``score`` is empty where no maps are read, and has
     an axis T before h where they are those of every frame.
 
-    ``sample`` addresses the draws of augmentation. ``skipped`` counts videos that could not be read
-    and whose place the next video of the order took; ``error`` says what stopped a worker.
+    ``sample`` addresses the draws of augmentation. ``skipped`` counts videos that could not be
+    read, so that the next one of the order took their place; ``error`` is the message of the error
+    that stopped a worker.
     """
 
     clip_B2THWC: Tensor
@@ -48,10 +49,10 @@ class Pairs(NamedTuple):
 class PairDataset(ClipDataset):
     """The videos of one or several stores that can be shown, as pairs of clips by address.
 
-    A video's two clips start anywhere, drawn independently and anew each epoch, as in the
-    reference. ``window`` says what a clip is, ``frame_maps`` whether ``maps`` are read for every
-    frame of it. Raise ``ValueError`` for stores that do not fit each other or the window, or have
-    nothing to train on.
+    A video's two clips start anywhere, drawn independently and again each epoch, as in the
+    reference. ``window`` selects the frames of a clip; with ``frame_maps``, ``maps`` are read for
+    every frame of it. Raise ``ValueError`` for stores that do not fit each other or the window, or
+    have nothing to train on.
     """
 
     views = 2  # clips of each video
@@ -250,10 +251,10 @@ def stream(
 
 def on_device(parts: Iterable[Pairs], device: torch.device, side: Any = None) -> Pairs:
     """Return the parts of a batch as one, on ``device``. Raise :class:`CorruptChunk` for a part
-    that tells of one.
+    with an error.
 
     Each is copied from pinned memory straight to its place. On ``side``, a stream of its own, that
-    happens while the device computes the step before, which the host has only asked for by then.
+    happens while the device computes the step before, which the host has only queued by then.
     """
     parts = [_sound(part) for part in parts]
     if side is None and len(parts) == 1:
@@ -309,8 +310,9 @@ def _as_it_is(pairs: Any) -> Pairs:
 
 
 def _shared(pairs: Any) -> Pairs:
-    """Put a part into shared memory here, where a failure is told to the main process: that of the
-    thread that sends parts off is not, and the main process would wait for ever.
+    """Move a part into shared memory here, where the main process gets the error of a failure. In
+    the thread that sends parts off the error would be lost, and the main process would wait for
+    ever.
     """
     for tensor in pairs[:3]:
         tensor.share_memory_()

@@ -33,7 +33,7 @@ from train.views import middle_frames
 
 
 class LabelledClips(PairDataset):
-    """The videos of one store that can be shown, one clip of each, drawn anew every epoch.
+    """The videos of one store that can be shown, one clip of each, drawn again every epoch.
 
     ``without`` [V] marks videos that are left out, ``maps`` decides whether foreground maps are
     read. Raise ``ValueError`` for a video without a class, or nothing left.

@@ -76,7 +76,9 @@ class Cache:
             os.close(descriptor)
 
     def admits(self, size: int) -> bool:
-        """Return whether a new file of ``size`` bytes has room, which is then set aside for it."""
+        """Return whether a new file of ``size`` bytes fits under the limit; if so, its bytes are
+        counted at once.
+        """
         now = time.time()
         with suppress(OSError), self._locked() as file:
             written = os.pread(file, _TOTAL.size, 0)
@@ -98,7 +100,7 @@ class Cache:
             path.parent.mkdir(parents=True, exist_ok=True)
             draft.write_bytes(data)
             draft.replace(path)
-        except OSError:  # the disk is full, say
+        except OSError:  # for instance, the disk is full
             with suppress(OSError):
                 draft.unlink()
 

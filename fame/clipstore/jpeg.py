@@ -67,7 +67,7 @@ def decode_jpeg(data: UInt8[np.ndarray, " bytes"], picture_RWC: UInt8[np.ndarray
         try:
             _simplejpeg.decode_jpeg(data, "RGB", buffer=picture_RWC)
             return
-        except ValueError:  # damaged: what there is of it, is said by OpenCV
+        except ValueError:  # damaged: OpenCV decides how much of it can be decoded
             pass
     found = cv2.imdecode(data, _COLOR)
     if found is None or found.shape != picture_RWC.shape:

@@ -1,7 +1,7 @@
 """One run at a time on one store in an object store: a lease.
 
-No server drops a lock when its holder dies, so the holder has to show that it lives: it writes the
-lock object anew every few seconds. Whoever finds the object watches it. If it changes, its holder
+No server drops a lock when its holder dies, so the holder has to show that it lives: it rewrites
+the lock object every few seconds. A run that finds the object watches it. If it changes, its holder
 lives and the store is taken; if it does not change for ``LEASE_SECONDS``, its holder is dead and
 the lease is taken over. No clocks are compared. Every write is conditional on what was read before
 (``If-None-Match``, ``If-Match``): of two that try at once one wins.
@@ -31,8 +31,7 @@ LOOK_SECONDS = 1.0
 def hold(bucket: Bucket) -> Generator[None]:
     """Hold the store in ``bucket`` against other runs. Raise :class:`StoreError` if taken.
 
-    Where a server ignores conditions, a warning says so and the run goes on, as on a file system
-    without locks.
+    If a server ignores conditions, warn and go on, as on a file system without locks.
     """
     lease = _Lease(bucket)
     lease.acquire()
@@ -48,7 +47,7 @@ def hold(bucket: Bucket) -> Generator[None]:
 
 
 class _Lease:
-    """The lock object, beside the store, and what is known of it."""
+    """The lock object, beside the store, and the ETag under which this process wrote it."""
 
     def __init__(self, bucket: Bucket) -> None:
         folder, slash, name = bucket.prefix.rpartition("/")

@@ -11,7 +11,7 @@ _S3 = "s3://"
 
 def locate(path: StorePath) -> Storage:
     """Return the storage of a store. Raise ``ValueError`` for an address of a kind that is not
-    known, or that lost a slash.
+    supported, or that lost a slash.
     """
     address = str(path)
     if address.startswith(_S3):

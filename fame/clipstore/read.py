@@ -39,8 +39,8 @@ class ClipStore:
 
     A clip is a video, a start among its kept frames and a :class:`Window`. ``labels_V`` holds the
     class of each video (-1 unknown), ``length_V`` its kept frames (0 where it failed),
-    ``stretches_V`` in how many runs they come and ``valid_V`` whether it can be shown. Pickles as
-    its path and its cache: a worker opens the store anew.
+    ``stretches_V`` in how many runs they come and ``valid_V`` whether it can be shown. Pickled are
+    only its path and its cache: each worker opens the store itself.
     """
 
     def __init__(self, storage: Storage, layout: Layout, cache: Cache | None = None) -> None:
@@ -84,7 +84,7 @@ class ClipStore:
 
     @cached_property
     def digest(self) -> str:
-        """Return a hash of the whole content: two stores with the same digest are the same bytes."""
+        """Return a hash of the whole content: equal digests mean equal bytes."""
         return self._storage.sha256(SEAL_KEY)
 
     @property
@@ -229,7 +229,7 @@ class ClipStore:
         first_T = first_U[shown_T].tolist()
         shard, position_U = self._positions(array, video, number_U)
 
-        def read() -> np.ndarray:  # a shape here would be made anew with every clip
+        def read() -> np.ndarray:  # a shape here would be evaluated for every clip
             chunks = self._shard(array, shard).chunks(position_U.tolist())
             for t, chunk in zip(first_U.tolist(), chunks, strict=True):
                 decode_into(self._layout, array, chunk, out[t])
@@ -274,18 +274,19 @@ class ClipStore:
         )
 
     def _expect_sealed(self, array: str) -> None:
-        """Raise :class:`StoreError` unless a whole array is the one that was sealed; its size is
-        asked before it is read, because anybody may have written it.
+        """Raise :class:`StoreError` unless a whole array is the one that was sealed. Its size is
+        checked before it is read, because anybody may have written it.
         """
         check_size(self._storage, self._layout, array)
         expect_sealed(self._storage, self._layout.whole_key(array))
 
     def _expect_own(self, opened: OpenShard, array: str, shard: int) -> None:
-        """Raise :class:`StoreError` for the file of another shard or store, whose checksums hold.
+        """Raise :class:`StoreError` for the file of another shard or store, although its checksums
+        hold.
 
         Its size is hardly ever that of the record; where a small file is of the same size, its
-        bytes are compared. Damage is left to those who read what is damaged. Each is asked once;
-        in a bucket, where a file is not moved by hand, none is.
+        bytes are compared. Damaged bytes raise only when they are read. Each file is checked once;
+        in a bucket, where nobody moves files by hand, none is.
         """
         if self._storage.remote or (array, shard) in self._own:
             return

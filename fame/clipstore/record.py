@@ -17,10 +17,10 @@ _KEYS = {"shard", "store", "objects", "videos", "sha256"}
 
 @dataclass(frozen=True, kw_only=True)
 class VideoOutcome:
-    """What became of one video: how many frames are kept, in how many stretches, how many frames of
+    """The result of one video: how many frames are kept, in how many stretches, how many frames of
     the source are lost to damage, and how many of its maps are flat, because nothing moves. A
-    failed one has a ``reason`` and 0 of all; ``reason`` is empty otherwise. Stores made before flat
-    maps were counted say None.
+    failed one has a ``reason`` and 0 of all; ``reason`` is empty otherwise. ``flat_maps`` is
+    ``None`` in stores made before they were counted.
     """
 
     video: int

@@ -1,9 +1,9 @@
-"""Where the bytes of a store live: a folder, or a prefix in an object store. All other modules know
+"""Where the bytes of a store live: a folder, or a prefix in an object store. All other modules use
 only keys.
 
 A key is a ``/``-separated name inside the store and comes from :mod:`fame.clipstore.layout`, never
-from data. Every storage keeps the promises that a store stands on: a file has its name only when it
-is whole, what was committed is durable, and writing the same bytes twice does no harm.
+from data. Every storage guarantees what a store relies on: a file has its name only when it is
+whole, what was committed is durable, and writing the same bytes twice does no harm.
 """
 
 import hashlib
@@ -68,8 +68,8 @@ class Storage(ABC):
     """The files of one store by key.
 
     Every method raises :class:`StoreError` where the storage fails, but
-    :class:`~fame.clipstore.schema.UnreachableError` where a server does not let us look: that tells
-    of no damage.
+    :class:`~fame.clipstore.schema.UnreachableError` where a server gives no access, which is no
+    sign of damage.
     """
 
     max_open: int

@@ -101,7 +101,7 @@ def repair(path: StorePath, report: StoreReport) -> None:
     holding the lock.
 
     The seal goes, the records of damaged shards, and the root metadata if it is damaged; the other
-    small files are compared and written anew by that command anyway.
+    small files are compared and written again by that command anyway.
     """
     storage = locate(path)
     if report.ok:

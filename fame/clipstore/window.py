@@ -35,8 +35,8 @@ class Window:
         return f"{self.frames} frames {apart}"
 
     def offsets(self, room: int) -> Int64[np.ndarray, " t"]:
-        """Return the kept frames from the start to each frame of the clip, in a stretch of ``room``
-        frames.
+        """Return the offset of each frame of the clip from its start, in kept frames, in a stretch
+        of ``room`` frames.
         """
         number_T = np.arange(self.frames)
         if self.span is None:

@@ -20,9 +20,9 @@ def folder(source: Source) -> Listing:
     A list (``list_file``) names one video a line, relative to the root or absolute below it, with
     or without a label: ``name``, ``name,class``, ``name label`` and ``name total label`` as
     SlowFast, VideoMAE and mmaction2 write them, ``name start end label`` or ``name offset total
-    label`` (``list_numbers``) for a part of a video, or as a header says.
-    A label is the name of a class or its number; a number counts in ``class_file``, or stands for
-    the subfolder, one number for each. Blank lines and lines that start with ``#`` are skipped; a
+    label`` (``list_numbers``) for a part of a video, or as a header names them.
+    A label is the name of a class or its number; a number counts in ``class_file``, or names
+    a subfolder, one number for each. Blank lines and lines that start with ``#`` are skipped; a
     name with a comma may be quoted as in CSV.
 
     Classes are the lines of ``class_file``, or the sorted subfolders that hold a video, listed or

@@ -119,7 +119,7 @@ def _expect_one_form(line: Line, cells: list[str], first: tuple[Line, list[str]]
 
 
 def _usual(line: Line, cells: list[str], source: Source) -> list[str]:
-    """Return what the cells behind a name are where no header tells."""
+    """Return the kind of each cell behind a name, in a list without a header."""
     if len(cells) > 3:
         raise line.error(
             f"{shown(line.text)} should be a name and a label, with at most two numbers between"
@@ -129,9 +129,9 @@ def _usual(line: Line, cells: list[str], source: Source) -> list[str]:
 
 
 def _part(line: Line, name: str, found: dict[str, str]) -> Part:
-    """Return the frames that a line names. A list that counts from 1 begins at 1, one that counts
-    from 0 at 0: both are the first frame. Of later numbers nobody can tell, so the frames are taken
-    that are meant either way.
+    """Return the frames that a line names. Where it has a start and an end, 0 and 1 both start at
+    the first frame, since lists count from 0 or from 1. A later start is ambiguous: only the frames
+    are taken that both ways of counting share.
     """
     numbers = {
         kind: line.whole(found[kind], low=-(kind != "start"), high=_LAST_FRAME // 2)

@@ -19,7 +19,7 @@ def kinetics(source: Source, *, version: str) -> Listing:
     """List one split (train, val or test) of Kinetics.
 
     Without annotations the tree decides: ``root/SPLIT/CLASS/video``; classes are the sorted folders
-    of all splits. ``videos_SPLIT`` and ``validation`` are known as names of splits too.
+    of all splits. ``videos_SPLIT`` and ``validation`` are names of splits too.
 
     With annotations, the official files (columns label, youtube_id, time_start, time_end) or a
     folder that holds them under any of the names they go by, a clip is

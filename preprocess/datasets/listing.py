@@ -45,7 +45,7 @@ class Listing:
     each (-1: none).
 
     ``missing`` are listed but not on disk, or are there and cannot be used; ``reasons`` give the
-    reason, where it is known. ``extra`` are videos on disk that no list mentions, ``doubled`` are
+    reason, where there is one. ``extra`` are videos on disk that no list mentions, ``doubled`` are
     listed more than once (and kept once). ``others`` are further files of one video:
     :meth:`settled` takes the first that opens, and ``choices`` record it (the file, and the faults
     of those that were left, if any). ``passed_over`` counts files that are no videos by their
@@ -235,7 +235,7 @@ def _expect_one_class(first: Entry, second: Entry) -> None:
 def _find(wanted: Mapping[str, Entry], files: Files) -> dict[str, list[str]]:
     """Return the files of each name, the best first.
 
-    A file that an entry names, or that lies where an entry says, is not taken for another entry:
+    A file that an entry names, or that lies where an entry points, is not taken for another entry:
     of the lists ``a/x.avi`` and ``b/x.avi`` each gets its own ``x.mp4``.
     """
     known = files.videos | {name for name in files.outside if not name.endswith("/")}

@@ -36,7 +36,7 @@ def find_list(source: Source, name: str, *, suffixes: tuple[str, ...], of: str) 
     them.
 
     Lists end with the name: ``train.csv``, ``kinetics_train.csv``, ``kinetics400/train.csv``. The
-    nearest one is taken; among equals one whose path tells of the dataset (``of``), then by the
+    nearest one is taken; among equals one whose path names the dataset (``of``), then by the
     order of suffixes, then the plainest name. A file in place of the folder is the list of the
     source's split; the others are looked for beside it.
 
@@ -72,7 +72,7 @@ def find_list(source: Source, name: str, *, suffixes: tuple[str, ...], of: str) 
 
 
 def _given(path: Path, split: str) -> Path:
-    """Return the one file that was named, unless its name tells of another split."""
+    """Return the one file that was named. Raise ``ValueError`` if its name is of another split."""
     for other in _NAMES:
         if other != split and called(_last_word(path), other):
             raise ValueError(f"{path} is a list of {other}, not of {split}; see --split")
@@ -80,14 +80,14 @@ def _given(path: Path, split: str) -> Path:
 
 
 def _of_another(path: str, of: str) -> bool:
-    """Return whether a path tells of another Kinetics: ``kinetics600/train.csv`` is none of the
-    400.
+    """Return whether a path names another Kinetics: ``kinetics600/train.csv`` does not belong to
+    the 400.
     """
     return of not in path and re.search(r"(?<![0-9])[467]00(?![0-9])", path) is not None
 
 
 def _last_word(path: Path) -> str:
-    """Return the last word of a name that says something: ``train`` of
+    """Return the last word of a name that is not a filler: ``train`` of
     ``k400_train_list_videos.txt``.
     """
     words = re.split(r"[^a-z]+", path.stem.lower())

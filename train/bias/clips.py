@@ -24,7 +24,7 @@ class VariantClips(SquareClips):
     number).
 
     The foreground lies within the top ``beta`` of a clip's stored map, where that is above 0. Clips
-    whose map is 0 all over cannot be taken apart: they are left out and counted
+    with a map of only zeros cannot be taken apart: they are left out and counted
     (``without_foreground``). Each video borrows from one partner of another class, clip for clip;
     which, and every order of frames, is decided by ``seed``.
 

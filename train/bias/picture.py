@@ -26,7 +26,7 @@ MEASURES = {
     "neighbour": "nearest neighbour of a video, %",
     "cosine": "cosine with the original",
 }
-# The arrow says where a model goes that looks at what moves and not at the background.
+# The arrow shows the direction that is better: towards motion, away from the background.
 NAMES = {
     "background only": "background only ↓",
     "foreground only": "foreground only ↑",
@@ -42,7 +42,7 @@ NAMES = {
     "background not class": "same background, other class ↓",
     "class not background": "same class, other background ↑",
 }
-# Okabe and Ito's colours, told apart by colour-blind readers; the hatching tells them apart in
+# Okabe and Ito's colours, which colour-blind readers can distinguish; the hatching serves prints in
 # grey.
 _LOOKS = (
     ("#BBBBBB", ""),
@@ -173,7 +173,5 @@ def chance_of(reports: Sequence[BiasReport], metric: str) -> float | None:
 
 
 def _lines(label: str) -> str:
-    """Return a label in lines short enough to stand side by side; an arrow stays with its last
-    word.
-    """
+    """Return a label broken into lines that fit side by side; an arrow stays with its last word."""
     return textwrap.fill(label.replace(" ↑", "\u00a0↑").replace(" ↓", "\u00a0↓"), _LABEL_LETTERS)

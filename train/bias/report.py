@@ -1,8 +1,8 @@
-"""How much an encoder leans on the background: it is shown clips whose parts are exchanged
+"""How much an encoder relies on the background: it is shown clips with exchanged parts
 (``docs/guide/bias.md``).
 
-Every figure is a mean over test videos of a part that each video has in it, so that one bootstrap
-over videos gives all the intervals. A video is what its clips are on average. A report is a
+Every metric is the mean of one number per test video, so that one bootstrap over videos gives all
+the intervals. The number of a video is the mean over its clips. A report is a
 function of checkpoint, stores and seed.
 
 Shapes: V test videos, P variants, D size of an output, K classes, M metrics.

@@ -153,7 +153,7 @@ def temporal_kernels(network: Backbone) -> dict[str, Float[np.ndarray, " weights
 
 def short_names(paths: Sequence[Path]) -> list[str]:
     """Return the parts in which the paths differ: without the first and last folders that all have
-    in common, numbered where equal. A run stands for its last checkpoint:
+    in common, numbered where equal. A run means its last checkpoint:
     ``runs/moco/checkpoints/last.pt`` is ``moco``.
     """
     parts = [_named_parts(path) for path in paths]

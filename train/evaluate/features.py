@@ -31,7 +31,8 @@ from fame.processes import server
 from fame.weights import Encoder
 from train.run.loading import batches
 
-# Opened with what is done and how many clips that takes; its value is told how many are done.
+# Opened with the name of the work and its number of clips; its value is called with how many more
+# clips are done.
 Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 

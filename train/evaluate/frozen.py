@@ -2,7 +2,7 @@
 probe.
 
 A measure takes the features of a training and of a test store and returns metrics in percent.
-:func:`evaluate` runs one measure for several checkpoints, so that they stand in one table.
+:func:`evaluate` runs one measure for several checkpoints, so that they fill one table.
 
 Shapes: V videos, D feature dim.
 """

@@ -1,6 +1,6 @@
 """What a run needs of a checkpoint to go on from there, and how it is reported.
 
-The format is :mod:`fame.checkpoint`'s. Here stands what belongs to training alone: the schema of an
+The format is :mod:`fame.checkpoint`'s. Here is what belongs to training alone: the schema of an
 optimiser, and which settings may differ from those that the run was begun with.
 """
 
@@ -30,7 +30,7 @@ _FREE = {
     "on_corrupt", "log_every", "logger", "checkpoint_every", "keep", "save_seconds", "knn_every",
     "knn_k",
 }  # fmt: skip
-# A run may be made longer; what is said then is that its schedule changes.
+# A run may be made longer; the user is warned that its schedule changes.
 _LENGTH = ("epochs", "milestones")
 # A run that goes on in another folder, from the end of an epoch, may have other values of these.
 _SCALE = ("batch", "lr")
@@ -59,7 +59,9 @@ def optimizer_schema(optimizer: torch.optim.Optimizer) -> Schema:
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return what of an optimiser is saved: nothing that the config says."""
+    """Return the part of an optimiser that is saved: its state, without the settings that the
+    config has.
+    """
     return {"state": optimizer.state_dict()["state"]}
 
 

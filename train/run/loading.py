@@ -19,7 +19,7 @@ _OPEN, _OPEN_BY_WORKER, _OPEN_BY_PART = 192, 8, 3
 
 
 class LoaderError(ValueError):
-    """No batches come any more; the message gives the reason and what helps."""
+    """No batches come any more; the message gives the reason and a remedy."""
 
 
 def batches(loader: DataLoader[Any]) -> Iterator[Any]:
@@ -64,7 +64,7 @@ def _told(call: Any, processes: list[Any] | None = None) -> Any:
     """
     try:
         return call()
-    except CorruptChunk as error:  # with the worker's traceback, whose last line is the message
+    except CorruptChunk as error:  # of the worker's traceback, the last line is the message
         raise CorruptChunk(str(error).strip().splitlines()[-1].partition(": ")[2]) from None
     except (RuntimeError, OSError, EOFError) as error:
         _check(processes or [])

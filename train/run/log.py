@@ -150,7 +150,7 @@ class RunLog:
         """Keep a step's metrics; nothing waits for the device."""
         self._pending.append((step, dict(metrics)))
         self._waited += waited
-        if step == self.first:  # what is left is reckoned without the first step, which compiles
+        if step == self.first:  # the time left is estimated without the first step, which compiles
             self.progress.phase(TRAINING, total=self.total, done=step + 1)
         else:
             self.progress.waited(waited, DATA_WAIT)

@@ -35,7 +35,7 @@ class Logger(Protocol):
 
 
 class TensorBoard:
-    """Events in ``tensorboard/`` of the run folder; those from step ``first`` on are made anew."""
+    """Events in ``tensorboard/`` of the run folder; those from step ``first`` on are replaced."""
 
     def __init__(self, folder: Path, *, first: int) -> None:
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first)
@@ -58,7 +58,8 @@ class WandB:
     """A run of Weights & Biases, named as the run folder; one that is resumed goes on.
 
     Project and mode are those of its own environment variables, ``WANDB_PROJECT`` and
-    ``WANDB_MODE=offline``. It takes no step twice: what is made anew after a kill stays as it was.
+    ``WANDB_MODE=offline``. It accepts no step twice: one repeated after a kill keeps its first
+    values.
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:

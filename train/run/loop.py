@@ -190,8 +190,8 @@ class _Run:
 
 
 class _Feed:
-    """The batches of a run. Where several processes train, one whose loader workers died decodes
-    in its main process until all have agreed to save and stop.
+    """The batches of a run. Where several processes train and the loader workers of one died, that
+    one decodes in its main process until all have agreed to save and stop.
     """
 
     def __init__(self, task: Task[Any], step: int, total: int) -> None:
@@ -218,7 +218,7 @@ class _Feed:
             self.end(step)
 
     def end(self, step: int) -> NoReturn:
-        """Raise :class:`LoaderError` that says where the run stands."""
+        """Raise :class:`LoaderError` with the reason and the step that the run has reached."""
         stands = f"the run stands at step {step} of {self._total}"
         raise LoaderError(f"{self._why}; {stands}, the same command goes on") from None
 

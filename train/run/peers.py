@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fame.moco import Collectives, SingleProcess
 from fame.transfer import send
 
-# What gloo says of a process that is gone; it raises plain RuntimeErrors.
+# Parts of the messages of gloo when a process is gone; it raises plain RuntimeErrors.
 _GONE = ("onnection closed", "onnection reset", "onnection refused", "roken pipe", "imed out")
 
 
