@@ -13,6 +13,9 @@ from torch import Tensor
 # downstream.
 MEAN = (0.43216, 0.394666, 0.37645)
 STD = (0.22803, 0.22145, 0.216989)
+# How far colours may lie outside 0..1: the weights of an interpolation add up to 1 but for its
+# rounding.
+ROUNDING = 1e-3
 # The reference's retrieval alone takes those of ImageNet.
 Normalisation = Literal["kinetics", "imagenet"]
 _STATISTICS = {
@@ -51,7 +54,7 @@ def encoder_input(clips: Tensor, by: Normalisation = "kinetics") -> Float[Tensor
         return normalise(to_colours(clips), by)
     if clips.ndim == 5 and clips.is_floating_point() and clips.shape[1] == 3:
         low, high = torch.aminmax(clips)
-        if low < 0 or high > 1:
+        if low < -ROUNDING or high > 1 + ROUNDING:
             raise ValueError(
                 f"float clips hold colours in 0..1, got {float(low):.3g}..{float(high):.3g}"
             )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fame.foreground import foreground_mask, median_score, motion_score, paper_score
 from fame.merging import derangement, merge, merge_with
+from fame.normalize import ROUNDING
 
 Score = Callable[[Tensor], Tensor]
 _SCORES: dict[str, Score] = {
@@ -142,7 +143,7 @@ class Merge(nn.Module):
         if not clips.is_floating_point():
             raise ValueError(f"{name} must be floats in 0..1 or uint8, got {clips.dtype}")
         low, high = torch.aminmax(clips)
-        if not (low >= 0 and high <= 1):
+        if not (low >= -ROUNDING and high <= 1 + ROUNDING):
             raise ValueError(
                 f"{name} must hold colours in 0..1, got {float(low):.3g}..{float(high):.3g}: "
                 "merge before normalising, and divide 0..255 by 255"

@@ -1,6 +1,7 @@
 """Merging in anyone's loop: equal to our own path, on any layout, and refused where it cannot be right."""
 
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -54,6 +55,14 @@ def test_bytes_are_merged_where_their_colours_are():
     assert torch.equal(merged, (colours * 255).round().byte())
 
 
+def test_colours_that_interpolation_rounds_above_1_are_colours():
+    clip_BCTHW = clips().clamp(min=0.5) * (1 + 2e-6) / clips().max()
+    assert 1 < clip_BCTHW.max() < 1.001
+    assert fame.Merge(generator=drawn())(clip_BCTHW).max() == clip_BCTHW.max()
+    with pytest.raises(ValueError, match=r"colours in 0\.\.1, got 0\.505\.\.1\.01:"):
+        fame.Merge()(clip_BCTHW * 1.01)
+
+
 def test_given_maps_of_any_size_replace_the_score():
     clip_BCTHW = clips()
     left_BHW = torch.zeros(4, 16, 20)
@@ -91,7 +100,10 @@ def test_a_share_p_of_the_clips_is_merged(p: float, low: int, high: int):
 
 @pytest.mark.parametrize("count", [2, 8, 9, 15, 16, 17, 25])
 def test_groups_never_leave_one_clip_alone(count: int):
-    sources = fame.Merge(group=8, generator=drawn())._sources(count).tolist()
+    number_BCTHW = (torch.arange(count) / count).view(-1, 1, 1, 1, 1).expand(-1, 3, 2, 4, 4)
+    left_BHW = (torch.arange(4) < 2).expand(count, 4, 4)
+    merged = fame.Merge(group=8, generator=drawn())(number_BCTHW, left_BHW)
+    sources = (merged[:, 0, 0, 0, 3] * count).round().int().tolist()  # of the right half
     assert sorted(sources) == list(range(count))
     last = count - 9 if count % 8 == 1 and count > 8 else count - (count % 8 or 8)
     for row, source in enumerate(sources):
@@ -140,7 +152,7 @@ def test_the_input_is_left_alone_and_nothing_global_is_drawn_from():
         (lambda: fame.Merge(layout="BHWC"), "layout must be"),
     ],
 )
-def test_what_cannot_be_right_is_refused(bad, says: str):
+def test_what_cannot_be_right_is_refused(bad: Callable[[], object], says: str):
     with pytest.raises(ValueError, match=says):
         bad()
 
