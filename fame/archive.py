@@ -164,13 +164,16 @@ class _Pickled(Archive):
 
     def read(self, claim: Claim) -> Tensor:
         """Read the claim's storage, once for all claims that share it."""
+        # Such a tensor has no bytes, and `torch.frombuffer` refuses an empty buffer.
         if 0 in claim.shape:
             return torch.empty(claim.shape, dtype=claim.dtype)
         with _damage():
             content = self._kept.get(claim.key) or self._storage(claim.key)
+            # Tensors may share a storage, as tied weights do: it is then read once and kept.
             if self._claims[claim.key] > 1:
                 self._kept[claim.key] = content
             count = len(content) // claim.dtype.itemsize
+            # A bytearray, since a tensor needs memory that can be written.
             flat = torch.frombuffer(bytearray(content), dtype=claim.dtype, count=count)
             return torch.as_strided(flat, claim.shape, claim.stride, claim.offset)
 
@@ -203,6 +206,8 @@ class _Pickled(Archive):
             case (Claim() as whole, int(offset), tuple(shape), tuple(stride), *_) if len(
                 shape
             ) == len(stride) and _natural([offset, *shape, *stride]):
+                # The index of the last number in use: shape (2, 3), stride (3, 1) and offset 4
+                # reach 4 + 1 * 3 + 2 * 1 = 9.
                 last = offset + sum(
                     (count - 1) * step for count, step in zip(shape, stride, strict=True)
                 )
@@ -232,9 +237,12 @@ class _Zip(_Pickled):
             raise CheckpointError(
                 "refused: a compressed or encrypted zip, which torch never writes"
             )
+        # Entries that overlap give more bytes together than the file has: a small file could fill
+        # the memory.
         names = {entry.filename for entry in entries}
         if len(names) < len(entries) or sum(entry.file_size for entry in entries) > size:
             raise CheckpointError("refused: a zip whose entries overlap")
+        # torch puts everything below one folder: NAME/data.pkl, NAME/data/0, NAME/data/1, ...
         found = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(found) != 1:
             raise CheckpointError("not a checkpoint: a zip without one data.pkl")
@@ -273,6 +281,7 @@ class _Legacy(_Pickled):
         head = io.BytesIO(file.read(_LONGEST_PICKLE))
         if self._next(head) != _LEGACY_MAGIC:
             raise CheckpointError(DAMAGED)
+        # Protocol, the machine's byte order and sizes, the values, keys of storages in file order.
         _protocol, _machine, self.values, keys = (self._next(head) for _ in range(4))
         self._start_of: dict[str, int] = {}
         self._find(keys, head.tell())
@@ -281,6 +290,8 @@ class _Legacy(_Pickled):
         return unpickle(head, rebuild=self._rebuild, persistent=self._persistent)
 
     def _check_storage(self, key: str, size: int) -> None:
+        # The pickle comes first, so the size is taken from it and compared with the file in
+        # `_find`.
         self._bytes_of[key] = max(size, self._bytes_of.get(key, 0))
         if size > self._size:
             raise PickleError(f"{DAMAGED} (it claims more bytes than it has)")
@@ -289,6 +300,8 @@ class _Legacy(_Pickled):
         """Record where each storage begins: behind the 8 bytes that hold the number of its
         elements.
         """
+        # Storages of 40 and 8 bytes behind byte 100: their counts are at 100 and 148, their bytes
+        # at 108 to 148 and at 156 to 164.
         for key in keys if isinstance(keys, list) else ():
             if not isinstance(key, str) or key not in self._bytes_of:
                 raise CheckpointError(DAMAGED)

@@ -111,15 +111,18 @@ def _multiply(planes: Planes, factor: Tensor) -> Planes:
 
 
 def _add(planes: Planes, factor: Tensor) -> Planes:
+    # Factors are drawn around 1, which adds nothing.
     return tuple((plane + (factor - 1)).clamp_(0, 1) for plane in planes)
 
 
 def _contrast(planes: Planes, factor: Tensor) -> Planes:
+    # A factor of 0 gives the mean of the frame, 1 the frame itself.
     shift = _frame_means(planes) * (1 - factor)
     return tuple(torch.addcmul(shift, plane, factor).clamp_(0, 1) for plane in planes)
 
 
 def _saturate(planes: Planes, factor: Tensor) -> Planes:
+    # A factor of 0 gives grey, 1 the colours themselves.
     shift = _grey(planes) * (1 - factor)
     return tuple(torch.addcmul(shift, plane, factor).clamp_(0, 1) for plane in planes)
 
@@ -132,6 +135,7 @@ def _saturate_hsv(planes: Planes, factor: Tensor) -> Planes:
     where that would take S above 1.
     """
     high, spread = _high_and_spread(planes)
+    # A grey pixel has spread 0 and stays grey at any scale: the 1 only avoids a division by 0.
     scale = torch.minimum(factor, high / spread.where(spread > 0, 1))
     return tuple(high - (high - plane) * scale for plane in planes)
 
@@ -147,6 +151,8 @@ def _rotate_hue(planes: Planes, turns: Tensor) -> Planes:
     red, green, blue = planes
     high, spread = _high_and_spread(planes)
     is_red, is_green = red == high, green == high
+    # Orange (1, 0.5, 0) lies 0.5 sextants from red. A sixth of a turn makes that 1.5, where the
+    # ramps are 0.5, 1 and 0: (0.5, 1, 0), a yellowish green.
     sextant = torch.where(
         is_red, green - blue, torch.where(is_green, blue - red, red - green)
     ) / spread.where(spread > 0, 1)
@@ -179,7 +185,7 @@ class _Blend(NamedTuple):
 
     abcs_3BT4: Tensor
     number_3: Tensor
-    place_4: Tensor  # where each of the four operations stands in the order
+    place_4: Tensor  # the place of each of the four operations in the order
 
     def only(self, wanted_3: Tensor) -> Tensor:
         """Return the numbers, with the identity where an operation is not wanted."""
@@ -194,6 +200,8 @@ def _jitter_frames(clip_BCTHW: Tensor, colour: Colour, order_4: Tensor, kind: Ji
     compiler put one operation after the other into the same kernel.
     """
     frames = clip_BCTHW.shape[2]
+    # 2 clips of 3 frames become 6 clips of one frame: frames 0 1 2 of clip 0, then of clip 1. The
+    # numbers of a clip are repeated in the same order.
     clip_N31HW = clip_BCTHW.transpose(1, 2).flatten(0, 1)[:, :, None].float()
     each = Colour(*(value.repeat_interleave(frames, 0) for value in colour))
     # Who is not jittered takes factors that change nothing: a choice at the end would read twice.
@@ -216,6 +224,8 @@ def _jitter_by_data(planes: Planes, factor_B4: Tensor, order_4: Tensor, kind: Ji
     place_3, hue_place = blend.place_4[blend.number_3], blend.place_4[HUE]
     turns_B = factor_B4[:, HUE]
     if kind == "current":
+        # Only what comes before contrast reaches it: later blends are replaced by the identity, and
+        # hue after it turns by 0.
         reached_3 = place_3 < blend.place_4[CONTRAST]
         at_contrast = _around_hue(
             planes,
@@ -231,8 +241,8 @@ def _jitter_by_data(planes: Planes, factor_B4: Tensor, order_4: Tensor, kind: Ji
 
 def _blend(factor_B4: Tensor, order_4: Tensor, mean_BT: Tensor, kind: JitterKind) -> _Blend:
     place_4 = torch.argsort(order_4)
-    # Of the three blends, the one that stands first, second and third: order (2, 3, 0, 1) has the
-    # places (2, 3, 0, 1), so the blends 0, 1, 2 stand at 2, 3, 0 and their order is (2, 0, 1).
+    # The numbers of the blends that come first, second and third. Order (2, 3, 0, 1) has the places
+    # (2, 3, 0, 1): the blends 0, 1, 2 have places 2, 3, 0, so their own order is (2, 0, 1).
     number_3 = torch.argsort(place_4[:HUE])
     one, zero = torch.ones_like(mean_BT), torch.zeros_like(mean_BT)
     brightness, contrast, saturation = (factor_B4[:, number, None] * one for number in range(3))
@@ -276,6 +286,7 @@ def blur_weights(colour: Colour, kernel: int) -> Float32[Tensor, "b k"]:
 
     A clip that is not blurred has one tap of 1, which changes nothing.
     """
+    # For 5 taps the offsets are -2 -1 0 1 2.
     offset_K = torch.arange(kernel, device=colour.sigma_B.device) - kernel // 2
     gauss_BK = torch.exp(-offset_K.square() / (2 * colour.sigma_B[:, None].square()))
     gauss_BK = gauss_BK / gauss_BK.sum(1, keepdim=True)

@@ -95,8 +95,12 @@ def map_frames(
     if method == "none" or last == 0:
         return np.zeros((len(places), height, width), np.uint8)
     if method == "flow":
+        # The last frame has no next one and takes the pair before it: 5 frames at every=2 have maps
+        # at 0, 2, 4 of the pairs 0-1, 2-3, 3-4.
         pairs = [min(place, last - 1) for place in places]
         return flow_maps(frames_LHWC, pairs, height=height, width=width, parameters=parameters)
+    # Of 40 frames, those from 0 on share the map of frames 0-15, those from 16 on that of 16-31,
+    # and those from 32 on that of the last 16 frames, 24-39.
     length = min(_BLOCK, last + 1)
     firsts = [min(place // length * length, last + 1 - length) for place in places]
     return _library_maps(method, frames_LHWC, firsts, length=length, height=height, width=width)
@@ -118,6 +122,7 @@ def map_clip(
     map_Ghw = map_frames(
         method, frames_THWC, every=every, height=height, width=width, parameters=parameters
     )
+    # One map for each frame: maps 0 1 2 of 5 frames at every=2 become 0 0 1 1 2.
     return mean_map(map_Ghw.repeat(every, axis=0)[: len(frames_THWC)])
 
 
@@ -155,12 +160,14 @@ def flow_maps(
     """
     with _one_thread():
         unexplained_Pab = _unexplained(_flow(frames_LHWC, firsts, parameters), parameters)
+        # From 0 to 1, half at ``saturation``: one wild pair cannot dominate the mean of a clip.
         score_Pab = unexplained_Pab / (unexplained_Pab + parameters.saturation)
         score_Pab *= 1 - parameters.centre * _off_centre(*score_Pab.shape[1:]) ** 2
         maps = [
             cv2.resize(_blur(score_ab), (width, height), interpolation=cv2.INTER_AREA)
             for score_ab in score_Pab
         ]
+        # 17 steps of 15 reach 255.
         return np.rint(np.stack(maps) * (255 / _ROUNDED)).astype(np.uint8) * np.uint8(_ROUNDED)
 
 
@@ -198,14 +205,17 @@ def _flow(
     engine.setPatchStride(_PATCH_STEP)
     engine.setGradientDescentIterations(12)
     engine.setVariationalRefinementIterations(3)
+    # A frame that two pairs share is shrunk once.
     shown = sorted({t for first in firsts for t in (first, first + 1)})
     small = {t: _small_grey(frames_LHWC[t], parameters.size) for t in shown}
     nothing = np.zeros((*small[shown[0]].shape, 2), np.float32)
+    # The third argument is the first guess, and the result is written into it: hence the copy.
     return np.stack([engine.calc(small[t], small[t + 1], nothing.copy()) for t in firsts])
 
 
 def _small_grey(frame_HWC: np.ndarray, size: int) -> UInt8[np.ndarray, "a b"]:
     height, width = frame_HWC.shape[:2]
+    # A frame of 340 x 256 pixels has 295 x 295 in area: at size 96 it becomes 111 x 83.
     scale = size / np.sqrt(height * width)
     shape = max(_MIN_SIDE, round(width * scale)), max(_MIN_SIDE, round(height * scale))
     return cv2.resize(
@@ -222,8 +232,11 @@ def _unexplained(flow_Pab2: np.ndarray, parameters: FlowParameters) -> Float32[n
         np.linspace(-1, 1, rows, dtype=np.float32),
         np.linspace(-1, 1, columns, dtype=np.float32),
     )
+    # The camera moves a pixel by p + q y + r x + s x y in each direction. p is a pan, q and r are
+    # zoom and turn, s is a little perspective.
     terms = np.broadcast_arrays(np.float32(1), y_a[:, None], x_b, y_a[:, None] * x_b)
     term_ab4 = np.stack(terms, axis=-1)
+    # Rows and columns 3, 9, 15, ...
     thin = np.s_[_FIT_STEP // 2 :: _FIT_STEP, _FIT_STEP // 2 :: _FIT_STEP]
     camera_P42, typical_P = _fit_camera(
         flow_Pab2[(slice(None), *thin)].reshape(pairs, -1, 2),
@@ -249,6 +262,7 @@ def _fit_camera(
     weight_PN = np.broadcast_to(trust_N, flow_PN2.shape[:2])
     camera_P42, left_PN = _fit_weighted(flow_PN2, term_N4, weight_PN)
     for _ in range(_FIT_ROUNDS - 1):
+        # A residual like the typical one counts a quarter, one of three times that a hundredth.
         weight_PN = trust_N / (1 + (left_PN / _typical(left_PN)[:, None]) ** 2) ** 2
         camera_P42, left_PN = _fit_weighted(flow_PN2, term_N4, weight_PN)
     return camera_P42, _typical(left_PN)
@@ -259,6 +273,7 @@ def _fit_weighted(
 ) -> tuple[Float32[np.ndarray, "p 4 2"], Float32[np.ndarray, "p n"]]:
     """Return the motion, and what it leaves over at each pixel."""
     weighted_PN4 = term_N4 * weight_PN[..., None]
+    # Weighted normal equations, (X' W X) camera = X' W flow. The 1e-5 keeps them solvable.
     normal_P44 = term_N4.T @ weighted_PN4 + 1e-5 * np.eye(4, dtype=np.float32)
     normal_P44[:, 3, 3] += _STIFFNESS * weight_PN.sum(1)
     camera_P42 = np.linalg.solve(normal_P44, weighted_PN4.transpose(0, 2, 1) @ flow_PN2)
@@ -266,6 +281,7 @@ def _fit_weighted(
 
 
 def _typical(left_PN: np.ndarray) -> Float32[np.ndarray, "p"]:
+    # The 0.01 keeps a pair that the camera explains fully from a division by 0.
     return np.median(left_PN, axis=1) + np.float32(0.01)
 
 

@@ -47,6 +47,7 @@ def paper_score(
     motion_BHW, mean_BCHW = _motion_and_mean(clip_BCTHW)
     colour_BP = _colour(mean_BCHW, hue).flatten(1)
     share_B2K = _colour_shares(motion_BHW.flatten(1), colour_BP)
+    # A colour that only moving pixels have gets nearly 1, one as frequent among both 0.5.
     odds_BK = share_B2K[:, 0] / share_B2K.sum(1)
     score_BHW = _min_max(_blur(odds_BK.gather(1, colour_BP).view_as(motion_BHW)))
     return score_BHW * (motion_BHW.amax((1, 2), keepdim=True) > 0)
@@ -120,6 +121,7 @@ def spread_cells(
 ) -> Float32[Tensor, "b h w"]:
     """Return the score of the cell that each pixel lies in."""
     rows, columns = cell_Bhw.shape[1:]
+    # 5 rows in 2 cells: 0 2 4 6 8, divided by 5, give the cells 0 0 0 1 1.
     row_H = torch.arange(height, device=cell_Bhw.device) * rows // height
     column_W = torch.arange(width, device=cell_Bhw.device) * columns // width
     return cell_Bhw[:, row_H[:, None], column_W]
@@ -142,6 +144,7 @@ def foreground_mask(
     score_BTHW = score if score.ndim == 4 else score[:, None]
     if cut == "frame":
         flat_BT11 = _flat(score_BTHW, (2, 3))
+        # In a frame of equal scores `torch.topk` would take arbitrary pixels: the mean map decides.
         usual_BTHW = score_BTHW.mean(1, keepdim=True).expand_as(score_BTHW)
         mask_BTHW = top_fraction(torch.where(flat_BT11, usual_BTHW, score_BTHW), beta)
     elif cut == "clip":
@@ -226,6 +229,7 @@ def _colour(mean_BCHW: Tensor, hue: Hue) -> Int64[Tensor, "b h w"]:
     spread_BHW = high_BHW - mean_BCHW.amin(1)
     saturation_BHW = spread_BHW / (high_BHW + _EPS)
     spread_BHW = spread_BHW.where(spread_BHW > 0, 1)
+    # How far each channel is below the highest. Where red is highest, blue - green is G - B.
     red, green, blue = (high_BHW[:, None] - mean_BCHW).unbind(1)
     sector_BHW = torch.stack(
         [blue - green, red - blue + 2 * spread_BHW, green - red + 4 * spread_BHW], 1
@@ -240,12 +244,13 @@ def _colour(mean_BCHW: Tensor, hue: Hue) -> Int64[Tensor, "b h w"]:
     x_BHW = (saturation_BHW * angle_BHW.cos() + 1) / 2
     y_BHW = (saturation_BHW * angle_BHW.sin() + 1) / 2
     x_BHW, y_BHW, value_BHW = map(_level, (x_BHW, y_BHW, high_BHW))
+    # The levels are three digits: 2, 7 and 9 are colour 279.
     return (x_BHW * _LEVELS + y_BHW) * _LEVELS + value_BHW
 
 
 def _level(value: Tensor) -> Tensor:
-    # The 1 decides which way halves go (to even): at grey pixels, x = y = 0.5, every colour hangs
-    # on it.
+    # The 1 decides which way halves are rounded: at 0.5, 5.5 rounds to 6, less 1 is 5, while 4.5
+    # would round to 4. At grey pixels, x = y = 0.5, every colour depends on it.
     return (value * (_LEVELS - 1) + 1).round().long().sub_(1).clamp_(0, _LEVELS - 1)
 
 
@@ -254,7 +259,8 @@ def _colour_shares(motion_BP: Tensor, colour_BP: Tensor) -> Float32[Tensor, "b 2
     pixels, colours = motion_BP.shape[1], _LEVELS**3
     moving_BP = _highest(motion_BP, int(_SURE_FOREGROUND * pixels))
     still_BP = _highest(-motion_BP, int(_SURE_BACKGROUND * pixels))
-    # One scatter counts three histograms side by side: moving, still, neither.
+    # One scatter counts three histograms side by side, moving, still, neither: colour 7 is counted
+    # at 7, 1007 or 2007.
     offset_BP = torch.where(moving_BP, 0, torch.where(still_BP, colours, 2 * colours))
     counts = torch.zeros(len(motion_BP), 3 * colours, dtype=torch.int32, device=motion_BP.device)
     counts.scatter_add_(1, colour_BP + offset_BP, counts.new_ones(1).expand_as(colour_BP))
@@ -278,12 +284,15 @@ def _parted(score_BN: Tensor, beta: float) -> Bool[Tensor, "b n"]:
     least = max(1, int(_LEAST * beta * count))
     high_BN, order_BN = score_BN.double().sort(dim=1, descending=True, stable=True)
     kept = torch.arange(least, most + 1, device=score_BN.device)
+    # For each number of kept values from ``least`` to ``most``: the sum of those kept, and of the
+    # others. 10 scores with beta 0.5 have cuts after 1, 2, 3, 4 and 5.
     sum_BK = high_BN.cumsum(1)[:, least - 1 : most]
     rest_BK = high_BN.sum(1, keepdim=True) - sum_BK
     # Of k kept values and N - k others: k (N - k) (mean of the kept - mean of the others)^2
     gap_BK = sum_BK / kept - rest_BK / (count - kept).clamp(min=1)
     best_B1 = (kept * (count - kept) * gap_BK.square()).argmax(1, keepdim=True) + least
     chosen_BN = torch.arange(count, device=score_BN.device) < best_B1
+    # Back from the sorted order to the order of the pixels.
     return torch.zeros_like(chosen_BN).scatter_(1, order_BN, chosen_BN)
 
 
@@ -294,6 +303,7 @@ def _flat(score: Tensor, axes: tuple[int, ...]) -> Tensor:
 
 def _min_max(value_BHW: Tensor) -> Tensor:
     low_B11, high_B11 = value_BHW.amin((1, 2), keepdim=True), value_BHW.amax((1, 2), keepdim=True)
+    # The _EPS makes a map of equal values 0 everywhere.
     return (value_BHW - low_B11) / (high_B11 - low_B11 + _EPS)
 
 
@@ -309,6 +319,7 @@ def _blur(value_BHW: Tensor) -> Float32[Tensor, "b h w"]:
     if reach == 0:
         return value_BHW
     weights = _gauss_weights(reach)
+    # With a reach of 1 a row a b c d becomes b a b c d c.
     padded_BHW = F.pad(value_BHW[:, None], (reach,) * 4, mode="reflect")[:, 0]
     across_BHW = weights[0] * padded_BHW[:, :, :width]
     for j, weight in enumerate(weights[1:], start=1):
@@ -325,6 +336,7 @@ def _box_blur(value_BTHW: Tensor) -> Float32[Tensor, "b t h w"]:
     """
     height, width = value_BTHW.shape[2:]
     reach = int(0.1 * min(height, width)) // 2
+    # At a border the mean is over the pixels that exist.
     down_BTHW = F.avg_pool2d(value_BTHW, (2 * reach + 1, 1), 1, (reach, 0), count_include_pad=False)
     return F.avg_pool2d(down_BTHW, (1, 2 * reach + 1), 1, (0, reach), count_include_pad=False)
 
@@ -339,6 +351,7 @@ def _gauss_weights(reach: int) -> list[float]:
 
 
 def _fall_off(size: int, *, device: torch.device) -> Tensor:
+    # 4 pixels lie at -1.5 -0.5 0.5 1.5 standard deviations, each of one pixel.
     offset_S = (torch.arange(size, device=device, dtype=torch.float32) - (size - 1) / 2) / (
         size / 4
     )

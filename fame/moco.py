@@ -141,6 +141,8 @@ class MoCo(nn.Module):
         keys: list[Tensor] = []
         outputs = self._encoded(self.encoder_k, shuffled)
         for output_BD, shuffle_G in zip(outputs, shuffles, strict=True):
+            # Shuffle [2 0 1] makes the keys of clips 2, 0, 1. Its argsort [1 2 0] names the row of
+            # each clip's key and so restores the order.
             key_GD = collectives.gather(F.normalize(output_BD, dim=1))
             keys.append(key_GD[send(torch.argsort(shuffle_G), key_GD.device)])
         return keys
@@ -152,6 +154,8 @@ class MoCo(nn.Module):
         """Replace the oldest keys, and the numbers of their videos where they are given; any number
         of keys, the queue wraps and keeps the last K.
         """
+        # With K = 4 and the pointer at 3, keys a b go to slots 3 0, and the pointer to 1. Of six
+        # keys a-f the last four stay, c-f in slots 1 2 3 0, and the pointer goes to 1 too.
         length = self.queue.shape[1]
         kept_GD = key_GD[-length:]
         start = self.queue_ptr + (len(key_GD) - len(kept_GD))
@@ -183,12 +187,14 @@ class MoCo(nn.Module):
         them.
         """
         peers = collectives or SingleProcess()
+        # With 4 clips in each process, rank 1 owns rows 4 to 7 of the whole batch.
         mine = slice(peers.rank * len(view_1), (peers.rank + 1) * len(view_1))
         own = None if sample_B is None else send(sample_B, self.queue.device)
         sample_G = None if own is None else peers.gather(own)
         key_2_GD, key_1_GD = self.keys((view_2, view_1), shuffles[::-1], peers)
         before = after = (self.queue, self.queue_sample)
         if enqueue == "between":
+            # A copy, since enqueueing changes the queue in place.
             before = (self.queue.clone(), self.queue_sample.clone())
             self.enqueue_(key_2_GD, sample_G)
         parts = zip(
@@ -204,6 +210,7 @@ class MoCo(nn.Module):
             result = self._contrast(
                 part_own, (part_1, key_2_BD, *before), (part_2, key_1_BD, *after)
             )
+            # So that the gradients of all parts add up to those of the mean.
             (result.loss / accumulate).backward()
             results.append(StepResult(*(value.detach() for value in result)))
         if enqueue == "after":
@@ -229,10 +236,12 @@ class MoCo(nn.Module):
         outputs = self._encoded(self.encoder_q, [clips for clips, *_ in directions])
         for output_BD, (_, key_BD, queue_DK, owner_K) in zip(outputs, directions, strict=True):
             query_BD = F.normalize(output_BD, dim=1)
+            # True for keys of the query's own video, which are no negatives.
             own_BK = None if sample_B is None else sample_B[:, None] == owner_K
             contrast = info_nce(
                 query_BD, key_BD, queue_DK, temperature=self.temperature, leave_out_BK=own_BK
             )
+            # The key of query i is key i: the diagonal holds the positives.
             likeness_BB = query_BD.detach() @ key_BD.T / self.temperature
             itself_B = torch.arange(len(key_BD), device=key_BD.device)
             norm = output_BD.detach().norm(dim=1).mean()
@@ -257,6 +266,7 @@ def shuffle(
     With ``shares`` clips stay within their share of the batch, one of so many equal runs of rows.
     """
     draws = generator(seed, epoch, step, f"moco/shuffle/{view}")
+    # 6 clips in 2 shares: for instance [1 2 0 | 5 3 4].
     share = size // shares
     orders = [torch.randperm(share, generator=draws) for _ in range(shares)]
     return torch.cat([number * share + order for number, order in enumerate(orders)])

@@ -170,6 +170,8 @@ class Video:
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield the frames in the order they are shown."""
+        # Times begin at 0 and never fall: 3.00, 3.04, none and 2.90 at 25 frames per second become
+        # 0.00, 0.04, 0.08 and 0.12.
         step = 1 / self.rate
         converter, origin, seconds = VideoReformatter(), None, -step
         for index, picture in enumerate(_progressive(self._decoded())):
@@ -186,6 +188,8 @@ class Video:
 
     def _decoded(self) -> Iterator[VideoFrame]:
         """Yield what the decoder gives, as it was coded; counts the frames that are lost."""
+        # FFmpeg reports most damage only by a message: a new one since the last packet means that
+        # the pictures of this packet are spoilt.
         complaints = at_first = _complaints()
         decode = self._stream.codec_context.decode
         for packet in self._demuxed():
@@ -202,14 +206,16 @@ class Video:
                     picture.time_base = self._time_base
                 yield picture
             self.lost += spoilt and bool(pictures)
+        # Packets that gave no picture. VP8 has packets of frames that are never shown.
         missing = 0 if self._stream.name == "vp8" else self._packets - self._pictures
+        # A file that is cut short has fewer packets too: its header counts all frames.
         if complaints > at_first:
             missing = max(missing, self.declared_frames - self._pictures)
         self.lost += max(0, missing)
 
     def _demuxed(self) -> Iterator["Packet[VideoStream] | None"]:
-        """Yield the packets of the stream, then ``None``, which makes the decoder return what it
-        still holds.
+        """Yield the packets of the stream, then an empty one (``None`` after too many bad reads),
+        for which the decoder returns the frames that it still holds.
 
         A damaged stretch is skipped as far as FFmpeg is able to.
         """
@@ -301,6 +307,7 @@ def _shown(container: InputContainer) -> VideoStream:
         raise DecodeError("no decoder for this codec")
     return max(
         streams,
+        # Of equal streams the first, which has the highest -index.
         key=lambda stream: (
             stream.frames != 1,
             bool(stream.disposition & Disposition.default),
@@ -334,6 +341,7 @@ def _declared_frames(container: InputContainer, stream: VideoStream) -> int:
     rate, length = _rate(stream), container.duration
     if stream.frames or not rate or not length:
         return max(0, stream.frames)
+    # 10 000 000 microseconds at 25 frames per second are 250 frames.
     return max(0, round(rate * length / av.time_base))
 
 
@@ -343,6 +351,7 @@ def _progressive(pictures: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
     """
     filtered, layout = None, None
     for picture in pictures:
+        # A filter is made for one size and pixel format.
         if filtered and layout != (picture.width, picture.height, picture.format.name):
             yield from _pulled(filtered, None)
             filtered = None
@@ -383,6 +392,8 @@ def _upright(picture_hw3: np.ndarray, picture: VideoFrame) -> np.ndarray:
     """Turn and mirror a picture as its display matrix asks: column p and row q go to column
     a p + c q and row b p + d q.
     """
+    # A quarter turn clockwise has a = d = 0, b = 1 and c = -1: rows and columns change places, then
+    # columns run backwards.
     a, b, c, d = _display_matrix(picture)
     if abs(b) + abs(c) > abs(a) + abs(d):
         picture_hw3, right, down = picture_hw3.transpose(1, 0, 2), c, b

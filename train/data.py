@@ -110,6 +110,7 @@ class PairDataset(ClipDataset):
         (sample, skipped).
         """
         order = self.order(epoch)
+        # From position 3 of 5 the candidates are at 3, 4, 0, 1 and 2.
         for missed in range(len(order)):
             sample = int(order[(position + missed) % len(order)])
             try:
@@ -151,6 +152,7 @@ class StepSampler(Sampler[list[Address]]):
     ) -> None:
         self.steps_per_epoch = steps_per_epoch(samples=samples, batch=batch)
         self.batch, self.start, self.stop, self.part = batch, start, stop, part
+        # Batch 16 in 2 processes: rows 0-7 and 8-15.
         self.share = range(rank * batch // world, (rank + 1) * batch // world)
 
     def __iter__(self) -> Iterator[list[Address]]:
@@ -161,6 +163,8 @@ class StepSampler(Sampler[list[Address]]):
 
     def later(self, addresses: Sequence[Address], parts: int) -> list[Address]:
         """Return the addresses that come ``parts`` parts after these, none after the end."""
+        # The inverse of `_part`. In batches of 16 and parts of 8, row 8 of step start + 2 begins
+        # part 5; 3 parts later is part 8, the first of step start + 4.
         epoch, position = addresses[0]
         within, row = divmod(position, self.batch)
         steps = epoch * self.steps_per_epoch + within - self.start
@@ -190,6 +194,7 @@ class _Ahead(Dataset[Pairs]):
         return self.dataset[address]
 
     def __getitems__(self, addresses: Sequence[Address]) -> Pairs:
+        # The first part has no part before it, during which it could have been fetched.
         if not self._begun:
             self.dataset.prefetch(addresses)
             self._begun = True
@@ -216,6 +221,7 @@ def steps_per_epoch(*, samples: int, batch: int, fitting: str = "a smaller batch
 
 def part_size(share: int) -> int:
     """Return the largest part of at most PART pairs that divides a process's share of the batch."""
+    # A share of 20 pairs has parts of 5: 8, 7 and 6 do not divide it.
     return max(size for size in range(1, min(share, PART) + 1) if share % size == 0)
 
 
@@ -260,10 +266,13 @@ def on_device(parts: Iterable[Pairs], device: torch.device, side: Any = None) ->
     if side is None and len(parts) == 1:
         clips, maps = (tensor.to(device) for tensor in parts[0][:2])
     else:
+        # The whole batch is allocated once, and each part is copied into its rows.
         with torch.cuda.stream(side) if side else nullcontext():
             clips = _placed([part.clip_B2THWC for part in parts], device)
             maps = _placed([part.score_B2hw for part in parts], device)
         if side is not None:
+            # The memory belongs to ``side``: without record_stream it could be given away while the
+            # current stream still reads it.
             now = torch.cuda.current_stream(device)
             now.wait_stream(side)
             clips.record_stream(now)

@@ -100,6 +100,7 @@ def draw_views(
         return Draws(
             crop=crop,
             colour=colour,
+            # Plain numbers would be part of the program: 24 programs to compile.
             order=torch.tensor(order) if config.compile else order,
             source_B=_draw_sources(config, len(samples), **at, step=step, rank=rank),
             cell_Bhw=_draw_cells(config, samples, **at),
@@ -139,6 +140,7 @@ def crop_pairs(
         crop_clip(clip_B2THWC[:, view], grid).to(_between(config))
         for view, grid in enumerate(grids)
     ]
+    # No maps are read: the mask is computed from the crops.
     if not score_B2hw.numel():
         return clips, []
     return clips, [crop_map(score_B2hw[:, view], grid) for view, grid in enumerate(grids)]
@@ -171,6 +173,7 @@ def picture(
     draws = send(draws, pairs.clip_B2THWC.device)
     crops, scores = crop_pairs(pairs.clip_B2THWC, pairs.score_B2hw, draws, config)
     merged = merge_views(crops, scores, draws, config)
+    # A dictionary keeps the order: each merged view is right of its crop.
     columns = {"view 1": crops[0]}
     if config.merges:
         columns["view 1, merged"] = merged[0]
@@ -185,6 +188,7 @@ def middle_frames(columns: Mapping[str, Tensor], *, rows: int = 4) -> UInt8[np.n
     each column.
     """
     panel_PB3SS = torch.stack([clip[:rows, :, clip.shape[2] // 2] for clip in columns.values()])
+    # [panels, clips, 3, S, S] -> [clips, panels, S, S, 3]: a row of the sheet is a clip.
     panel_BPSS3 = (panel_PB3SS.permute(1, 0, 3, 4, 2) * 255).round().byte().cpu().numpy()
     return tile([list(row_PSS3) for row_PSS3 in panel_BPSS3], list(columns))
 
@@ -213,6 +217,7 @@ def _merged(
     if mask is None:
         return clips[view]
     if config.background == "intra":
+        # The background of the other clip of the same video.
         return merge_with(clips[view], mask, clips[1 - view])
     return merge(clips[view], mask, draw.source_B)
 
@@ -262,6 +267,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return one compiled form of a function; it holds a program for each kind of input that it
     met.
     """
+    # The jitter is left to the default limits: see FUSE.
     options: dict[str, Any] = {} if function is _jittered else dict(FUSE)
     return torch.compile(function, dynamic=False, fullgraph=True, options=options)
 
@@ -290,6 +296,7 @@ def _draw_cells(
     if config.mask != "grid":
         return torch.empty(len(samples), 0, 0)
     draws = (generator(seed, epoch, sample, f"grid/{view}") for sample in samples)
+    # One generator for each sample, so that its cells do not depend on the batch that it is in.
     return torch.cat([torch.rand(1, _CELLS, _CELLS, generator=draw) for draw in draws])
 
 

@@ -61,6 +61,7 @@ class Layout:
     @property
     def num_shards(self) -> int:
         """Return the number of shards; the last one may hold fewer videos."""
+        # Rounded up: 10 videos by 4 a shard are 3 shards.
         return -(-self.num_videos // self.header.spec.videos_per_shard)
 
     @cached_property
@@ -69,6 +70,7 @@ class Layout:
         refused.
         """
         root = self._attribute()
+        # Another version of the software may continue a store.
         del root["software"]
         return hashlib.sha256(canonical_json(root)).hexdigest()
 
@@ -91,6 +93,8 @@ class Layout:
 
     def chunks_of(self, array: str, length: int) -> int:
         """Return the chunks of a video of ``length`` kept frames; the others are absent."""
+        # 5 frames with a map for every 2 have 3 maps, of frames 0, 2 and 4. A failed video, of
+        # length 0, has no chunk at all.
         every = self.header.spec.foreground_every
         return {"frames": length, "foreground": -(-length // every), "source": min(length, 1)}[
             array
@@ -106,10 +110,13 @@ class Layout:
         if not 0 <= shard < self.num_shards:
             raise StoreError(f"no shard {shard}: the store has shards 0 to {self.num_shards - 1}")
         size = self.header.spec.videos_per_shard
+        # 10 videos by 4 a shard: shard 2 holds the videos 8 and 9.
         return range(shard * size, min((shard + 1) * size, self.num_videos))
 
     def shard_key(self, array: str, shard: int) -> str:
         """Return where one shard of one array is."""
+        # A shard is cut along videos only, so all its other indices are 0: shard 2 of the frames,
+        # an array of 5 axes, is frames/c.2.0.0.0.0.
         zeros = ("0" for _ in self._array_shape(array)[1:])
         return ".".join((f"{array}/{_CHUNK_PREFIX}", str(shard), *zeros))
 
@@ -176,6 +183,7 @@ class Layout:
                 f"num_videos {num_videos!r} or videos_sha256 {digest!r} in {ROOT_KEY} is not valid"
             )
         layout = cls(header=header, num_videos=num_videos, videos_sha256=digest)
+        # Every reader must see the same arrays, zarr by this metadata and we by the header.
         if canonical_json(root) != layout.root_json():
             raise StoreError(f"the array metadata in {ROOT_KEY} is not what its header says")
         return layout
@@ -203,6 +211,8 @@ class Layout:
 
     def _sharded_metadata(self, array: str) -> dict[str, Any]:
         element, shape = self.element_shape(array), self._array_shape(array)
+        # One chunk is one frame: of axes (video, frame, row, column, rgb) the first two have length
+        # 1 in it.
         leading = len(shape) - len(element)
         sharding = {
             "name": "sharding_indexed",
