@@ -4,7 +4,7 @@ Everything in it comes from the run folder and from files of results; nothing is
 not measured.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,11 @@ from train.opening import nearest_recipe
 
 CARD = "README.md"
 _HIDDEN = {"lr", "momentum", "queue_norm", "skipped", "clips_per_second", "data_wait"}
+# Settings that change no result; the folder of the cache would also name a person's machine.
+_LOCAL = {
+    *("cache", "cache_gb", "device", "workers", "prefetch", "logger", "log_every"),
+    *("checkpoint_every", "keep", "save_seconds"),
+}
 _SPECIAL = str.maketrans({letter: f"\\{letter}" for letter in r"\`*_[]<>|#"})
 
 
@@ -61,17 +66,19 @@ def model_card(
         _purpose(config),
         "## Use",
         _USE.format(name=name),
+        _clips(config),
         "## Data",
-        "\n".join(f"- {_text(line)}" for line in data),
+        _data(config, data),
         "## Recipe",
         _recipe(config),
         "## Metrics",
         _table(("metric", "at the end of the run"), _metrics(run)),
         *(_results(path) for path in measured),
         "## Bias",
-        *([_results(path) for path in biased] or [_UNMEASURED]),
+        _BIAS if biased else f"Not measured. {_BIAS}",
+        *(_results(path) for path in biased),
         "## Environment",
-        _table(("", ""), _rows(read_json(run / "environment.json"), without="data")),
+        _table(("", ""), _rows(read_json(run / "environment.json"), without={"data"})),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -82,22 +89,37 @@ import fame
 encoder = fame.load("hf://{name}")
 features = encoder.features(clips)  # uint8 [batch, frames, height, width, 3]
 ```"""
-_UNMEASURED = (
-    "Not measured. `fame bias` measures how much an encoder leans on the background of a video."
-)
+_BIAS = "`fame bias` measures how much an encoder leans on the background of a video."
 
 
 def _purpose(config: dict[str, Any]) -> str:
-    network = f"A video encoder ({_text(config.get('encoder'))})"
+    """Return two sentences: what the network is, and what it was trained on."""
+    network = f"This is a video encoder ({_text(config.get('encoder'))})"
+    chosen = f"(mask {_text(config.get('mask'))}, beta {_text(config.get('beta'))})"
+    pasted = f"foreground was pasted on the background of another clip {chosen}"
     if "queue" not in config:
-        return f"{network} with a classifier, fine-tuned on labelled videos by FAME."
-    merged = "on clips that were not merged"
-    if config.get("background") != "none":
-        merged = (
-            "on clips whose moving foreground was pasted on the background of another "
-            f"(mask {_text(config.get('mask'))}, beta {_text(config.get('beta'))})"
-        )
-    return f"{network}, pretrained by FAME: momentum contrast {merged}."
+        share = config.get("merge")
+        merged = f"; a clip's {pasted} with probability {_text(share)}" if share else ""
+        return f"{network} with a classifier. FAME fine-tuned it on labelled videos{merged}."
+    merged = f"whose {pasted}" if config.get("background") != "none" else "that were not merged"
+    return f"{network}. FAME pretrained it by momentum contrast on clips {merged}."
+
+
+def _clips(config: dict[str, Any]) -> str:
+    """Return a sentence about the clips that the encoder was trained on."""
+    frames, step, span, crop = (
+        _text(config.get(key)) for key in ("frames", "step", "span", "crop")
+    )
+    apart = f"spread over {span} of the video" if config.get("span") else f"with a step of {step}"
+    return f"It was trained on clips of {frames} frames {apart}, cropped to {crop} x {crop} pixels."
+
+
+def _data(config: dict[str, Any], data: Sequence[object]) -> str:
+    """Return a list of the stores and the first weights; fine-tuning has exactly three entries."""
+    roles = ("trained on", "tested on", "started from")
+    named = "queue" not in config and len(data) == len(roles)
+    words = [f"{role}: {line}" for role, line in zip(roles, data, strict=True)] if named else data
+    return "\n".join(f"- {_text(line)}" for line in words)
 
 
 def _recipe(config: dict[str, Any]) -> str:
@@ -106,8 +128,8 @@ def _recipe(config: dict[str, Any]) -> str:
     nearest = ""
     if isinstance(settings, PretrainConfig):
         recipe, changed = nearest_recipe(settings)
-        nearest = f"Recipe `{recipe}`{_text(changed)}.\n\n"
-    return f"{nearest}{_table(('setting', 'value'), _rows(config))}"
+        nearest = f"The run used the recipe `{recipe}`{_text(changed)}.\n\n"
+    return f"{nearest}{_table(('setting', 'value'), _rows(config, without=_LOCAL))}"
 
 
 def _metrics(run: Path) -> Iterable[tuple[str, str]]:
@@ -133,8 +155,15 @@ def _results(path: Path) -> str:
     return f"### {_text(path.stem)}\n\n" + _table(("", *(row[0] for row in rows)), turned)
 
 
-def _rows(values: dict[str, Any], *, without: str = "") -> Iterable[tuple[str, str]]:
-    return ((key, str(value)) for key, value in sorted(values.items()) if key != without)
+def _rows(values: dict[str, Any], *, without: Collection[str]) -> Iterable[tuple[str, str]]:
+    return ((key, _value(values[key])) for key in sorted(values.keys() - set(without)))
+
+
+def _value(value: object) -> str:
+    """Return a setting in words: ``none`` for what is not set, a list by its items."""
+    if value is None or value == []:
+        return "none"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -9,6 +9,8 @@ from typer.testing import CliRunner
 
 from cli import app
 from tests.train.tiny import TINY
+from train.config import FinetuneConfig
+from train.finetune import finetune
 from train.modelcard import model_card
 from train.pretrain import pretrain
 
@@ -37,15 +39,20 @@ def test_the_card_says_what_the_run_was(run: Path, tmp_path: Path) -> None:
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     for words in (
         "# lab/first\n",
-        "A video encoder (c3d\\_small), pretrained by FAME",
-        "(mask stored, beta 0.5)",
+        (
+            "This is a video encoder (c3d\\_small). FAME pretrained it by momentum contrast on clips "
+            "whose foreground was pasted on the background of another clip (mask stored, beta 0.5).\n"
+        ),
+        "It was trained on clips of 8 frames with a step of 1, cropped to 32 x 32 pixels.\n",
         'fame.load("hf://lab/first")',
         "- tiny/train: 18 of 20 videos, 216 frames, recipe ",
-        "Recipe `fame-k400` with ",
+        "The run used the recipe `fame-k400` with ",
+        "| milestones | none |",
         "| beta | 0.5 |",
         f"| steps | {last['step'] + 1} |",
         f"| loss | {last['loss']:.4g} |",
-        "## Bias\n\n### bias\n",
+        "## Bias\n\n`fame bias` measures how much an encoder leans on the background of a video.\n",
+        "\n### bias\n",
         "|  | runs/first |",
         "| knn/mixed | 51.25 |",
         "| torch | ",
@@ -54,6 +61,40 @@ def test_the_card_says_what_the_run_was(run: Path, tmp_path: Path) -> None:
     assert "Not measured" not in card
     bare = model_card(run, name="lab/first")
     assert "Not measured. `fame bias` measures" in bare and "license" not in bare
+
+
+def test_the_card_of_a_fine_tuned_network_names_data_and_merging(
+    store: Path, tmp_path: Path
+) -> None:
+    config = FinetuneConfig(
+        device="cpu",
+        encoder="c3d_small",
+        frames=8,
+        clips=1,
+        crop=16,
+        batch=6,
+        epochs=1,
+        milestones=(1,),
+        workers=0,
+        merge=0.5,
+        cache=tmp_path / "private",
+    )
+    finetune(config, train_store=store, test_store=store, weights=None, run_dir=tmp_path / "run")
+    card = model_card(tmp_path / "run", name="lab/second")
+    for words in (
+        (
+            "(c3d\\_small) with a classifier. FAME fine-tuned it on labelled videos; a clip's foreground "
+            "was pasted on the background of another clip (mask difference, beta 0.5) with probability "
+            "0.5.\n"
+        ),
+        "- trained on: tiny/train: 18 of 20 videos",
+        "- tested on: tiny/train: 18 of 20 videos",
+        "- started from: untrained\n",
+        "| milestones | 1 |",
+        "| test top-1, % | ",
+    ):
+        assert words in card, words
+    assert "private" not in card and "| workers |" not in card
 
 
 def test_words_of_others_are_text(run: Path, tmp_path: Path) -> None:
