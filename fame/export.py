@@ -7,7 +7,7 @@ Shapes: B batch, T frames, H W height/width, D feature dim.
 import json
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -57,7 +57,7 @@ def export_encoder(
     """
     if unknown := [name for name in formats if name not in FORMATS]:
         raise ValueError(f"no format {unknown[0]!r}: there are {', '.join(FORMATS)}")
-    encoder, size = load(checkpoint), {"frames": frames, "crop": crop}
+    encoder, size = _portable(load(checkpoint)), {"frames": frames, "crop": crop}
     writers: dict[str, Callable[[Path], None]] = {
         "safetensors": lambda path: save_weights(encoder, path),
         "json": lambda path: _write_card(encoder, path, **size),
@@ -70,6 +70,14 @@ def export_encoder(
         with whole(target) as path:
             writers[suffix](path)
     return tuple(paths.values())
+
+
+def _portable(encoder: Encoder) -> Encoder:
+    """Return the encoder without the folder of its run's cache, which names a person's machine."""
+    config = encoder.card.config
+    if config.get("cache") is None:
+        return encoder
+    return Encoder(encoder.network, replace(encoder.card, config={**config, "cache": None}))
 
 
 def trace(encoder: Encoder, *, frames: int, crop: int) -> torch.export.ExportedProgram:

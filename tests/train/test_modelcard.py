@@ -1,6 +1,7 @@
 """The card of a run: what is in it was measured, and nothing that a stranger named is markup."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,8 @@ CONFIG = TINY.override(["encoder=c3d_small", "epochs=1"])
 @pytest.fixture(scope="module")
 def run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    pretrain(CONFIG, stores=[store], run_dir=folder)
+    config = replace(CONFIG, cache=tmp_path_factory.mktemp("private"))
+    pretrain(config, stores=[store], run_dir=folder)
     return folder
 
 
@@ -119,6 +121,9 @@ def test_a_dry_run_writes_what_would_be_pushed(run: Path, tmp_path: Path) -> Non
     assert done.exit_code == 0, done.output
     names = ["encoder.safetensors", "encoder.json", "README.md"]
     assert done.stdout.split() == [str(tmp_path / "out" / name) for name in names]
+    assert "private" in (run / "config.json").read_text()
+    for name in names:  # the folder of the cache stays at home
+        assert b"private" not in (tmp_path / "out" / name).read_bytes()
     wrong = CliRunner().invoke(app, ["push", "first", str(run), "--dry-run"])
     assert (wrong.exit_code, wrong.stderr.count("\n")) == (2, 1)
     assert "first is no name of a repository: write ORG/NAME" in wrong.stderr
