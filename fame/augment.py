@@ -75,6 +75,7 @@ def draw_crop(
     # argmax of [0 0 1 0 1] is 2, the first that fits; of [0 0 0 0 0] it is 0, replaced below.
     first_B1 = fits_BK.int().argmax(1, keepdim=True)
     w_B, h_B = w_BK.gather(1, first_B1)[:, 0], h_BK.gather(1, first_B1)[:, 0]
+    # A box of 100 rows in a frame of 112 begins at one of the rows 0 to 12, each equally likely.
     top_B = torch.floor(u_BU[:, -3] * (height - h_B + 1))
     left_B = torch.floor(u_BU[:, -2] * (width - w_B + 1))
     box_B4 = torch.stack([top_B, left_B, h_B, w_B], 1)
@@ -103,6 +104,8 @@ def crop_clip(
 ) -> Float32[Tensor, "b 3 t s s"]:
     """Cut, resize and mirror each clip in one bilinear resampling; colours in 0..1."""
     b, t, h, w, c = clip_BTHWC.shape
+    # [B, T, H, W, 3] -> [B, 3 T, H, W]: all frames become channels of one picture, sampled with one
+    # grid.
     planes = clip_BTHWC.permute(0, 4, 1, 2, 3).reshape(b, c * t, h, w)
     size = grid_BSS2.shape[1]
     return (_sample(planes.float(), grid_BSS2) / 255).view(b, c, t, size, size)
@@ -161,6 +164,7 @@ def draw_order(*, seed: int, epoch: int, step: int, view: int) -> tuple[int, ...
 
 def _central_box(height: int, width: int) -> Float32[Tensor, "4"]:
     """Return [top, left, height, width] of the largest central box of an allowed aspect ratio."""
+    # 340 columns of 128 rows are too wide: the box has columns 84 to 254, an aspect of 4/3.
     w = min(width, round(height * _RATIO[1]))
     h = min(height, round(width / _RATIO[0]))
     return torch.tensor(((height - h) // 2, (width - w) // 2, h, w), dtype=torch.float32)

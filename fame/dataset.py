@@ -90,6 +90,7 @@ class ClipDataset(Dataset[Any]):
         if not sum(map(len, shown)):
             named = ", ".join(str(store.path) for store in self.stores)
             raise ValueError(f"{named}: no video could be decoded, nothing to train on")
+        # Stores with 2 and 3 videos give 0 0 1 1 1.
         number_S = np.repeat(np.arange(len(shown)), [len(videos) for videos in shown])
         self.video_S2 = np.stack([number_S, np.concatenate(shown)], axis=1)
         self.class_names, self.label_S = _labels(self.stores, self.video_S2)
@@ -188,6 +189,7 @@ def _samples(seed: int, epoch: int, counts: Mixture) -> np.ndarray:
     total, first = sum(size for size, _ in counts), 0
     parts: list[np.ndarray] = []
     for number, (size, count) in enumerate(counts):
+        # 7 samples of a store of 3 videos: all of them twice, and one drawn a third time.
         again, rest = divmod(count, size)
         parts += [first + total * time + np.arange(size) for time in range(again)]
         if rest:
@@ -212,6 +214,7 @@ def _mixture(
         raise ValueError(f"proportion must be numbers above 0, got {list(proportion)}")
     wanted_N = share_N / share_N.sum() * sum(size_N)
     count_N = np.floor(wanted_N).astype(np.int64)
+    # Three equal shares of 100 are 33.3 each: 33, and the one that is left goes to the first store.
     most_lost = np.argsort(count_N - wanted_N, kind="stable")
     count_N[most_lost[: sum(size_N) - int(count_N.sum())]] += 1
     for path, size, count in zip(paths, size_N, count_N.tolist(), strict=True):

@@ -144,4 +144,5 @@ def _fitted(mask: Tensor, clip_BCTHW: Tensor) -> Bool[Tensor, "b 1 t h w"]:
             f"{list(clip_BCTHW.shape)}: they must be"
             f" {[batch, height, width]} or {[batch, frames, height, width]}"
         )
+    # One mask for all channels and, of three axes, for all frames.
     return mask[:, None, None] if mask.ndim == 3 else mask[:, None]

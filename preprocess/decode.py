@@ -60,6 +60,7 @@ def fit(frame_hw3: np.ndarray, sampling: Sampling) -> np.ndarray:
     """
     height, width = frame_hw3.shape[:2]
     if sampling.geometry == "cover":  # cut the overflow first: the same picture for less work
+        # 320 x 240 pixels that become a square keep the columns 40 to 279.
         scale = max(sampling.height / height, sampling.width / width)
         kept_h = min(height, max(1, round(sampling.height / scale)))
         kept_w = min(width, max(1, round(sampling.width / scale)))
@@ -125,6 +126,8 @@ def _read(
         began, end = began if frames else frame.seconds, frame.place + 1
         before, wanted = wanted, max(wanted, sampling.wanted(frames, frame.seconds - began))
         frames += 1
+        # At a rate above that of the video one frame is wanted several times: convert it once, then
+        # copy it.
         if slots := slots_of(kept, before, wanted):
             frames_FHW3[slots[0]] = fit(frame.rgb(), sampling)
             for slot in slots:
@@ -139,6 +142,8 @@ def _read(
 def _planned(video: AnyVideo, part: Part, sampling: Sampling) -> Kept:
     """Return what to keep by the header."""
     stop = min(video.declared_frames or _MAX_INT32, part.stop or _MAX_INT32)
+    # The number of the last frame, counted from the first of the part; -1 where the header has no
+    # count.
     last = stop - part.start - 1 if stop < _MAX_INT32 else -1
     return _room(sampling, sampling.wanted(last, last / video.rate) if last >= 0 else 0)
 
@@ -164,6 +169,7 @@ def decode(path: str, sampling: Sampling, frames_FHW3: np.ndarray) -> Decoded:
         planned = _planned(video, part, sampling)
         first = found = _read(video, part, sampling, planned, frames_FHW3)
     frames_read = found.read
+    # A wrong count matters only where it changes which frames are kept.
     if planned != (needed := _room(sampling, found.wanted)):
         with _opened(file) as video:
             found = _read(video, part, sampling, needed, frames_FHW3)

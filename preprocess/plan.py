@@ -73,6 +73,7 @@ def tasks(
 def spread(count: int, wanted: int) -> list[int]:
     """Return at most ``wanted`` indices below ``count``, evenly spaced."""
     wanted = min(count, wanted)
+    # The middles of equal parts: 3 of 10 are 1, 5 and 8.
     return [(2 * i + 1) * count // (2 * wanted) for i in range(wanted)]
 
 

@@ -62,6 +62,8 @@ class Sampling:
         """
         if wanted <= self.slots:
             return (range(wanted),)
+        # 30 wanted frames in 12 slots, with stretches of at least 4: 2 stretches of 6, frames 0-5
+        # and 24-29. A single stretch is the middle of the video.
         count = max(1, min(round(wanted / self.slots), self.slots // self.stretch))
         length = self.slots // count
         length -= length % self.aligned if count > 1 else 0
@@ -74,6 +76,8 @@ def slots_of(kept: Kept, first: int, stop: int) -> Sequence[int]:
     """Return the slots that the wanted frames ``first``..``stop`` go into, those of ``kept`` in
     order.
     """
+    # Of the stretches 0-5 and 24-29, frames 24 and 25 go into slots 6 and 7: ``base`` counts the
+    # slots of the stretches before.
     slots: list[int] = []
     base = 0
     for stretch in kept:

@@ -92,6 +92,7 @@ def write_shard(
             drafts[array] = ShardDraft(draft, chunks_per_shard=layout.chunks_per_shard(array))
         paired = _paired(storage, layout.videos_of(shard), videos)
         outcomes = tuple(_append(layout, drafts, video, given) for video, given in paired)
+        # No file gets its name before all of them are complete.
         for draft in drafts.values():
             draft.finish()
         for draft in drafts.values():
@@ -156,6 +157,7 @@ def finalise(path: StorePath) -> None:
             )
         records = storage.map(partial(load_record, storage, layout), range(layout.num_shards))
         found = ((v.length, v.stretches) for record in records for v in record.videos)
+        # A row (length, stretches) for each video, in the order of the shards.
         extent_V2 = np.fromiter(found, np.dtype((np.int32, 2)), layout.num_videos)
         for array, number_V in zip(("length", "stretches"), extent_V2.T, strict=True):
             storage.write(layout.whole_key(array), encode_numbers(number_V))
@@ -284,6 +286,7 @@ def _append(
             flat_maps=sum(bool(map_hw.min() == map_hw.max()) for map_hw in maps),
         )
     for array, draft in drafts.items():
+        # A video of 3 frames in a store of 5 slots gives 3 chunks and 2 that are absent.
         chunks = (encode_chunk(layout, array, e) for e in given_arrays.get(array, ()))
         absent = itertools.repeat(None)
         for chunk in itertools.islice(

@@ -74,11 +74,15 @@ class GroupedBatchNorm3d(nn.BatchNorm3d):
         """
         groups = len(input) // group
         whole, rest = input[: groups * group], input[groups * group :]
+        # [groups, group, C, T, H, W], with a mean and a variance for each group and channel. (x -
+        # mean) / deviation * weight + bias is x * scale + shift.
         grouped = whole.float().unflatten(0, (groups, group))
         var, mean = torch.var_mean(grouped, (1, 3, 4, 5), correction=0, keepdim=True)
         scale = torch.rsqrt(var + self.eps) * self.weight.view(-1, 1, 1, 1)
         shift = self.bias.view(-1, 1, 1, 1) - mean * scale
         output = torch.addcmul(shift, grouped, scale).flatten(0, 1).to(input.dtype)
+        # Running variances are unbiased, with n / (n - 1) of the n numbers of a channel. Only the
+        # first group of each pass counts: of 4 groups in 2 passes, groups 0 and 2.
         count = grouped[0].numel() // grouped.shape[2]
         for first in range(0, groups, groups // passes) if not self.frozen else ():
             spread = var[first].flatten().detach() * (count / (count - 1))

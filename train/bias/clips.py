@@ -76,6 +76,7 @@ class VariantClips(SquareClips):
         its base does.
         """
         video, start = self._clip_N2[position].tolist()
+        # The third clip of a video takes the first clip of a partner that has only two.
         others = self._places_of[self._partner_of[video]]
         other = others[self._places_of[video].index(position) % len(others)]
         drawn = generator(self._seed, start, video, "bias/frames")

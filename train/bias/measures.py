@@ -51,9 +51,10 @@ def knn_parts(seen: Seen, train: VideoFeatures | None) -> Parts:
         excluded_VE = torch.stack([torch.arange(len(label_G)), seen.partner_V], 1)
     else:
         gallery_GD, label_G, excluded_VE = train.feature_VD, train.label_V, None
+    # Without training videos two are excluded: the video itself and its partner.
     room = len(label_G) - (0 if excluded_VE is None else 2)
 
-    def told(variant: str) -> Tensor:
+    def right(variant: str) -> Tensor:
         score_VK = knn_scores(
             seen.of(variant),
             gallery_GD,
@@ -64,7 +65,9 @@ def knn_parts(seen: Seen, train: VideoFeatures | None) -> Parts:
         )
         return score_VK.argmax(1) == seen.label_V
 
-    return {f"knn/{variant}": (_percent(told(variant)), 100 / seen.classes) for variant in VARIANTS}
+    return {
+        f"knn/{variant}": (_percent(right(variant)), 100 / seen.classes) for variant in VARIANTS
+    }
 
 
 def linear_parts(
@@ -121,6 +124,7 @@ def merged_parts(seen: Seen) -> Parts:
     near_V = nearest_neighbour(
         seen.of("background swapped"), seen.of("original"), excluded_QE=own_V1
     )
+    # By guessing, each of the other videos is equally likely to be the nearest.
     near_label_V, size_V = seen.label_V[near_V], _count_same(seen.label_V).double()
     return {
         "merged/lender": (_percent(near_V == lender_V), 100 / others),
@@ -141,6 +145,8 @@ def neighbour_parts(seen: Seen, background_V: Int[Tensor, " v"]) -> Parts:
     original_VD = seen.of("original")
     near_V = nearest_neighbour(original_VD, original_VD, excluded_QE=own_V[:, None])
     place_V, class_V = background_V[near_V] == background_V, seen.label_V[near_V] == seen.label_V
+    # How many videos are like each one, itself among them. A pair of background and class gets a
+    # number of its own: background * classes + class.
     same_place_V, same_class_V = _count_same(background_V), _count_same(seen.label_V)
     same_both_V = _count_same(background_V * seen.classes + seen.label_V)
 
@@ -174,6 +180,7 @@ def classifier_parts(log_VPK: Float[Tensor, "v p k"], label_V: Int[Tensor, " v"]
             f"classifier/{variant}": (_percent(right_V), 100 * guess)
             for variant, right_V in by_variant.items()
         },
+        # By guessing, right on the one with probability p and wrong on the other with 1 - p.
         "classifier/contrasted": (_percent(contrasted_V), 100 * guess * (1 - guess)),
     }
 
@@ -184,5 +191,6 @@ def _percent(holds_V: Tensor) -> Tensor:
 
 def _count_same(value_V: Tensor) -> Tensor:
     """Return how many videos have the value of each, itself among them."""
+    # Values 5 7 5 give 2 1 2.
     _, place_V, count = value_V.unique(return_inverse=True, return_counts=True)
     return count[place_V]

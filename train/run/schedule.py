@@ -13,6 +13,7 @@ def learning_rate(config: TrainingConfig, *, step: int, steps_per_epoch: int) ->
     reference.
     """
     epoch = step // steps_per_epoch if config.lr_update == "epoch" else step / steps_per_epoch
+    # 5 epochs of warm-up: by epochs a fifth of the rate in the first and all of it in the fifth.
     if epoch < config.warmup_epochs:
         share = (
             epoch + (1 if config.lr_update == "epoch" else 1 / steps_per_epoch)
@@ -29,5 +30,6 @@ def key_momentum(config: PretrainConfig, *, step: int, steps_per_epoch: int) -> 
     """Return the momentum of the key encoder: constant, or rising to 1 along a cosine."""
     if config.ema_schedule == "constant":
         return config.ema
+    # At share 0 the momentum is ``ema``, halfway it is halfway to 1, at the end 1.
     share = step / (config.epochs * steps_per_epoch)
     return 1 - (1 - config.ema) * 0.5 * (1 + math.cos(math.pi * share))
