@@ -99,12 +99,14 @@ def _occurs(
     ``where``.
     """
     level_HWC = image_HWC.long() * _COLOUR_LEVELS // 256
+    # The levels are digits in base 16: 2, 7 and 9 are bin 0x279.
     bin_HW = (level_HWC[..., 0] * _COLOUR_LEVELS + level_HWC[..., 1]) * _COLOUR_LEVELS + level_HWC[
         ..., 2
     ]
     cube = torch.bincount(bin_HW[where_HW], minlength=_COLOUR_LEVELS**3).view(
         1, 1, *(_COLOUR_LEVELS,) * 3
     )
+    # A maximum over 3 x 3 x 3 bins: a colour one level away counts as the same.
     near = F.max_pool3d((cube >= _SEEN_PIXELS).float(), 3, stride=1, padding=1)
     return near.flatten()[bin_HW] > 0
 

@@ -37,6 +37,7 @@ def info_nce(
         negative_BK = negative_BK.masked_fill(leave_out_BK, -torch.inf)
     logit_BK1 = torch.cat([positive_B1, negative_BK], 1)
     logit_BK1 = logit_BK1.to(torch.promote_types(logit_BK1.dtype, torch.float32)) / temperature
+    # The positive is column 0 of every row.
     target_B = torch.zeros(len(query_BD), dtype=torch.long, device=query_BD.device)
     return Contrast(
         loss_B=F.cross_entropy(logit_BK1, target_B, reduction="none"),
@@ -49,4 +50,5 @@ def feature_spread(feature_BD: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
     evenly and 0 is collapsed.
     """
     unit_BD = F.normalize(feature_BD.detach().float(), dim=1)
+    # The coordinates of unit vectors in all directions have a deviation of 1 / sqrt(D).
     return unit_BD.std(0, correction=0).mean() * feature_BD.shape[1] ** 0.5

@@ -137,9 +137,11 @@ class _Machine:
         self._stack = self._take(1)
 
     def _mark(self, _: Any) -> None:
+        # A mark is a height of the stack: all above the latest mark belongs together.
         self._marks.append(len(self._stack))
 
     def _memoize(self, _: Any) -> None:
+        # This instruction has no argument: values are numbered in order.
         self._memo[len(self._memo)] = self._stack[-1]
 
     def _pop(self, _: Any) -> None:

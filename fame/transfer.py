@@ -52,4 +52,5 @@ def _rebuilt(value: T, tensors: Iterator[Tensor]) -> T:
     if not isinstance(value, tuple):
         return value
     parts = [_rebuilt(part, tensors) for part in value]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    # A named tuple takes its fields one by one, a plain tuple takes one sequence.
     return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]

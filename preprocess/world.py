@@ -118,6 +118,7 @@ def _choose_background(spec: WorldSpec, index: int, split: str, rng: np.random.G
         return index
     rho = spec.test_rho if split == "test" and spec.test_rho is not None else spec.rho
     own = rng.random() < rho
+    # Of 12 backgrounds motion 1 of the six owns 1 and 7.
     choices = (
         np.arange(index % len(MOTIONS), spec.backgrounds, len(MOTIONS))
         if own
@@ -131,6 +132,7 @@ def _noise(
 ) -> Float32[np.ndarray, "h w 3"]:
     """Return the smooth colour noise in 0..1: random grids at three octaves, resized and summed."""
     noise_HWC = np.zeros((height, width, 3), np.float32)
+    # From 3 cells on: grids of 3, 6 and 12 cells, with weights 1, 1/2 and 1/4.
     for octave in range(3):
         grid = rng.random((cells << octave, cells << octave, 3), dtype=np.float32)
         noise_HWC += cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC) / (
@@ -168,6 +170,7 @@ def _object(spec: WorldSpec, rng: np.random.Generator) -> tuple[np.ndarray, np.n
     radius_SS, angle_SS = np.hypot(x_SS, y_SS), np.arctan2(y_SS, x_SS)
     lobes, depth = int(rng.integers(2, 6)), rng.uniform(0.15, 0.35)
     edge_SS = (0.95 - depth) + depth * np.cos(lobes * angle_SS)
+    # The edge falls from 1 to 0 over one pixel.
     alpha_SS = np.clip((edge_SS - radius_SS) * size / 2 + 0.5, 0, 1).astype(np.float32)
     stripes_SS = np.sin(rng.uniform(5, 9) * x_SS + rng.uniform(0, 2 * np.pi)) > 0
     colours = rng.uniform(0, 1, (2, 3)).astype(np.float32)
@@ -248,6 +251,7 @@ def _compose(
         (spec.width - scene_HWC.shape[1]) / 2, (spec.height - scene_HWC.shape[0]) / 2
     )
     object_offset = _affine(-object_HWC.shape[1] / 2, -object_HWC.shape[0] / 2)
+    # Maps apply from right to left: centre the object, move it in the world, then the camera.
     to_scene, to_object = (camera @ scene_offset)[:2], (camera @ pose @ object_offset)[:2]
     seen_HWC = cv2.warpAffine(scene_HWC, to_scene, size, borderMode=cv2.BORDER_REFLECT)
     colour_HWC = cv2.warpAffine(object_HWC, to_object, size, borderMode=cv2.BORDER_REPLICATE)

@@ -72,6 +72,7 @@ def held_out_videos(store: ClipStore, config: FinetuneConfig) -> np.ndarray:
     valid_V = store.valid_V
     label_S = torch.from_numpy(store.labels_V[valid_V])
     held_V = np.zeros(store.num_videos, bool)
+    # `hold_out` numbers the videos that can be shown; here they get their places among all videos.
     held_V[valid_V] = hold_out(
         label_S,
         seed=config.seed,
@@ -145,6 +146,7 @@ def _crop_and_merge(
     draws = _draw_merging(config, indices, epoch=epoch, step=step, rank=rank)
     kept_B, source_B = send(draws, clip_BTHWC.device)
     score_BHW = _score(crop_BCTHW, clips.score_B2hw, grid, config)
+    # A mask of the whole crop leaves a clip as it is.
     mask_BHW = foreground_mask(score_BHW, config.beta) | kept_B[:, None, None]
     return crop_BCTHW, merge(crop_BCTHW, mask_BHW, source_B)
 

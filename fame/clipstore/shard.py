@@ -29,6 +29,7 @@ class ShardDraft:
 
     def __init__(self, file: Draft, *, chunks_per_shard: int) -> None:
         self.file = file
+        # Chunks that are never appended stay absent.
         self._index = np.full((chunks_per_shard, 2), ABSENT, "<u8")
         self._next = 0
 
@@ -107,6 +108,7 @@ class OpenShard:
     def _places(self, positions: Sequence[int]) -> tuple[list[int], list[int]]:
         """Return where chunks begin and end, which cannot be elsewhere than before the index."""
         index_N2 = self._index[list(positions)]
+        # Compared one by one before they are added, since a sum above 2^64 would wrap around.
         possible_N = (index_N2 <= (self._end, self._max_chunk_bytes)).all(1)
         possible_N &= index_N2[:, 0] + index_N2[:, 1] <= self._end
         if not possible_N.all():
@@ -143,6 +145,7 @@ def side_by_side(offsets: Sequence[int], ends: Sequence[int]) -> Iterator[tuple[
     """Yield the first and last of the chunks that are read at once: small gaps between them are
     read too.
     """
+    # Chunks at bytes 0-10 and 10-30, and one a megabyte later, are the reads (0, 1) and (2, 2).
     first = 0
     for last, end in enumerate(ends):
         if last + 1 < len(ends) and end <= offsets[last + 1] <= end + _GAP_BYTES:

@@ -249,7 +249,9 @@ def _find(wanted: Mapping[str, Entry], files: Files) -> dict[str, list[str]]:
     for name in wanted:
         beside = places.get(f"{folder_of(name)}/{stem_of(name)}", ())
         own = [name] if name in named else []
+        # First the file with the very name, then those that differ from it in the suffix only.
         found[name] = own + [file for file in beside if file not in named]
+    # Last, files elsewhere with one of the stems of the entry, unless another entry has them.
     claimed = {file for candidates in found.values() for file in candidates}
     for entry in wanted.values():
         for stem in entry.stems:

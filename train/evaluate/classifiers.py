@@ -115,6 +115,7 @@ def classify(
     total_VK = torch.zeros(
         store.num_videos, len(store.header.class_names), dtype=torch.float64, device=device
     )
+    # Process 1 of 3 takes the videos at 1, 4, 7, ...
     if mine := shown[peers.rank :: peers.world]:
         squares = SquareClips(
             store, window=window, clips=clips, crop=crop, crops=crops, videos=mine
@@ -123,6 +124,8 @@ def classify(
         on_views(score_NK, video_N)
         score_VK, video_V = average_views(score_NK, video_N)
         total_VK[video_V.to(device)] = score_VK.double().to(device)
+    # Each process has filled the rows of its own videos and left 0 in the others: the average,
+    # times the number of processes, is the sum.
     peers.average_([total_VK])
     return Scores(
         score_VK=total_VK.cpu()[shown] * peers.world,

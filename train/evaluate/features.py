@@ -177,6 +177,7 @@ def square_crops(
     """Return ``count`` squares of ``crop`` pixels, evenly spaced along the longer side (1: the
     centre), as a contiguous copy.
     """
+    # 3 squares of 100 pixels in 100 x 160 begin at columns 0, 30 and 60.
     spare_H, spare_W = clip_THWC.shape[1] - crop, clip_THWC.shape[2] - crop
     across = [place / (count - 1) if count > 1 else 0.5 for place in range(count)]
     places = [(spare_H // 2, int(spare_W * share)) for share in across]

@@ -97,6 +97,7 @@ def hold_out(
                 f"class {names[label] if names else label} has one training video, "
                 f"which cannot be held out; {instead}"
             )
+        # A fifth of 2 samples is none, rounded: at least one is held out all the same.
         count = max(1, round(share * len(members)))
         order = torch.randperm(len(members), generator=generator(seed, 0, int(label), "hold-out"))
         held_N[members[order[:count]]] = True

@@ -46,6 +46,7 @@ def knn_accuracy(
             classes=len(store.header.class_names),
             k=min(k, len(label_V[gallery])),
         )
+        # Counts, not shares: one half may have a video more than the other.
         right += topk_accuracy(score, label_V[query], k=1) * len(label_V[query])
     return right / len(label_V)
 
