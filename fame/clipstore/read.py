@@ -74,7 +74,7 @@ class ClipStore:
 
     @property
     def remote(self) -> bool:
-        """Whether the store is in a bucket."""
+        """Return whether the store is in a bucket."""
         return self._storage.remote
 
     @property
