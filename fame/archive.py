@@ -150,7 +150,7 @@ class _Safetensors(Archive):
 
 
 class _Pickled(Archive):
-    """What both kinds of ``torch.save`` files share: a pickle, and storages outside it."""
+    """The common part of both kinds of ``torch.save`` files: a pickle, and storages outside it."""
 
     def __init__(self) -> None:
         self.metadata = {}
@@ -221,7 +221,7 @@ class _Pickled(Archive):
 
 
 class _Zip(_Pickled):
-    """What torch writes since 1.6: a zip whose entries are not compressed.
+    """A file of torch since 1.6: a zip whose entries are not compressed.
 
     Python's ``zipfile`` holds every entry that is read against its CRC.
     """
@@ -268,7 +268,7 @@ class _Zip(_Pickled):
 
 
 class _Legacy(_Pickled):
-    """What torch wrote before 1.6: five pickles, then every storage with its length before it.
+    """A file of torch before 1.6: five pickles, then every storage with its length before it.
 
     There is no checksum in such a file.
     """

@@ -182,7 +182,7 @@ def _shown(
     behind: UInt8[np.ndarray, "t h w 3"] | str,
     beta: float,
 ) -> Markup:
-    """Return the item of a video whose frames are there, whole or not."""
+    """Return the item of a video that has frames in the store, damaged ones included."""
     shard, place = divmod(video, store.spec.videos_per_shard)
     status: str = read_record(store.path, shard).videos[place].status
     told: list[object] = [f"{int(store.length_V[video])} frames"]
@@ -234,12 +234,14 @@ def _quarters(
     height, width = clip_THW3.shape[1:3]
     scores_THW = np.stack([enlarge(map_hw, height, width) for map_hw in maps_Thw])
     mask_THW = foreground_mask(torch.as_tensor(scores_THW)[None], beta)[0].numpy()
+    # One scale for the whole clip: its highest value becomes 255.
     brightest = np.float32(255 / max(1, int(maps_Thw.max())))
     heats, dims = (
         np.stack([draw(frame, what) for frame, what in zip(clip_THW3, over, strict=True)])
         for draw, over in ((heat, scores_THW * brightest), (dim, mask_THW))
     )
     merged_THW3 = np.where(mask_THW[..., None], clip_THW3, behind_THW3)
+    # Of [T, H, W, 3], axis 2 puts pictures side by side and axis 1 one below the other.
     above, below = (
         np.concatenate(row, axis=2) for row in ((clip_THW3, heats), (dims, merged_THW3))
     )

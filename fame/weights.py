@@ -307,7 +307,7 @@ def _of_stranger(archive: Archive, found: Recognised) -> tuple[Card, State]:
 
 
 def _class_names(names: Any, head: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names of a classifier's classes, none where they are not known."""
+    """Return the names of a classifier's classes, none where the file has none."""
     if not names or head.get("kind") != "classifier":
         return ()
     if not isinstance(names, list) or not all(isinstance(name, str) for name in cast(Any, names)):

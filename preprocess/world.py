@@ -1,5 +1,5 @@
-"""A controlled world: procedural labelled videos whose class is a motion and whose background is a
-temptation.
+"""Generate a controlled world: labelled videos with a motion as the class and a background that may
+give it away.
 
 Each video shows one textured object moving in one of six ways over a textured background. With
 probability ``rho`` the background is the one that belongs to the class, else it is drawn at random:

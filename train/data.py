@@ -1,7 +1,7 @@
 """Streaming pairs of clips from clip stores: what is trained on when is a pure function of (seed,
 step).
 
-Workers only read and decode. A batch sampler hands them addresses (epoch, position in the epoch's
+Workers only read and decode. A batch sampler sends them addresses (epoch, position in the epoch's
 order); its whole state is the number of the next step, so resuming costs nothing and is exact. The
 rows of a step are the same for any number of workers and processes: process r of W takes the r-th
 of W equal runs of rows.

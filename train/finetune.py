@@ -121,6 +121,7 @@ def configured(weights: Weights | None, chosen: Mapping[str, Any]) -> FinetuneCo
         start |= {key: card.config[key] for key in kept if key in card.config}
     recipe = FinetuneConfig()
     if "milestones" not in chosen:
+        # Milestones keep their share of the run: one at 60 of 150 epochs is at 20 of 50.
         epochs = chosen.get("epochs", recipe.epochs)
         moved = {max(1, round(epoch * epochs / recipe.epochs)) for epoch in recipe.milestones}
         start["milestones"] = tuple(sorted(moved))
@@ -295,6 +296,7 @@ class FinetuneTask(Task[FinetuneConfig]):
             indices=samples,
             purpose="dropout",
         )
+        # Scaled, so that the mean of a feature stays as in the test, which drops nothing.
         return ((draw_BD >= p).float() / (1 - p)).to(self.device, non_blocking=True)
 
     def _loss(self, view: Tensor, keep_BD: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The model card of a run: what a repository of its encoder says on its first page, in Markdown.
+"""The model card of a run: the first page of its encoder's repository, in Markdown.
 
 Everything in it comes from the run folder and from files of results; nothing is claimed that was
 not measured.

@@ -57,6 +57,7 @@ def encode_names(names: Sequence[str]) -> bytes:
     """Return the chunk of ``names`` in zarr's ``vlen-utf8``: a count, then length and UTF-8 of
     each, lengths as uint32.
     """
+    # The names a and bc become 2, 1 "a", 2 "bc".
     parts = [_length(names)]
     for name in names:
         data = name.encode()
@@ -124,6 +125,7 @@ def check_size(storage: Storage, layout: Layout, array: str) -> int:
     videos take: asked before it is read, because anybody may have written it.
     """
     key, videos = layout.whole_key(array), layout.num_videos
+    # 4 bytes a number. A name has its length before it, and at most 4 bytes of UTF-8 a letter.
     least = most = videos * 4 + CRC_BYTES
     if array == "names":
         least += _LENGTH_BYTES

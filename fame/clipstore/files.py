@@ -96,6 +96,7 @@ class OpenFile(Source):
     def __init__(self, path: Path) -> None:
         self._descriptor, self._path = -1, path
         try:
+            # O_NONBLOCK, or opening a pipe would wait for a writer.
             self._descriptor = os.open(
                 path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             )
@@ -143,6 +144,8 @@ class FileDraft(Draft):
         target = self._root / self._key
         with _write_errors(self._root):
             self._file.flush()
+            # Others may read the store, while a temporary file is its owner's alone. Its bytes must
+            # be on disk before its name is.
             os.fchmod(self._file.fileno(), 0o644)
             os.fsync(self._file.fileno())
             self._file.close()

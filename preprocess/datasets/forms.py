@@ -58,6 +58,7 @@ def rows(source: Source, files: Files) -> Iterator[Row]:
             found = dict(zip(_usual(line, cells, source), cells, strict=True))
             first = first or (line, cells) if cells else first
             _expect_one_form(line, cells, first)
+        # Absolute names may lead to the root by a link, or by what the link points to.
         for root in roots:
             name = name.removeprefix(root)
         name = checked_name(name, line)
@@ -77,7 +78,9 @@ class _Header(NamedTuple):
         before = self.kinds.index("path")
         if self.delimiter:
             cells = line.cells(self.delimiter)
-        else:  # the name may hold blanks
+        else:
+            # The name may hold blanks: below "path start end label", "my clip.mp4 0 30 run" gives
+            # three cells from the right, and the rest is the name.
             cells = line.text.split(None, before)
             cells[-1:] = cells[-1].rsplit(None, len(self.kinds) - before - 1)
         if len(cells) != len(self.kinds):

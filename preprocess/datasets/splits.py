@@ -107,6 +107,7 @@ def find_file(folder: Path, name: str, *, of: str) -> Path:
 def _rank(
     folder: Path, path: Path, suffixes: tuple[str, ...], of: str
 ) -> tuple[int, bool, int, bool]:
+    # The lowest is the best: few folders, the dataset in the path, the first suffix, letters only.
     below = path.relative_to(folder)
     return (
         len(below.parts),

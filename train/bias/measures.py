@@ -1,5 +1,5 @@
-"""The measures of the bias report: from what an encoder makes of each variant to the part of each
-video in a figure.
+"""The measures of the bias report: from the features of each variant to the part of each video in
+a metric.
 
 Shapes: V test videos, G training videos, E excluded, P variants, D feature dim, K classes.
 """
@@ -18,14 +18,14 @@ from train.evaluate.linear import choose_weight_decay, fit_probe
 
 NEIGHBOURS = 20  # that vote, as in `fame evaluate knn`
 
-# Of each figure: the part of every video in it, and its value under guessing (None where guessing
+# For each metric: the part of every video in it, and its value by guessing (None where guessing
 # means nothing).
 Parts = dict[str, tuple[Float[Tensor, " v"], float | None]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What an encoder makes of every variant of every test video; ``partner_V`` lent what is
+    """An encoder's features of every variant of every test video; ``partner_V`` lent what is
     swapped.
     """
 

@@ -1,4 +1,4 @@
-"""How good the features are while they are being trained: nearest neighbours on a labelled store.
+"""Measure the features during training: nearest neighbours on a labelled store.
 
 Shapes: V videos, D feature dim, T frames, H W height/width, C channels.
 """

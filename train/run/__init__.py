@@ -1,1 +1,1 @@
-"""What every training run stands on: loop, checkpoints, log, peers, optimiser, schedule."""
+"""The parts of every training run: loop, checkpoints, log, peers, optimiser, schedule."""

@@ -140,6 +140,7 @@ class _Run:
         try:
             batch = self.feed.next(self.step)
         except LoaderError:
+            # At a step that is saved already there is nothing to add.
             if self.step > self.saved:
                 self._flush()
                 self._save()
@@ -154,6 +155,7 @@ class _Run:
 
     def _settle(self, *, ends_epoch: bool, stops: bool) -> None:
         """Write the metrics, measure at the end of an epoch, and save where it is time to."""
+        # First of all: it raises for a loss that is not finite, before such weights are saved.
         self._flush()
         if ends_epoch:
             with self.log.progress.aside("ends of epochs"):
