@@ -123,7 +123,9 @@ def expand(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class _Group:
-    """What a command, or a dataclass of options, is called with: options and further groups."""
+    """The function of a command or a dataclass of options, with the options and groups that it
+    takes.
+    """
 
     call: Callable[..., Any]
 

@@ -1,4 +1,4 @@
-"""What commands print: lines, tables and a progress bar."""
+"""The output of commands: lines, tables and a progress bar."""
 
 import os
 import sys

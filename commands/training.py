@@ -110,7 +110,7 @@ class RunOptions:
 
     @property
     def source(self) -> Any:
-        """What to resume from, as the training takes it."""
+        """Return what to resume from, as the training takes it."""
         return self.resume if self.resume in ("auto", "never") else Path(self.resume)
 
     def on_ray(self) -> Any:

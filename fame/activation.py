@@ -1,5 +1,5 @@
-"""Where an encoder looks, whatever the class: its last feature map collapsed over channels (figure
-1 of the paper).
+"""Map where an encoder looks, whatever the class: its last feature map collapsed over channels
+(figure 1 of the paper).
 
 Shapes: B batch, D channels of the map, t h w its size, T frames, H W height/width of the clip.
 """

@@ -57,7 +57,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Maybe:
-    """What ``schema`` describes, or ``None``."""
+    """A value of ``schema``, or ``None``."""
 
     schema: "Schema"
 

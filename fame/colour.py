@@ -24,7 +24,7 @@ _IDENTITY = (1.0, 0.0, 0.0, 1.0)  # of _Blend: x itself, no grey, no shift, satu
 
 
 class Colour(NamedTuple):
-    """What happens to the colours of each clip.
+    """The numbers of the colour augmentation of each clip.
 
     ``factor_B4`` holds brightness, contrast and saturation around 1, and hue in turns around 0.
     """

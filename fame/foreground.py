@@ -1,5 +1,5 @@
-"""Where the moving foreground of a clip is: soft scores from the clip alone, and the mask of its
-highest pixels.
+"""Find the moving foreground of a clip: soft scores of the clip alone, and the mask of its highest
+pixels.
 
 Scores are in 0..1, higher where foreground is likelier. `paper_score` is the method of the paper
 (section 3.2, arXiv 2109.15130), `motion_score` its seed; `gauss_score` and `grid_score` are what

@@ -25,8 +25,8 @@ NOBODY = -1  # the owner of a key whose video was not given
 
 @runtime_checkable
 class Collectives(Protocol):
-    """What the step needs of other processes. Rows of process r are rows r*B..(r+1)*B of the whole
-    batch.
+    """The exchange between processes that the step needs. Rows of process r are rows r*B..(r+1)*B
+    of the whole batch.
     """
 
     rank: int

@@ -89,7 +89,7 @@ def animate(path: Path, moments: Sequence[UInt8[np.ndarray, "p q 3"]]) -> None:
 
 
 class _Panels:
-    """What is the same for every frame of the sheet: masks and captions."""
+    """The masks and captions of the sheet, which are the same for all its frames."""
 
     def __init__(
         self, clips_NTHW3: np.ndarray, maps_NThw: np.ndarray, beta: float, sources_N: np.ndarray

@@ -1,4 +1,4 @@
-"""What the offline stage is asked for, and what the demonstration draws. Light to import."""
+"""The settings of the offline stage and of the demonstration. Light to import."""
 
 import os
 from dataclasses import dataclass, field
@@ -18,9 +18,7 @@ MOTIONS = ("circle", "diagonal", "horizontal", "pulse", "spin", "vertical")
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessConfig(Settings):
-    """What to make a store of, and how. `preprocess.datasets` describes the files of each
-    dataset.
-    """
+    """The settings of the offline stage. `preprocess.datasets` describes the files of a dataset."""
 
     dataset: Annotated[Dataset, Setting("Dataset.", option="")]
     split: Annotated[str, Setting("Split: train, val or test; any name for folder.", option="")]

@@ -41,9 +41,9 @@ AnyVideo = Video | PictureFolder
 
 @dataclass(frozen=True, kw_only=True)
 class Decoded:
-    """What was read: (number, milliseconds) of each kept frame, in how many stretches they come and
-    whether the video is longer; its true frame count, how many frames were decoded to get there,
-    and how many are lost to damage.
+    """The result of reading a video: (number, milliseconds) of each kept frame, in how many
+    stretches they come and whether the video is longer; its true frame count, how many frames were
+    decoded to get there, and how many are lost to damage.
     """
 
     source: tuple[tuple[int, int], ...]

@@ -1,5 +1,5 @@
-"""What a run will do, computed before it does anything: the videos, the shards, and an estimate
-from a measured sample.
+"""The plan of a run, computed before it does anything: the videos, the shards, and an estimate from
+a measured sample.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,8 +17,8 @@ _FRAMES_HINT = "; --frames-folders reads folders of pictures as videos"
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What a whole run would take, by a sample of its videos. ``seconds`` is wall time with
-    ``workers`` free cores.
+    """The cost of a whole run, by a sample of its videos. ``seconds`` is wall time with ``workers``
+    free cores.
     """
 
     videos: int

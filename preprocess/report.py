@@ -18,7 +18,7 @@ REPORT_SUFFIX, FAILURES_SUFFIX = ".report.json", ".failures.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """How far a run is. ``videos_done`` counts earlier runs too; the other numbers are of this
+    """The progress of a run. ``videos_done`` counts earlier runs too; the other numbers are of this
     run alone.
     """
 
@@ -59,12 +59,12 @@ class Snapshot:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """How a run ended. ``problems`` is empty exactly when it reached what was asked for.
+    """The result of a run. ``problems`` is empty exactly when it made all that was asked for.
 
     ``ok``, ``cut`` and ``failed`` count the videos of the whole store, earlier runs included;
     ``frames_read`` and ``seconds`` are of this run. ``failures`` holds (video name, reason),
-    ``damaged`` (video name, frames lost), ``still`` names of videos in none of whose maps anything
-    moves. ``empty_classes`` have no usable video.
+    ``damaged`` (video name, frames lost), ``still`` the names of videos with only flat maps, in
+    which nothing moves. ``empty_classes`` have no usable video.
     """
 
     dataset: str

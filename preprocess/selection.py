@@ -1,4 +1,4 @@
-"""Which frames of a video are kept: pure functions of the numbers and times of its frames.
+"""Select the frames of a video to keep: pure functions of the numbers and times of its frames.
 
 A *wanted* frame is one that the recipe asks for: every ``keep``-th, or the one on screen ``fps``
 times a second. All wanted frames are kept where there are slots for them; of a longer video evenly
@@ -15,7 +15,7 @@ Kept = tuple[range, ...]  # of wanted frames, one range for each stretch
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """What each video gives: at most ``slots`` frames of ``height`` x ``width``.
+    """The frames that each video gives: at most ``slots`` of ``height`` x ``width``.
 
     A longer video keeps stretches of at least ``stretch`` frames, several only where their length
     is a multiple of ``aligned``.

@@ -26,7 +26,7 @@ from preprocess.video import DecodeError
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What is the same for every shard of a run. ``time_limit`` is in seconds per video,
+    """The settings that all shards of a run share. ``time_limit`` is in seconds per video,
     ``memory_limit`` in bytes.
     """
 
@@ -72,7 +72,7 @@ class ShardTask:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardResult:
-    """What became of one task. ``error`` is empty unless the shard could not be made; then nothing
+    """The result of one task. ``error`` is empty unless the shard could not be made; then nothing
     of it was kept.
     """
 

@@ -62,7 +62,7 @@ Schedule = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(Settings):
-    """What pretraining and fine-tuning have in common."""
+    """The settings that pretraining and fine-tuning share."""
 
     seed: Annotated[int, RUN("Decides initial weights, order and every draw.", low=0)] = 0
     encoder: Annotated[
@@ -355,7 +355,7 @@ class FinetuneConfig(TrainingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchConfig(Settings):
-    """Who starts the training processes."""
+    """Settings of the launch of the training processes."""
 
     launcher: Annotated[
         Literal["here", "ray"],

@@ -49,8 +49,8 @@ SELECTED = "selected.pt"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FinetuneResult:
-    """How the run ended and, where it finished and this is the first process, the test's metrics in
-    percent.
+    """The end of the run and, where it finished and this is the first process, the test's metrics
+    in percent.
     """
 
     run: RunResult

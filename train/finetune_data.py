@@ -1,4 +1,4 @@
-"""What fine-tuning trains on: one random clip of every labelled video, cropped, merged if that is
+"""The data of fine-tuning: one random clip of every labelled video, cropped, merged if that is
 asked for, and coloured, on its device.
 
 Shapes: B clips of this process, C channels, T frames, H W height/width, S crop size, V videos of a

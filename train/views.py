@@ -54,7 +54,7 @@ _CELLS = 4  # rows and columns of random cells of mask=grid
 
 
 class Draws(NamedTuple):
-    """What was drawn for one view of the pairs.
+    """The numbers drawn for one view of the pairs.
 
     ``order`` is that of the colour jitter, a tensor if the views are compiled; ``source_B`` names
     the clips that lend their background; ``cell_Bhw`` is empty unless the mask is random cells.

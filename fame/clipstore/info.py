@@ -1,4 +1,4 @@
-"""What a store holds, finished or not: the figures behind ``fame store info``."""
+"""Counts of a store, finished or not: the numbers of ``fame store info``."""
 
 from collections import Counter
 from dataclasses import dataclass, fields

@@ -1,5 +1,4 @@
-"""Where everything in a store is, and the zarr metadata it has there: pure functions of header and
-video count.
+"""The keys of a store and the zarr metadata below them, pure functions of header and video count.
 
 V videos, F slots for the frames of one video, G slots for its maps, H W height and width of a
 frame, h w size of a foreground map.

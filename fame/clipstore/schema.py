@@ -1,4 +1,4 @@
-"""What a clip store is: its recipe, its header, what a video gives it, and the errors it raises.
+"""The types of a clip store: its recipe, its header, the frames of a video, and its errors.
 
 V videos, F slots for the frames of one video, L <= F frames that it has, G foreground maps of them,
 H W height and width of a frame, h w size of a map.

@@ -1,4 +1,4 @@
-"""How many videos go into a shard: a pure function of the recipe and the number of videos."""
+"""The number of videos in a shard, a pure function of the recipe and the number of videos."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Where the bytes of a store live: a folder, or a prefix in an object store. All other modules use
+"""The storage of a store's bytes: a folder, or a prefix in an object store. All other modules use
 only keys.
 
 A key is a ``/``-separated name inside the store and comes from :mod:`fame.clipstore.layout`, never

@@ -23,9 +23,7 @@ Mapper = Callable[[Callable[[int], "ShardReport"], Iterable[int]], Iterable["Sha
 
 @dataclass(frozen=True, kw_only=True)
 class ShardReport:
-    """What is wrong with one shard (nothing, if all is well), and how many of its maps have one
-    value only.
-    """
+    """The faults of one shard, if any, and how many of its maps have one value only."""
 
     shard: int
     problems: tuple[str, ...]
@@ -34,11 +32,10 @@ class ShardReport:
 
 @dataclass(frozen=True, kw_only=True)
 class StoreReport:
-    """What :func:`verify` found: damaged small files by key, damaged shards, and maps of a single
-    value.
+    """The result of :func:`verify`: damaged small files by key, damaged shards, and maps of a
+    single value.
 
-    A flat map is no damage: it is what a motionless video gives. Many of them mean that the recipe
-    failed.
+    A flat map is no damage: a motionless video gives one. Many of them mean that the recipe failed.
     """
 
     files: dict[str, str]

@@ -1,4 +1,4 @@
-"""What every video backbone is: a chain of stages from a clip to a feature map, and an optional
+"""The base of every video backbone: a chain of stages from a clip to a feature map, and an optional
 head on its average.
 
 Shapes: B batch, C channels, T frames, H W height/width, t h w size of the feature map,

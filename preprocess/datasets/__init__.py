@@ -18,8 +18,9 @@ __all__ = ["DATASETS", "Dataset", "Listing", "Source", "read"]
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """How a dataset is listed. ``splits`` is empty where any name will do; ``annotations``: whether
-    there are official ones, and whether they may be left out.
+    """The way to list a dataset. ``splits`` is empty if any name is allowed. ``annotations`` is
+    ``True`` if the official ones are needed, ``False`` if there are none, ``None`` if they may be
+    left out.
     """
 
     listing: Callable[[Source], Listing]

@@ -1,4 +1,4 @@
-"""What lies below the root of the videos: files, folders of frames, and where links lead."""
+"""The contents of the root of the videos: files, folders of frames, and the targets of links."""
 
 import errno
 import os
@@ -24,7 +24,7 @@ _MAX_WAYS = 64  # to one folder, through links: more make a tree without end
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where a split is described and where its videos lie. Which fields count depends on the
+    """The annotations of a split and the root of its videos. Which fields count depends on the
     dataset; see the function of its name.
 
     Args:

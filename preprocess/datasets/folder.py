@@ -72,8 +72,8 @@ def _found(name: str, classes: dict[str, int], files: Files) -> Entry:
 
 
 class _Labels:
-    """How the labels of a list are read: by name, by number (``first`` is that of the first class;
-    None where a number has to go with a subfolder), or by the subfolder of the video.
+    """The labels of a list, read by name, by number (``first`` is that of the first class; ``None``
+    where a number has to go with a subfolder), or by the subfolder of the video.
     """
 
     def __init__(self, classes: dict[str, int], *, first: int | None) -> None:

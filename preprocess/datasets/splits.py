@@ -1,4 +1,4 @@
-"""Where the lists and folders of a split are, under the names that people have."""
+"""Find the lists and folders of a split under the names in common use."""
 
 import re
 from pathlib import Path

@@ -39,8 +39,8 @@ _KEY = ("weakest", "strongest of the clip")  # activation
 
 @dataclass(frozen=True, kw_only=True)
 class ForegroundShare:
-    """How much of a checkpoint's activation falls on the foreground; None where a clip activates
-    nothing.
+    """The share of a checkpoint's activation that falls on the foreground; ``None`` where a clip
+    activates nothing.
     """
 
     checkpoint: str

@@ -49,7 +49,7 @@ WeightDecay = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class EncodingConfig(Settings):
-    """How videos are encoded."""
+    """Settings of the encoding of videos."""
 
     cache: Annotated[Path, Setting("Folder in which features are kept.", option="")]
     clips: Clips = 10
@@ -66,7 +66,7 @@ class EncodingConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig(EncodingConfig):
-    """Where the videos are, and how a clip becomes a feature."""
+    """Settings of the stores, and of the way from a clip to a feature."""
 
     train_store: Annotated[StorePath, DATA("Store of labelled training videos.", metavar="STORE")]
     test_store: TestStore
@@ -109,7 +109,7 @@ class LinearConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierConfig(Settings):
-    """How fine-tuned classifiers are tested."""
+    """Settings of the test of fine-tuned classifiers."""
 
     store: TestStore
     out: Annotated[Path, DATA("Folder of the results.")]
@@ -140,7 +140,7 @@ class ClassifierConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationConfig(Settings):
-    """Which clips are shown to the encoders: the middle clips of videos spread over the store.
+    """Settings of activation maps, of the middle clips of videos spread over the store.
 
     The foreground of a clip is the top ``beta`` of its stored map, or of its frame differences in
     a store without maps.
@@ -158,7 +158,7 @@ class ActivationConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class BiasConfig(EncodingConfig):
-    """What is exchanged between which videos."""
+    """Settings of the bias report: which parts are exchanged between which videos."""
 
     test_store: Annotated[
         StorePath, DATA("Store of labelled test videos with maps.", option="store", metavar="STORE")

@@ -1,4 +1,4 @@
-"""What a run needs of a checkpoint to go on from there, and how it is reported.
+"""Resume a run from a checkpoint, if both fit together, and describe how they differ.
 
 The format is :mod:`fame.checkpoint`'s. Here is what belongs to training alone: the schema of an
 optimiser, and which settings may differ from those that the run was begun with.

@@ -1,6 +1,4 @@
-"""Where the metrics and pictures of a run go beside its own files: TensorBoard always, and W&B if
-that is asked for.
-"""
+"""Loggers of metrics and pictures beside a run's own files: TensorBoard always, W&B on request."""
 
 import os
 import uuid
@@ -19,7 +17,7 @@ _GROUPS = {
 
 
 class Logger(Protocol):
-    """What a logger must do; the first process alone has loggers."""
+    """The methods of a logger; the first process alone has loggers."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Keep metrics of a step, by tag."""

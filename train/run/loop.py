@@ -31,8 +31,8 @@ _FIRST_STEP = {False: "first step", True: "compiling, first step"}  # phases
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """How a run ended: at ``step`` of ``total``, finished or stopped by ``signal``; ``checkpoint``
-    is what it saved.
+    """The end of a run: at ``step`` of ``total``, finished or stopped by ``signal``, with its last
+    ``checkpoint``.
     """
 
     status: Literal["finished", "interrupted"]

@@ -1,5 +1,5 @@
-"""What training asks of other processes, through torch.distributed: started by torchrun or Ray,
-absent otherwise.
+"""The communication of training processes, by torch.distributed: started by torchrun or Ray, absent
+otherwise.
 
 Gradients are averaged after the backward: I3D has 51 MB of them, a few milliseconds on any
 interconnect meant for training. Nothing hooks into autograd, so accumulation, compilation and

@@ -1,4 +1,4 @@
-"""What is trained: a task has a network, its data and its loss; the optimisation step is here."""
+"""A task of training has a network, its data and its loss; the optimisation step is here."""
 
 import dataclasses
 from abc import ABC, abstractmethod
