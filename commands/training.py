@@ -210,6 +210,7 @@ def pretrain(
         result = ray.pretrain_on_ray(config, **where, launch=launch, init=origin)
     else:
         with starting("loading PyTorch and the stores") as progress:
+            # Here, because it imports torch, which takes seconds.
             from train.pretrain import pretrain as train_here
 
             where |= {"resume": run.source, "init": weights, "progress": progress}

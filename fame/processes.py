@@ -38,6 +38,7 @@ def endings_as_ctrl_c() -> Generator[None]:
     def stop(number: int, frame: object) -> None:
         raise Stopped(number)
 
+    # nohup ignores SIGHUP, and a run below it has to as well.
     kept = [number for number in _ENDING if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, stop) for number in kept}
     try:

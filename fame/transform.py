@@ -118,6 +118,7 @@ class Merge(nn.Module):
             background_BCTHW = self._channels_first(others, "others")
             merged_BCTHW = merge_with(clip_BCTHW, mask, background_BCTHW)
         if self.p < 1:
+            # Drawn on the CPU, so that the choice does not depend on the device.
             keep_B = torch.rand(len(clip_BCTHW), generator=self.generator) >= self.p
             keep_B1111 = keep_B.to(clips.device)[:, None, None, None, None]
             merged_BCTHW = torch.where(keep_B1111, clip_BCTHW, merged_BCTHW)
@@ -181,6 +182,7 @@ class Merge(nn.Module):
         """
         generator = self.generator or torch.default_generator
         group = self.group or count
+        # 17 clips in groups of 8: the first 8 are one group, and the 9 others the last.
         alone = count > group and count % group == 1
         whole = count - group - 1 if alone else count
         first = derangement(whole, generator=generator, group=group) if whole else torch.empty(0)

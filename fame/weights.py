@@ -189,6 +189,7 @@ def load(path: str | Path, *, device: torch.device | str | None = None) -> Encod
         encoder = _foreign(str(path))
         return Encoder(encoder.network.to(device or "cpu"), encoder.card)
     weights = read_weights(Path(path))
+    # No initial weights are drawn: the outline gets its memory on ``device`` at once.
     network = weights.card.outline().to_empty(device=device or "cpu")
     weights.load_into_(network)
     return Encoder(network, weights.card)
@@ -231,6 +232,7 @@ def _filled(card: Card, network: ForeignBackbone, path: Path) -> Encoder:
             state_dict(archive.values),
             expected(network.network.state_dict(), any_precision=True),
         )
+        # Files of whole training runs hold more than the network: optimisers, other heads.
         held = {name: claim for name, claim in claims.items() if name in schema}
         compare(held, schema, card.name)
         network.network.load_state_dict(take(archive, held, schema, card.name))
@@ -274,6 +276,7 @@ def _exported(archive: Archive) -> tuple[Card, State]:
         card = Card.of(json.loads(text or ""))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"its card is damaged ({one_line(error)})") from None
+    # Compare before reading: shapes are claims of the file until then.
     schema = expected(card.outline().state_dict())
     compare(archive.values, schema, "the encoder")
     state = take(archive, archive.values, schema, "the encoder")

@@ -195,6 +195,7 @@ def shown_on(progress: Progress) -> Callable[[Snapshot], None]:
         nonlocal counting
         done, total = snapshot.videos_done, snapshot.videos
         if not counting:
+            # Videos of earlier runs are done already; counting begins with the first of this run.
             counting = snapshot.videos_made > 0
             if counting:
                 progress.phase("making shards", total=total, done=done)
@@ -222,6 +223,7 @@ def _planned(estimate: Estimate) -> list[str]:
 def _size(num_bytes: int) -> str:
     size, units = float(num_bytes), iter(("B", "KB", "MB", "GB", "TB"))
     unit = next(units)
+    # 123 456 789 bytes: 123 456.789 KB, then 123.456789 MB, shown as 123 MB.
     while size >= 1000 and unit != "TB":
         size, unit = size / 1000, next(units)
     return f"{size:.3g} {unit}"

@@ -97,6 +97,7 @@ def make_shard(work: Work, task: ShardTask, decoder: Decoder) -> ShardResult:
         DecoderStartError: no video can be decoded at all.
         SourceError: a video cannot be read, through no fault of its own.
     """
+    # A list, since the generator of videos has no other way to report the frames it read.
     started, frames_read = time.monotonic(), [0]
     cv2.setNumThreads(1)
     try:
@@ -126,10 +127,13 @@ def _videos(
         try:
             decoded, frames_LHW3 = decoder.decode(str(work.videos / name))
         except DecodeError as error:
+            # A damaged video costs its own place only: the shard goes on.
             yield VideoFailure(str(error))
             continue
         frames_read.append(decoded.frames_read)
         yield VideoFrames(
+            # The decoder overwrites these frames with the next video, which is asked for once they
+            # are encoded.
             frames=frames_LHW3,
             foreground=_foreground(work.spec, frames_LHW3, decoded.stretches),
             source=np.array(decoded.source, np.int32),

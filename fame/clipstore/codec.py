@@ -80,5 +80,6 @@ def _stack(chunk_spec: ArraySpec) -> tuple[int, int, int]:
     shape, dtype = chunk_spec.shape, chunk_spec.dtype.to_native_dtype()
     if dtype != np.uint8 or len(shape) < 3 or shape[-1] != 3:
         raise ValueError(f"{NAME} takes uint8 chunks [..., H, W, 3], not {dtype} {shape}")
+    # A chunk [1, 1, H, W, 3] is one frame; [1, 4, H, W, 3] would be 4, one below the other.
     *leading, height, width, _ = shape
     return int(np.prod(leading, dtype=np.int64)), height, width

@@ -76,6 +76,7 @@ def store_info(path: StorePath) -> StoreInfo:
             frames += outcome.length
             maps += (own_maps := layout.num_maps(outcome.length))
             flat += outcome.flat_maps or 0
+            # One video without the count leaves the sum of the store open.
             uncounted |= outcome.flat_maps is None
             if own_maps and outcome.flat_maps == own_maps:
                 still.append(names[outcome.video])

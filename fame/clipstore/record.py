@@ -62,6 +62,7 @@ class ShardRecord:
         body = parse_json_object(data, f"record {shard}")
         expect_keys(body, _KEYS, f"record {shard}")
         checksum = body.pop("sha256")
+        # One record has one spelling: other bytes with the same values are refused too.
         if checksum != _sha256(body) or canonical_json(body | {"sha256": checksum}) != data:
             raise StoreError(f"record {shard} does not match its checksum")
         if (body["shard"], body["store"]) != (shard, layout.identity):
@@ -109,6 +110,7 @@ def _check_outcome(outcome: VideoOutcome, layout: Layout, where: str) -> None:
             whole and lost >= 0 and 1 <= stretches <= length <= slots and length % stretches == 0
         )
     if outcome.flat_maps is not None:
+        # Only a possible length has a number of maps.
         maps = layout.num_maps(outcome.length) if possible else 0
         possible &= type(outcome.flat_maps) is int and 0 <= outcome.flat_maps <= maps
     if not possible:

@@ -87,8 +87,8 @@ def _contexts(
 
 
 def set_activation_checkpointing(module: nn.Module, enabled: bool) -> None:
-    """Trade compute for memory: keep only the activations between stages and recompute the rest in
-    the backward.
+    """Keep only the activations between stages and recompute the rest in the backward: less memory
+    for more compute.
     """
     for child in module.modules():
         if isinstance(child, Backbone):

@@ -172,10 +172,10 @@ def report_on(
     else:
         parts |= linear_parts(seen, train, weight_decay=config.weight_decay, seed=config.seed)
     if is_classifier(encoder):
-        said_VPK = _show(
+        output_VPK = _show(
             encoder.output, encoder, clips, config, watch, f"classifier of {name} on {shown}"
         )
-        parts |= classifier_parts(said_VPK, seen.label_V)
+        parts |= classifier_parts(output_VPK, seen.label_V)
     parts |= merged_parts(seen)
     if scene.background_by_video is None:
         left_out["neighbour"] = "the true backgrounds (--backgrounds)"
@@ -214,9 +214,10 @@ def _show(
     """Return the mean output of ``encode``, a part of ``encoder``, for every variant of every
     video.
     """
+    # A clip has 8 variants, so that a batch of 16 holds 2 clips.
     batch = max(1, config.batch // len(VARIANTS))
     with watch(what, len(clips)) as on_clips:
-        said_VPD, _ = mean_over_clips(
+        output_VPD, _ = mean_over_clips(
             encode,
             clips,
             batch=batch,
@@ -224,7 +225,7 @@ def _show(
             device=encoder.device,
             on_clips=on_clips,
         )
-    return said_VPD
+    return output_VPD
 
 
 def write_reports(

@@ -96,6 +96,7 @@ def named_encoders(
 
     The untrained network has no head.
     """
+    # Encoders of one network share one untrained network.
     floors: set[str] = set()
     for path, encoder in encoders:
         card = dataclasses.replace(encoder.card, head=None, class_names=())
