@@ -324,7 +324,7 @@ def _finetune(
 
 
 def _lines(result: "FinetuneResult", folder: Path) -> list[object]:
-    """Return what is printed of the test; nothing where the run was interrupted."""
+    """Return the lines to print about the test; none where the run was interrupted."""
     if not result.metrics:
         return []
     metrics = ", ".join(f"{name} {value:.2f} %" for name, value in result.metrics.items())

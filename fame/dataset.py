@@ -122,7 +122,7 @@ class ClipDataset(Dataset[Any]):
         return _order(self.seed, epoch, self._counts)
 
     def starts_of(self, epoch: int, sample: int) -> tuple[int, ...]:
-        """Return where the clips start that a sample shows in an epoch."""
+        """Return the starts of the clips of a sample in an epoch."""
         number, video = self.video_S2[sample % len(self)].tolist()
         store = self.stores[number]
         if self.evenly:

@@ -68,7 +68,7 @@ def average_views(
 def confusion_matrix(
     prediction_N: Int[Tensor, " n"], label_N: Int[Tensor, " n"], *, classes: int
 ) -> Int[Tensor, "classes classes"]:
-    """Return how often class (row) was taken for class (column)."""
+    """Return how often each class (row) was predicted as each class (column)."""
     both = torch.cat([prediction_N, label_N]).long()
     if len(both):
         low, high = int(both.min()), int(both.max())

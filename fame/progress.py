@@ -115,7 +115,7 @@ class Progress:
         return time.monotonic() - self._begun
 
     def took(self) -> str:
-        """Return how long everything took, and the phases that took longest first."""
+        """Return the time that everything took, with the phases that took longest first."""
         self._switch(self._phase)
         named = [
             f"{name} {duration(seconds)}"

@@ -125,7 +125,7 @@ class Merge(nn.Module):
         return merged_BCTHW if self.layout == "BCTHW" else merged_BCTHW.transpose(1, 2).contiguous()
 
     def extra_repr(self) -> str:
-        """Return what ``print`` shows of the settings."""
+        """Return the settings as ``print`` shows them."""
         return (
             f"beta={self.beta}, p={self.p}, score={self._score_name}, "
             f"background={self.background}, group={self.group}, layout={self.layout}"
@@ -176,7 +176,7 @@ class Merge(nn.Module):
         return resized if score.ndim == 4 else resized[:, 0]
 
     def _sources(self, count: int) -> Tensor:
-        """Return who lends each clip its background, drawn within groups.
+        """Return the clip that lends each clip its background, drawn within groups.
 
         A group of 8 and 17 clips: sources of rows 0..7 lie in 0..7, those of rows 8..16 in 8..16.
         """

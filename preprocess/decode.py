@@ -140,7 +140,7 @@ def _read(
 
 
 def _planned(video: AnyVideo, part: Part, sampling: Sampling) -> Kept:
-    """Return what to keep by the header."""
+    """Return the wanted frames to keep by the count in the header."""
     stop = min(video.declared_frames or _MAX_INT32, part.stop or _MAX_INT32)
     # The number of the last frame, counted from the first of the part; -1 where the header has no
     # count.
@@ -198,7 +198,7 @@ def complaint(log: str) -> str:
 
 
 def shared_memory(memory: mmap.mmap, sampling: Sampling) -> tuple[np.ndarray, np.ndarray]:
-    """Return what two processes share: the numbers of a `ReadClock`, and frames [F, H, W, 3]."""
+    """Return the shared memory: the numbers of a `ReadClock`, and frames [F, H, W, 3]."""
     frames = np.frombuffer(memory, np.uint8, offset=CLOCK_BYTES)
     return np.frombuffer(memory, np.float64, CLOCK_BYTES // 8), frames.reshape(sampling.shape)
 

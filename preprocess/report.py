@@ -185,7 +185,7 @@ def _as_json(report: Report) -> dict[str, Any]:
 
 
 def shown_on(progress: Progress) -> Callable[[Snapshot], None]:
-    """Return what ``run.preprocess`` takes as its progress: it shows every snapshot.
+    """Return a function for ``run.preprocess`` that shows every snapshot on ``progress``.
 
     The time left is estimated from the first shard on, since before it workers start.
     """

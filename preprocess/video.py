@@ -329,7 +329,7 @@ def _is_of_pictures(stream: VideoStream) -> bool:
 
 
 def _complaints() -> int:
-    """Return how often FFmpeg has complained in this process."""
+    """Return the number of error messages of FFmpeg in this process."""
     return av.logging.get_last_error()[0]
 
 

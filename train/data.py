@@ -203,7 +203,9 @@ class _Ahead(Dataset[Pairs]):
 
 
 def store_identity(store: ClipStore) -> str:
-    """Return what a store has in common with the store that a run was begun on, wherever it is."""
+    """Return a description of the content of a store by which a resumed run recognises it, at any
+    path.
+    """
     header, valid = store.header, int(store.valid_V.sum())
     videos = f"{valid} of {store.num_videos} videos, {int(store.length_V.sum())} frames"
     about = f"{header.dataset}/{header.split}: {videos}, recipe {store.spec.digest}"

@@ -265,7 +265,7 @@ class FinetuneTask(Task[FinetuneConfig]):
         }
 
     def schema(self) -> Mapping[str, Schema]:
-        """Return what a state of this run must be."""
+        """Return the schema of a state of this run."""
         weights = expected(self.classifier.state_dict())
         best = {
             "epoch": Number(low=1, high=self.config.epochs),

@@ -203,7 +203,7 @@ class PretrainTask(Task[PretrainConfig]):
         }
 
     def schema(self) -> Mapping[str, Schema]:
-        """Return what a state of this run looks like. The queue holds unit vectors."""
+        """Return the schema of a state of this run. The queue holds unit vectors."""
         state = self.moco.state_dict()
         samples, keys = len(self.dataset), self.moco.queue.shape[1]
         return {
@@ -255,7 +255,7 @@ def build_moco(config: PretrainConfig) -> MoCo:
 
 
 def _identities(dataset: PairDataset, init: Weights | None) -> list[str]:
-    """Return what a resumed run has to find again: stores, how they are mixed, first weights."""
+    """Return the data that a resumed run must use again: stores, their mixture, first weights."""
     shown = [f", {count} shown in an epoch" for _, count in dataset.mixture or ()]
     stores = [store_identity(store) for store in dataset.stores]
     mixed = [store + words for store, words in zip(stores, shown or repeat(""), strict=False)]

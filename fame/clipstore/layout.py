@@ -43,7 +43,7 @@ Codecs = list[dict[str, Any]]
 
 
 def record_key(shard: int) -> str:
-    """Return where the record of one shard is."""
+    """Return the key of the record of one shard."""
     return f"{RECORDS}/{shard}.json"
 
 
@@ -113,14 +113,14 @@ class Layout:
         return range(shard * size, min((shard + 1) * size, self.num_videos))
 
     def shard_key(self, array: str, shard: int) -> str:
-        """Return where one shard of one array is."""
+        """Return the key of one shard of one array."""
         # A shard is cut along videos only, so all its other indices are 0: shard 2 of the frames,
         # an array of 5 axes, is frames/c.2.0.0.0.0.
         zeros = ("0" for _ in self._array_shape(array)[1:])
         return ".".join((f"{array}/{_CHUNK_PREFIX}", str(shard), *zeros))
 
     def whole_key(self, array: str) -> str:
-        """Return where the one chunk of a whole array is."""
+        """Return the key of the one chunk of a whole array."""
         return f"{array}/{_CHUNK_PREFIX}.0"
 
     def element_shape(self, array: str) -> tuple[int, ...]:

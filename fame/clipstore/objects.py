@@ -246,6 +246,6 @@ def _client_of(process: int) -> Any:
 
 
 def _code(error: Exception) -> str:
-    """Return what the server called the error, empty where it was not the server's."""
+    """Return the server's code of an error, empty if the error came from elsewhere."""
     answer = getattr(getattr(error.__cause__, "__cause__", None), "response", None)
     return str(cast("dict[str, Any]", answer)["Error"].get("Code")) if answer else ""

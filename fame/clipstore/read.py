@@ -241,8 +241,8 @@ class ClipStore:
         return self._told(array, video, read)
 
     def _told(self, array: str, video: int, read: Callable[[], Found]) -> Found:
-        """Return what ``read`` gives. Raise an error that names the place of any damage and what to
-        do; damage in the cache is read again from the store.
+        """Return the result of ``read``. Raise an error that names the place of any damage and the
+        remedy; damage in the cache is read again from the store.
         """
         shard, first = self._positions(array, video, np.zeros(1, np.int64))
         try:

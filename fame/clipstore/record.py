@@ -140,7 +140,7 @@ def load_record(storage: Storage, layout: Layout, shard: int) -> ShardRecord:
 
 
 def find_record(storage: Storage, layout: Layout, shard: int) -> ShardRecord | None:
-    """Return what :func:`load_record` gives, ``None`` where the shard is not done."""
+    """Return the record of a shard, or ``None`` if the shard is not done."""
     try:
         return load_record(storage, layout, shard)
     except StoreError:
@@ -148,5 +148,5 @@ def find_record(storage: Storage, layout: Layout, shard: int) -> ShardRecord | N
 
 
 def find_records(storage: Storage, layout: Layout) -> Iterator[ShardRecord | None]:
-    """Return what :func:`find_record` gives for every shard, in order."""
+    """Return the record of every shard in order, ``None`` for those not done."""
     return storage.map(partial(find_record, storage, layout), range(layout.num_shards))

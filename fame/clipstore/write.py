@@ -66,7 +66,7 @@ def read_layout(path: StorePath) -> Layout:
 
 
 def layout_of(storage: Storage) -> Layout:
-    """Return what :func:`read_layout` gives, of a storage."""
+    """Return the layout of a storage, as :func:`read_layout` does for a path."""
     try:
         return Layout.from_root_json(storage.read(ROOT_KEY))
     except StoreError as error:

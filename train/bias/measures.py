@@ -140,7 +140,7 @@ def merged_parts(seen: Seen) -> Parts:
 
 
 def neighbour_parts(seen: Seen, background_V: Int[Tensor, " v"]) -> Parts:
-    """Return what a video shares with its nearest neighbour: the background, the class."""
+    """Return whether a video shares background or class with its nearest neighbour."""
     own_V = torch.arange(len(seen.label_V))
     original_VD = seen.of("original")
     near_V = nearest_neighbour(original_VD, original_VD, excluded_QE=own_V[:, None])

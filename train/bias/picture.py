@@ -67,7 +67,7 @@ def panels(reports: Sequence[BiasReport]) -> dict[str, list[str]]:
 
 
 def metric_name(metric: str) -> str:
-    """Return what a metric is called within its panel."""
+    """Return the name of a metric within its panel."""
     name = metric.split("/", 1)[1]
     return NAMES.get(name, name)
 
@@ -168,7 +168,7 @@ def draw_clips(path: Path, clips: VariantClips, *, videos: int = 4) -> None:
 
 
 def chance_of(reports: Sequence[BiasReport], metric: str) -> float | None:
-    """Return what guessing gives for a metric, from the first report that has it."""
+    """Return the value of a metric by guessing, from the first report that has it."""
     return next(report.metrics[metric].chance for report in reports if metric in report.metrics)
 
 

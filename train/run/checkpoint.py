@@ -43,9 +43,7 @@ _MOST_STEPS = 1 << 24  # AdamW counts in float32
 
 
 def optimizer_schema(optimizer: torch.optim.Optimizer) -> Schema:
-    """Return what the state of this optimiser looks like once it has stepped, parameter by
-    parameter.
-    """
+    """Return the schema of the state of this optimiser after its first step, by parameter."""
     group = optimizer.param_groups[0]
     if isinstance(optimizer, torch.optim.SGD) and not group["momentum"]:
         return {"state": {}}

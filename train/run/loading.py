@@ -59,7 +59,7 @@ def _make_room(loader: DataLoader[Any]) -> None:
 
 
 def _told(call: Any, processes: list[Any] | None = None) -> Any:
-    """Return what ``call`` gives; turn the errors of a dead worker or of missing memory into one
+    """Return the result of ``call``; turn the errors of a dead worker or of missing memory into one
     line.
     """
     try:

@@ -44,7 +44,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Return what the metrics of a run depend on beyond its config."""
+    """Return the environment that the metrics of a run depend on, beside its config."""
     return {
         "git": _revision(),
         "python": platform.python_version(),

@@ -140,7 +140,7 @@ class Task(ABC, Generic[C]):
 
     @abstractmethod
     def schema(self) -> Mapping[str, Schema]:
-        """Return what a state must be for this task to continue from it."""
+        """Return the schema of a state that this task can continue from."""
 
     @abstractmethod
     def load_state(self, state: dict[str, Any]) -> None:
