@@ -26,7 +26,9 @@ def push(
     ] = None,
     licence: Annotated[
         str | None,
-        typer.Option("--license", metavar="NAME", help="Licence of the weights: cc-by-4.0, ..."),
+        typer.Option(
+            "--license", metavar="NAME", help="Licence of the weights, for instance cc-by-4.0."
+        ),
     ] = None,
     out: Annotated[
         Path | None,

@@ -113,6 +113,7 @@ def test_every_other_command(folder: Path):
     fame(folder, "evaluate", "test", "tuned/checkpoints/last.pt", "--store", "tiny.zarr")
     fame(folder, "report", "run", "--store", "tiny.zarr", "--out", "report.html")
     fame(folder, "export", last, "--out", "export", "--frames", "8", "--crop", "32")
+    fame(folder, "push", "lab/tiny", "run", "--dry-run", "--out", "pushed")
     fame(folder, "store", "preview", "tiny.zarr", "--clips", "2")
     fame(folder, "store", "browse", "tiny.zarr", "--clips", "2")
 
