@@ -181,10 +181,9 @@ class MoCo(nn.Module):
         sets of keys enter the queue when the step is over, view 2's first. With ``"between"`` the
         keys of view 2 enter before view 2 queries, as in the reference: each of these queries then
         has its own view's key among the negatives. ``sample_B`` numbers the videos of the clips: a
-        query's negatives are then the keys of other videos only; without it they are the whole
-        queue, as in the reference. The caller moves the key encoder before and the query encoder
-        after. ``accumulate`` parts give the gradients of one if batch-norm groups do not straddle
-        them.
+        query's negatives are then the keys of other videos; without it the whole queue, as in the
+        reference. The caller moves the key encoder before and the query encoder after.
+        ``accumulate`` parts give the gradients of one if batch-norm groups do not straddle them.
         """
         peers = collectives or SingleProcess()
         # With 4 clips in each process, rank 1 owns rows 4 to 7 of the whole batch.
@@ -194,8 +193,7 @@ class MoCo(nn.Module):
         key_2_GD, key_1_GD = self.keys((view_2, view_1), shuffles[::-1], peers)
         before = after = (self.queue, self.queue_sample)
         if enqueue == "between":
-            # A copy, since enqueueing changes the queue in place.
-            before = (self.queue.clone(), self.queue_sample.clone())
+            before = (self.queue.clone(), self.queue_sample.clone())  # changed in place below
             self.enqueue_(key_2_GD, sample_G)
         parts = zip(
             view_1.chunk(accumulate),
@@ -210,8 +208,7 @@ class MoCo(nn.Module):
             result = self._contrast(
                 part_own, (part_1, key_2_BD, *before), (part_2, key_1_BD, *after)
             )
-            # So that the gradients of all parts add up to those of the mean.
-            (result.loss / accumulate).backward()
+            (result.loss / accumulate).backward()  # the parts add up to the mean's gradients
             results.append(StepResult(*(value.detach() for value in result)))
         if enqueue == "after":
             self.enqueue_(key_2_GD, sample_G)

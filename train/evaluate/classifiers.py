@@ -98,13 +98,12 @@ def classify(
     on_clips: Callable[[int], None] = lambda count: None,
     on_views: Callable[[Tensor, Tensor], None] = lambda score_NK, video_N: None,
 ) -> Scores:
-    """Show ``network`` (left in evaluation mode, where its weights are) ``clips`` evenly spaced
-    clips of each of the ``videos`` of ``store``.
+    """Return the scores of ``clips`` evenly spaced clips of each of the ``videos`` of ``store``,
+    each as ``crops`` squares of ``crop`` pixels. Leave ``network`` in evaluation mode.
 
-    Of each clip ``crops`` squares of ``crop`` pixels. Several processes share the videos, and all
-    get the result. ``on_clips(count)`` is called after each batch, ``on_views(score_NK, video_N)``
-    once, with the scores of every view of this process. Raise ``ValueError`` where no video can be
-    shown.
+    Several processes share the videos, and all get the result. ``on_clips(count)`` is called after
+    each batch, ``on_views(score_NK, video_N)`` once, with the scores of every view of this process.
+    Raise ``ValueError`` if no video can be shown.
     """
     peers = peers or Alone()
     device = next(network.parameters()).device
@@ -112,9 +111,8 @@ def classify(
     shown = [video for video in wanted if store.valid_V[video]]
     if not shown:
         raise ValueError(f"{store.path}: no video could be decoded")
-    total_VK = torch.zeros(
-        store.num_videos, len(store.header.class_names), dtype=torch.float64, device=device
-    )
+    shape = (store.num_videos, len(store.header.class_names))
+    total_VK = torch.zeros(shape, dtype=torch.float64, device=device)
     # Process 1 of 3 takes the videos at 1, 4, 7, ...
     if mine := shown[peers.rank :: peers.world]:
         squares = SquareClips(
