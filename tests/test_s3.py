@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.forkserver import _forkserver
@@ -71,6 +72,8 @@ def endpoint() -> Iterator[str]:
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     address = "http://{}:{}".format(*server.get_host_and_port())
+    # Its objects belong to the process: those of another file's tests may be there still.
+    urllib.request.urlopen(urllib.request.Request(f"{address}/moto-api/reset", method="POST"))
     settings = {"ENDPOINT_URL": address, "ACCESS_KEY_ID": "we", "SECRET_ACCESS_KEY": "secret"}
     settings["DEFAULT_REGION"] = "eu-west-1"
     with pytest.MonkeyPatch.context() as patch:
