@@ -38,6 +38,7 @@ from train.config import PretrainConfig
 from train.data import PairDataset, Pairs, stream
 from train.pretrain import PretrainTask, build_moco
 from train.recipes import recipe
+from train.run.waiting import Waits
 from train.views import make_views
 
 PARTS = ("peak", "step", "plain", "feeding", "profile")
@@ -183,11 +184,10 @@ def measure_feeding(task: PretrainTask, *, steps: int) -> dict[str, float]:
     for number in range(warm):
         task.step(number, next(batches))
     synchronise(task.device)
-    start, waited = time.perf_counter(), 0.0
+    start, waits = time.perf_counter(), Waits(task.device)
     for number in range(warm, steps):
-        asked = time.perf_counter()
-        batch = next(batches)
-        waited += time.perf_counter() - asked
+        with waits.span():
+            batch = next(batches)
         task.step(number, batch)
     synchronise(task.device)
     elapsed = time.perf_counter() - start
@@ -202,7 +202,7 @@ def measure_feeding(task: PretrainTask, *, steps: int) -> dict[str, float]:
         "cores": os.cpu_count() or 1,
         "workers": task.config.workers,
         "pairs_per_second": task.config.batch * (steps - warm) / elapsed,
-        "data_wait": waited / elapsed,
+        "data_wait": sum(waits.take(), 0.0) / elapsed,
         "pairs_per_second_per_core": task.config.batch / (time.perf_counter() - start),
     }
 

@@ -105,7 +105,7 @@ def test_the_time_left_is_estimated_after_the_first_steps(
 ) -> None:
     with RunLog(tmp_path, first=0, total=4, per_epoch=2, clips=2, peers=Alone(), device=CPU) as log:
         for step in range(4):
-            log.record(step, {"loss": 1.0}, waited=0.0)
+            log.record(step, {"loss": 1.0})
             log.flush()
             assert ("estimate: " in capsys.readouterr().err) == (step == 1)
 

@@ -28,6 +28,7 @@ from fame.lock import hold
 from fame.progress import Progress, duration
 from train.run.loggers import Logger, TensorBoard, WandB, grouped
 from train.run.peers import Peers
+from train.run.waiting import Waits
 
 TRAINING, DATA_WAIT = "training", "waiting for data"  # phases
 _STEADY = 2  # log entries; the first one's time holds compiling, and workers that start
@@ -119,7 +120,7 @@ class RunLog:
         self.first, self.total, self.per_epoch = first, total, per_epoch
         self.progress = progress or Progress(show=peers.rank == 0)
         self._pending: list[tuple[int, dict[str, Tensor | float]]] = []
-        self._since, self._waited = time.monotonic(), 0.0
+        self.waits, self._since = Waits(device), time.monotonic()
         self._flushes = 0
         self._writes = peers.rank == 0
         if self._writes:
@@ -146,14 +147,11 @@ class RunLog:
         if self._writes:
             self._files.close()
 
-    def record(self, step: int, metrics: Mapping[str, Tensor | float], *, waited: float) -> None:
+    def record(self, step: int, metrics: Mapping[str, Tensor | float]) -> None:
         """Keep a step's metrics; nothing waits for the device."""
         self._pending.append((step, dict(metrics)))
-        self._waited += waited
         if step == self.first:  # the time left is estimated without the first step, which compiles
             self.progress.phase(TRAINING, total=self.total, done=step + 1)
-        else:
-            self.progress.waited(waited, DATA_WAIT)
 
     def flush(self) -> None:
         """Write the kept steps. Raise :class:`DivergedError` at the first one whose loss is not
@@ -161,15 +159,18 @@ class RunLog:
         """
         if not self._pending:
             return
-        lines = self._averaged()
-        elapsed = time.monotonic() - self._since
+        lines = self._averaged()  # the device has done these steps, so that the waits can be read
+        waits, elapsed = self.waits.take(), time.monotonic() - self._since
+        # The wait for the first batch is a phase of its own.
+        first = int(lines[0]["step"] == self.first)
+        self.progress.waited(math.fsum(waits[first:]), DATA_WAIT)
         speed: dict[str, float] = {
             "clips_per_second": self.clips * len(lines) / max(elapsed, 1e-9),
-            "data_wait": self._waited / max(elapsed, 1e-9),
+            "data_wait": math.fsum(waits) / max(elapsed, 1e-9),
         }
         if self.device.type == "cuda":
             speed["gpu_memory_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
-        self._pending, self._since, self._waited = [], time.monotonic(), 0.0
+        self._pending, self._since = [], time.monotonic()
         for line in lines:
             # Gradients that are not finite make the next weights so, while this loss still is.
             for name in ("loss", "grad_norm"):

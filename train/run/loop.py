@@ -136,21 +136,20 @@ class _Run:
 
     def _advance(self) -> None:
         """Train on the next batch. Where none comes any more, save and raise."""
-        asked = time.monotonic()
         try:
-            batch = self.feed.next(self.step)
+            with self.log.waits.span():
+                batch = self.feed.next(self.step)
         except LoaderError:
             # At a step that is saved already there is nothing to add.
             if self.step > self.saved:
                 self._flush()
                 self._save()
             self.feed.end(self.step)
-        waited = time.monotonic() - asked
         if self.step == self.begun:
             self.log.progress.phase(_FIRST_STEP[self.task.config.compile])
         with memory_errors(self.task.device, ways=self.task.less_memory):
             metrics = self.task.step(self.step, batch)
-        self.log.record(self.step, metrics, waited=waited)
+        self.log.record(self.step, metrics)
         self.step += 1
 
     def _settle(self, *, ends_epoch: bool, stops: bool) -> None:
