@@ -51,7 +51,7 @@ li p { margin: .4rem .6rem; line-height: 1.35; } li p + p { font-size: .9rem; op
 b { color: light-dark(#b91c1c, #fca5a5); }
 """
 _SCRIPT = """
-const form = document.querySelector("form"), told = document.querySelector("output");
+const form = document.querySelector("form"), output = document.querySelector("output");
 const items = [...document.querySelectorAll("li")];
 const show = () => {
   const { kind, status, motion, text } = Object.fromEntries(new FormData(form));
@@ -63,7 +63,7 @@ const show = () => {
       && (!text || data.name.toLowerCase().includes(text.toLowerCase())));
     shown += !item.hidden;
   }
-  told.textContent = `${shown} of ${items.length} shown`;
+  output.textContent = `${shown} of ${items.length} shown`;
 };
 form.addEventListener("input", show);
 form.addEventListener("submit", (event) => event.preventDefault());
@@ -149,7 +149,7 @@ def _options(options: list[tuple[str, str]]) -> list[Markup]:
 def _failures(store: ClipStore, info: StoreInfo) -> Iterator[Markup]:
     label_of = dict(zip(store.names, store.labels_V.tolist(), strict=True))
     for name, reason in info.failures[:MAX_FAILURES]:
-        yield _item(store, name, label_of[name], status="failed", told=[tag("b", reason)])
+        yield _item(store, name, label_of[name], status="failed", notes=[tag("b", reason)])
 
 
 def _clips(store: ClipStore, videos: list[int], beta: float) -> Iterator[Markup]:
@@ -185,7 +185,7 @@ def _shown(
     """Return the item of a video that has frames in the store, damaged ones included."""
     shard, place = divmod(video, store.spec.videos_per_shard)
     status: str = read_record(store.path, shard).videos[place].status
-    told: list[object] = [f"{int(store.length_V[video])} frames"]
+    notes: list[object] = [f"{int(store.length_V[video])} frames"]
     moving, motion = clip, ""
     try:
         if not isinstance(clip, str) and store.spec.foreground != "none":
@@ -195,16 +195,16 @@ def _shown(
     except CorruptChunk as error:
         moving = str(error)
     if motion == "no":
-        told.append(tag("b", "lacks motion"))
+        notes.append(tag("b", "lacks motion"))
     name, label = store.names[video], int(store.labels_V[video])
     if isinstance(moving, str):
-        told.append(tag("b", moving))
-        return _item(store, name, label, status="corrupt", told=told)
+        notes.append(tag("b", moving))
+        return _item(store, name, label, status="corrupt", notes=notes)
     if status != "ok":
-        told.append(status)
+        notes.append(status)
     labels = [tag("span", text) for text in (_QUARTERS if motion else _QUARTERS[:1])]
     picture = tag("div", film(moving, alt=name), *labels, class_="picture")
-    return _item(store, name, label, status=status, told=told, motion=motion, picture=picture)
+    return _item(store, name, label, status=status, notes=notes, motion=motion, picture=picture)
 
 
 def _item(
@@ -213,12 +213,12 @@ def _item(
     label: int,
     *,
     status: str,
-    told: list[object],
+    notes: list[object],
     motion: str = "",
     picture: Markup | str = "",
 ) -> Markup:
     class_name = store.header.class_names[label] if label >= 0 else ""
-    words = [class_name or "(no label)", *told]
+    words = [class_name or "(no label)", *notes]
     line = Markup(" · ".join(map(escape, words)))
     data = {"data_name": name, "data_kind": f"={class_name}", "data_status": status}
     return tag("li", picture, tag("p", name), tag("p", line), **data, data_motion=motion)

@@ -62,8 +62,8 @@ def _acquire(file: Path, name: str, what: str, error: type[ValueError]) -> int:
         try:
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         except OSError as reason:
-            told = f"{name}: cannot make its lock file {file.name} ({reason.strerror})"
-            raise error(told) from reason
+            message = f"{name}: cannot make its lock file {file.name} ({reason.strerror})"
+            raise error(message) from reason
         try:
             locked = _flock(descriptor, name)
             if locked and _is_at(file, descriptor):

@@ -186,9 +186,9 @@ class Decoder:
             self._line(process, _START_LIMIT)
         except (TimeoutError, EOFError):
             self._log.seek(0)
-            said = self._log.read().decode(errors="replace").strip()
+            output = self._log.read().decode(errors="replace").strip()
             raise DecoderStartError(
-                f"the decoder process did not start ({self._end_process()}): {said}"
+                f"the decoder process did not start ({self._end_process()}): {output}"
             ) from None
         except BaseException:  # interrupted: its next line would be taken for an answer
             self._end_process()

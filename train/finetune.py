@@ -91,7 +91,7 @@ def finetune(
             device=device,
         )
         if task.unseen_classes and peers.rank == 0:
-            warnings.warn(_told_unseen(task), stacklevel=2)
+            warnings.warn(_unseen_warning(task), stacklevel=2)
         run = train(task, run_dir, peers=peers, resume=resume, progress=progress)
         if run.status != "finished":
             return FinetuneResult(run=run, selection="", metrics=None)
@@ -359,7 +359,7 @@ def build_classifier(
     return network
 
 
-def _told_unseen(task: FinetuneTask) -> str:
+def _unseen_warning(task: FinetuneTask) -> str:
     """Return a warning that names the classes without training videos."""
     unseen, classes = task.unseen_classes, len(task.model["class_names"])
     more = f" and {len(unseen) - 10} more" if len(unseen) > 10 else ""

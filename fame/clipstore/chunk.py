@@ -123,7 +123,7 @@ def _blosc_size(data: UInt8[np.ndarray, " bytes"]) -> int:
         raise ValueError("the chunk is shorter than a blosc header")
     *_, decoded, _block, encoded = _BLOSC_HEADER.unpack(data[: _BLOSC_HEADER.size].tobytes())
     if encoded != len(data):
-        raise ValueError(f"the blosc header tells of {encoded} bytes, not {len(data)}")
+        raise ValueError(f"the blosc header claims {encoded} bytes, not {len(data)}")
     return decoded
 
 

@@ -184,7 +184,7 @@ class Layout:
         layout = cls(header=header, num_videos=num_videos, videos_sha256=digest)
         # Every reader must see the same arrays, zarr by this metadata and we by the header.
         if canonical_json(root) != layout.root_json():
-            raise StoreError(f"the array metadata in {ROOT_KEY} is not what its header says")
+            raise StoreError(f"the array metadata in {ROOT_KEY} does not match its header")
         return layout
 
     def _attribute(self) -> dict[str, Any]:

@@ -59,11 +59,11 @@ class _Lease:
         self._tag = self._put(None)
         if self._tag:
             if self._put(None):
-                told = (
+                message = (
                     f"{self._bucket}: its server has no conditional writes; "
                     "run one command at a time"
                 )
-                warnings.warn(told, stacklevel=5)
+                warnings.warn(message, stacklevel=5)
             return
         self._tag = self._put(self._abandoned())
         if not self._tag:
@@ -87,24 +87,24 @@ class _Lease:
         """Watch the object until it is gone (``None``) or must be that of a dead run (its ETag).
         Raise :class:`StoreError` if it changes.
         """
-        seen = self._bucket.tag(self._name)
-        if seen:
+        found = self._bucket.tag(self._name)
+        if found:
             warnings.warn(
-                f"{self._bucket}: a run began to write this store ({seen[1]}); "
-                f"seeing for up to {LEASE_SECONDS:.0f} s whether it still does",
+                f"{self._bucket}: a run began to write this store ({found[1]}); "
+                f"waiting up to {LEASE_SECONDS:.0f} s to find out whether it still does",
                 stacklevel=6,
             )
         watched = time.monotonic()
-        while seen and time.monotonic() - watched < LEASE_SECONDS:
+        while found and time.monotonic() - watched < LEASE_SECONDS:
             time.sleep(LOOK_SECONDS)
             now = self._bucket.tag(self._name)
-            if now and now != seen:
+            if now and now != found:
                 raise StoreError(
                     f"{self._bucket}: another run is writing this store ({now[1]}); "
                     "wait for it to end"
                 )
-            seen = now
-        return seen and seen[0]
+            found = now
+        return found and found[0]
 
     def _put(self, tag: str | None) -> str | None:
         """Replace the lock object only while its ETag is ``tag``; random bytes give every write a

@@ -91,13 +91,13 @@ class Bucket(Storage):
 
     def call(self, method: str, name: str, *, doing: str, **arguments: Any) -> dict[str, Any]:
         """Return one request about one object; an error of one line where it fails."""
-        with self._told(doing):
+        with self._one_line_errors(doing):
             return _client().call_s3(method, Bucket=self._bucket, Key=name, **arguments)
 
     def get(self, key: str, *, start: int, end: int) -> bytes:
         """Return the bytes of an object from ``start`` up to ``end``, which is above it."""
         try:
-            with self._told("read"):
+            with self._one_line_errors("read"):
                 return _client().cat_file(f"{self._bucket}/{self._name(key)}", start=start, end=end)
         except UnreachableError as error:
             if _code(error) == "InvalidRange":  # it was replaced by a shorter one
@@ -149,7 +149,7 @@ class Bucket(Storage):
         """
         more: dict[str, Any] = {}
         while True:
-            with self._told("list"):
+            with self._one_line_errors("list"):
                 page = _client().call_s3(
                     method, Bucket=self._bucket, Prefix=f"{self.prefix}/", **more
                 )
@@ -159,22 +159,22 @@ class Bucket(Storage):
             more = {asked: page[given] for asked, given in markers.items()}
 
     @contextmanager
-    def _told(self, doing: str) -> Generator[None]:
+    def _one_line_errors(self, doing: str) -> Generator[None]:
         """Turn what s3fs raises into one line; a read fails as the store only where there is no
         such object.
         """
         try:
             yield
         except (OSError, BotoCoreError, ClientError) as error:
-            told = (
+            message = (
                 f"{self}: cannot {doing} ({' '.join(str(error).split()) or type(error).__name__})"
             )
             if doing == "write":
                 raise StoreError(
-                    f"{told}. What is done is kept: run the same command again to go on"
+                    f"{message}. What is done is kept: run the same command again to go on"
                 ) from error
             raise (StoreError if isinstance(error, FileNotFoundError) else UnreachableError)(
-                told
+                message
             ) from error
 
 

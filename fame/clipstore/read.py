@@ -148,7 +148,7 @@ class ClipStore:
         if self.spec.foreground == "none":
             raise StoreError(
                 f"{self.path}: the store was made without foreground maps; "
-                "train with --mask online, or make it anew with --foreground flow"
+                "train with --mask online, or make it again with --foreground flow"
             )
         number_T = self._numbers(video, start, window) // self.spec.foreground_every
         return self._decode("foreground", video, number_T, None)
@@ -190,7 +190,7 @@ class ClipStore:
             (chunk,) = self._shard("source", shard).chunks([place])
             return decode_source(self._layout, chunk)[:length]
 
-        return self._told("source", video, read)
+        return self._read_checked("source", video, read)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(ClipStore.open, cache=self._cache), (self.path,)
@@ -238,9 +238,9 @@ class ClipStore:
                     out[t] = out[first]
             return out
 
-        return self._told(array, video, read)
+        return self._read_checked(array, video, read)
 
-    def _told(self, array: str, video: int, read: Callable[[], Found]) -> Found:
+    def _read_checked(self, array: str, video: int, read: Callable[[], Found]) -> Found:
         """Return the result of ``read``. Raise an error that names the place of any damage and the
         remedy; damage in the cache is read again from the store.
         """
@@ -298,5 +298,5 @@ class ClipStore:
         if same and wanted.size <= _SMALL:
             same = self._storage.sha256(key) == wanted.sha256 or not opened.whole()
         if not same:
-            raise StoreError(f"{key} is not the file that the record of its shard tells of")
+            raise StoreError(f"{key} is not the file that the record of its shard describes")
         self._own.add((array, shard))

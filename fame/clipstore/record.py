@@ -83,12 +83,12 @@ class ShardRecord:
         where = f"record {self.shard}"
         if tuple(sorted(self.objects)) != layout.sharded_arrays:
             raise StoreError(
-                f"{where} tells of objects {sorted(self.objects)}, not {layout.sharded_arrays}"
+                f"{where} lists objects {sorted(self.objects)}, not {layout.sharded_arrays}"
             )
         if any(type(entry.size) is not int for entry in self.objects.values()):
             raise StoreError(f"{where} gives a size that is no whole number")
         if [outcome.video for outcome in self.videos] != list(layout.videos_of(self.shard)):
-            raise StoreError(f"{where} does not tell of exactly the videos of its shard")
+            raise StoreError(f"{where} does not list exactly the videos of its shard")
         for outcome in self.videos:
             _check_outcome(outcome, layout, where)
 

@@ -97,7 +97,7 @@ class StoreHeader:
         if data.get("version") != FORMAT_VERSION:
             raise StoreError(
                 f"the store is of format {data.get('version')!r}; this software reads "
-                f"format {FORMAT_VERSION}: remove it and make it anew with `fame preprocess` "
+                f"format {FORMAT_VERSION}: remove it and make it again with `fame preprocess` "
                 f"({data.get('dataset')!r:.40}, split {data.get('split')!r:.40})"
             )
         expect_keys(data, {f.name for f in dataclasses.fields(cls)}, "the header")

@@ -75,7 +75,7 @@ class Storage(ABC):
     max_open: int
     """Shards that a reader keeps open; one that is not open costs reading its index again."""
     remote = False
-    """Whether reading is a request to a server, so that a cache is worth it."""
+    """Whether reading is a request to a server, so that a cache pays."""
 
     def __init__(self, path: StorePath) -> None:
         self.path = path

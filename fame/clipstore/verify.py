@@ -63,8 +63,8 @@ def verify(path: StorePath, *, run: Mapper = map) -> StoreReport:
         return StoreReport(files={ROOT_KEY: str(error)}, shards=(), flat_maps=0)
     records = sum(key.startswith(f"{RECORDS}/") for key in storage.list_keys())
     if layout.num_shards > 2 * records + _MISSING:  # nobody works through what was never there
-        told = f"claims {layout.num_shards} shards, but {records} records are there"
-        return StoreReport(files={ROOT_KEY: told}, shards=(), flat_maps=0)
+        message = f"claims {layout.num_shards} shards, but {records} records are there"
+        return StoreReport(files={ROOT_KEY: message}, shards=(), flat_maps=0)
     reports = list(run(partial(verify_shard, storage.path), range(layout.num_shards)))
     return StoreReport(
         files=_check_files(storage, layout),

@@ -65,13 +65,13 @@ def _from_tree(source: Source) -> Listing:
 
 def _no_split(source: Source) -> str:
     """Return the error for a root without a folder of the split: often it is one level too high."""
-    told = f"{source.root} holds no folder {source.split}"
+    message = f"{source.root} holds no folder {source.split}"
     for folder in folders_below(source.root, depth=2):
         if split_folder(folder, source.split):
-            return f"{told}, but {folder} does: name that with --videos"
+            return f"{message}, but {folder} does: name that with --videos"
     if called(source.root.name, source.split):
-        return f"{told}, but is one: name the folder that holds it with --videos"
-    return f"{told}; --split names the splits that are there, --annotations the official lists"
+        return f"{message}, but is one: name the folder that holds it with --videos"
+    return f"{message}; --split names the splits that are there, --annotations the official lists"
 
 
 def _from_csv(source: Source, version: str) -> Listing:

@@ -72,8 +72,8 @@ def _first_done(running: dict[Reference, ShardTask]) -> ShardResult:
         raise error.cause from error
     except RayError as error:  # its worker or node died once too often
         reason = str(error).strip().splitlines()[0]
-        told = f"its worker died {RETRIES + 1} times: {reason}"
-        return ShardResult(shard=task.shard, videos=len(task.names), error=told)
+        message = f"its worker died {RETRIES + 1} times: {reason}"
+        return ShardResult(shard=task.shard, videos=len(task.names), error=message)
 
 
 def _make_shard(work: Work, task: ShardTask) -> ShardResult:

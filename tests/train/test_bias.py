@@ -26,7 +26,7 @@ from tests.train.labelled import labelled_store
 from train.bias.clips import VariantClips, read_backgrounds
 from train.bias.measures import (
     Parts,
-    Seen,
+    VariantFeatures,
     classifier_parts,
     cosine_parts,
     knn_parts,
@@ -166,11 +166,11 @@ def test_without_a_training_store_the_other_test_videos_vote(
 # Figures against slow counterparts ----------------------------------------------------------------
 
 
-def seen(seed: int, videos: int = 15, classes: int = 3) -> Seen:
+def random_features(seed: int, videos: int = 15, classes: int = 3) -> VariantFeatures:
     rng = np.random.default_rng(seed)
     label_V = np.arange(videos) % classes
     partner_V = np.array([rng.choice(np.flatnonzero(label_V != label)) for label in label_V])
-    return Seen(
+    return VariantFeatures(
         feature_VPD=torch.tensor(rng.normal(size=(videos, len(VARIANTS), 5)), dtype=torch.float32),
         label_V=torch.tensor(label_V),
         partner_V=torch.tensor(partner_V),
@@ -192,7 +192,7 @@ def chances(parts: Parts) -> dict[str, float | None]:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_merged_and_cosine_equal_slow_counterparts(seed: int) -> None:
-    given = seen(seed)
+    given = random_features(seed)
     labels, partners = given.label_V.tolist(), given.partner_V.tolist()
     original, merged, other = (
         given.of(name).double().numpy()
@@ -232,7 +232,7 @@ def test_merged_and_cosine_equal_slow_counterparts(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_neighbours_equal_a_slow_counterpart(seed: int) -> None:
-    given = seen(seed)
+    given = random_features(seed)
     background = np.random.default_rng(seed).integers(0, 4, len(given.label_V))
     original, label = given.of("original").double().numpy(), given.label_V.numpy()
     names = ("background", "background not class", "class not background")
@@ -258,7 +258,7 @@ def test_knn_and_probe_read_every_variant() -> None:
     """Features that spell the class in some variants, and the partner's class in the one with its
     foreground.
     """
-    given = seen(0, videos=30)
+    given = random_features(0, videos=30)
     spelled = torch.eye(3)[given.label_V]
     feature_VPD = spelled[:, None].repeat(1, len(VARIANTS), 1)
     feature_VPD[:, VARIANTS.index("foreground swapped")] = spelled[given.partner_V]
@@ -281,7 +281,7 @@ def test_knn_and_probe_read_every_variant() -> None:
 
 def test_a_query_never_meets_the_videos_that_it_shows() -> None:
     """Were the partner in the gallery, it would give every merged clip its class."""
-    given = seen(1, videos=9)
+    given = random_features(1, videos=9)
     feature_VPD = given.feature_VPD.clone()
     feature_VPD[:, VARIANTS.index("background swapped")] = given.of("original")[given.partner_V]
     alone = dataclasses.replace(given, feature_VPD=feature_VPD)
@@ -502,7 +502,7 @@ def odd_stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             "in video 000: no video is of another class on another background",
         ),
         ("updown", ["{classifier}"], "class 0 is 'left' in"),
-        ("three", ["{classifier}"], "tells 2 classes apart"),
+        ("three", ["{classifier}"], "distinguishes 2 classes"),
         ("good", ["{text}"], "text.pt"),
     ],
 )

@@ -320,7 +320,7 @@ def test_bad_input_is_one_clear_line(store: Path, trained: Path, tmp_path: Path)
         tmp_path / "empty.pt", head={"kind": "projection", "dim": 8}, part="optimizer"
     )
     for path, data, words in (
-        (trained, fewer, "tells 7 classes apart, but .*fewer.zarr has 5"),
+        (trained, fewer, "distinguishes 7 classes, but .*fewer.zarr has 5"),
         (trained, renamed, "class 6 is 'walk' in .*seven.pt but 'crawl' in .*renamed.zarr"),
         (trained, unlabelled, "unlabelled.zarr: 2 of its videos have no label"),
         (
@@ -365,5 +365,5 @@ def test_a_foreign_classifier_of_unknown_order_is_refused(tmp_path: Path) -> Non
     store = ClipStore.open(labelled_store(tmp_path / "s.zarr", ("left", "right"), [0, 1]))
     with pytest.raises(ValueError, match="does not say in which order"):
         classifier_for(store, foreign(2), Path("theirs.pt"))
-    with pytest.raises(ValueError, match="tells 3 classes apart"):
+    with pytest.raises(ValueError, match="distinguishes 3 classes"):
         classifier_for(store, foreign(3), Path("theirs.pt"))

@@ -24,7 +24,7 @@ Parts = dict[str, tuple[Float[Tensor, " v"], float | None]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class VariantFeatures:
     """An encoder's features of every variant of every test video; ``partner_V`` lent what is
     swapped.
     """
@@ -39,7 +39,7 @@ class Seen:
         return self.feature_VPD[:, VARIANTS.index(variant)]
 
 
-def knn_parts(seen: Seen, train: VideoFeatures | None) -> Parts:
+def knn_parts(features: VariantFeatures, train: VideoFeatures | None) -> Parts:
     """Return for each variant whether the nearest neighbours among the original training videos
     vote for the video's class.
 
@@ -47,8 +47,8 @@ def knn_parts(seen: Seen, train: VideoFeatures | None) -> Parts:
     meets a video whose pixels it shows.
     """
     if train is None:
-        gallery_GD, label_G = seen.of("original"), seen.label_V
-        excluded_VE = torch.stack([torch.arange(len(label_G)), seen.partner_V], 1)
+        gallery_GD, label_G = features.of("original"), features.label_V
+        excluded_VE = torch.stack([torch.arange(len(label_G)), features.partner_V], 1)
     else:
         gallery_GD, label_G, excluded_VE = train.feature_VD, train.label_V, None
     # Without training videos two are excluded: the video itself and its partner.
@@ -56,22 +56,22 @@ def knn_parts(seen: Seen, train: VideoFeatures | None) -> Parts:
 
     def right(variant: str) -> Tensor:
         score_VK = knn_scores(
-            seen.of(variant),
+            features.of(variant),
             gallery_GD,
             label_G,
-            classes=seen.classes,
+            classes=features.classes,
             k=min(NEIGHBOURS, room),
             excluded_QE=excluded_VE,
         )
-        return score_VK.argmax(1) == seen.label_V
+        return score_VK.argmax(1) == features.label_V
 
     return {
-        f"knn/{variant}": (_percent(right(variant)), 100 / seen.classes) for variant in VARIANTS
+        f"knn/{variant}": (_percent(right(variant)), 100 / features.classes) for variant in VARIANTS
     }
 
 
 def linear_parts(
-    seen: Seen, train: VideoFeatures, *, weight_decay: float | None, seed: int
+    features: VariantFeatures, train: VideoFeatures, *, weight_decay: float | None, seed: int
 ) -> Parts:
     """Return for each variant whether a linear probe of the original training videos finds the
     class.
@@ -80,32 +80,32 @@ def linear_parts(
         weight_decay = choose_weight_decay(
             train.feature_VD,
             train.label_V,
-            num_classes=seen.classes,
+            num_classes=features.classes,
             seed=seed,
             names=train.class_names,
         )
     probe = fit_probe(
-        train.feature_VD, train.label_V, num_classes=seen.classes, weight_decay=weight_decay
+        train.feature_VD, train.label_V, num_classes=features.classes, weight_decay=weight_decay
     )
     return {
         f"linear/{variant}": (
-            _percent(probe.scores(seen.of(variant)).argmax(1) == seen.label_V),
-            100 / seen.classes,
+            _percent(probe.scores(features.of(variant)).argmax(1) == features.label_V),
+            100 / features.classes,
         )
         for variant in VARIANTS
     }
 
 
-def cosine_parts(seen: Seen) -> Parts:
+def cosine_parts(features: VariantFeatures) -> Parts:
     """Return how similar a video stays to itself with another background and with another
     foreground, and which of the two changes it less.
 
     The background wins where a video is more like itself with another foreground than with another
     background.
     """
-    original_VD = seen.of("original")
+    original_VD = features.of("original")
     like_own_V, like_place_V = (
-        F.cosine_similarity(original_VD, seen.of(variant), dim=1)
+        F.cosine_similarity(original_VD, features.of(variant), dim=1)
         for variant in ("background swapped", "foreground swapped")
     )
     return {
@@ -115,40 +115,43 @@ def cosine_parts(seen: Seen) -> Parts:
     }
 
 
-def merged_parts(seen: Seen) -> Parts:
+def merged_parts(features: VariantFeatures) -> Parts:
     """Return which original video is nearest to a foreground on a lent background: the lender, one
     of the lender's class, or one of its own class.
     """
-    lender_V, others = seen.partner_V, len(seen.label_V) - 1
+    lender_V, others = features.partner_V, len(features.label_V) - 1
     own_V1 = torch.arange(len(lender_V))[:, None]
     near_V = nearest_neighbour(
-        seen.of("background swapped"), seen.of("original"), excluded_QE=own_V1
+        features.of("background swapped"), features.of("original"), excluded_QE=own_V1
     )
     # By guessing, each of the other videos is equally likely to be the nearest.
-    near_label_V, size_V = seen.label_V[near_V], _count_same(seen.label_V).double()
+    near_label_V, size_V = features.label_V[near_V], _count_same(features.label_V).double()
     return {
         "merged/lender": (_percent(near_V == lender_V), 100 / others),
         "merged/lender class": (
-            _percent(near_label_V == seen.label_V[lender_V]),
+            _percent(near_label_V == features.label_V[lender_V]),
             100 * float(size_V[lender_V].mean()) / others,
         ),
         "merged/own class": (
-            _percent(near_label_V == seen.label_V),
+            _percent(near_label_V == features.label_V),
             100 * float(size_V.mean() - 1) / others,
         ),
     }
 
 
-def neighbour_parts(seen: Seen, background_V: Int[Tensor, " v"]) -> Parts:
+def neighbour_parts(features: VariantFeatures, background_V: Int[Tensor, " v"]) -> Parts:
     """Return whether a video shares background or class with its nearest neighbour."""
-    own_V = torch.arange(len(seen.label_V))
-    original_VD = seen.of("original")
+    own_V = torch.arange(len(features.label_V))
+    original_VD = features.of("original")
     near_V = nearest_neighbour(original_VD, original_VD, excluded_QE=own_V[:, None])
-    place_V, class_V = background_V[near_V] == background_V, seen.label_V[near_V] == seen.label_V
+    place_V, class_V = (
+        background_V[near_V] == background_V,
+        features.label_V[near_V] == features.label_V,
+    )
     # How many videos are like each one, itself among them. A pair of background and class gets a
     # number of its own: background * classes + class.
-    same_place_V, same_class_V = _count_same(background_V), _count_same(seen.label_V)
-    same_both_V = _count_same(background_V * seen.classes + seen.label_V)
+    same_place_V, same_class_V = _count_same(background_V), _count_same(features.label_V)
+    same_both_V = _count_same(background_V * features.classes + features.label_V)
 
     def guess(count_V: Tensor) -> float:
         return 100 * float(count_V.double().mean()) / (len(own_V) - 1)

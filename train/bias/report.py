@@ -26,7 +26,7 @@ from fame.weights import Encoder, load
 from train.bias.clips import VariantClips, check_separable, read_backgrounds
 from train.bias.measures import (
     Parts,
-    Seen,
+    VariantFeatures,
     classifier_parts,
     cosine_parts,
     knn_parts,
@@ -157,7 +157,7 @@ def report_on(
     """Measure all that can be measured of one encoder."""
     clips = scene.variants(config, encoder)
     shown = f"variants in {Path(scene.test.path).name}"
-    seen = Seen(
+    features = VariantFeatures(
         feature_VPD=_show(encoder.features, encoder, clips, config, watch, f"{name} on {shown}"),
         label_V=clips.label_V,
         partner_V=clips.partner_V,
@@ -166,26 +166,26 @@ def report_on(
     train = (
         None if scene.train is None else store_features(encoder, name, scene.train, config, watch)
     )
-    parts, left_out = knn_parts(seen, train), dict[str, str]()
+    parts, left_out = knn_parts(features, train), dict[str, str]()
     if train is None:
         left_out["linear"] = "a training store (--train-store)"
     else:
-        parts |= linear_parts(seen, train, weight_decay=config.weight_decay, seed=config.seed)
+        parts |= linear_parts(features, train, weight_decay=config.weight_decay, seed=config.seed)
     if is_classifier(encoder):
         output_VPK = _show(
             encoder.output, encoder, clips, config, watch, f"classifier of {name} on {shown}"
         )
-        parts |= classifier_parts(output_VPK, seen.label_V)
-    parts |= merged_parts(seen)
+        parts |= classifier_parts(output_VPK, features.label_V)
+    parts |= merged_parts(features)
     if scene.background_by_video is None:
         left_out["neighbour"] = "the true backgrounds (--backgrounds)"
     else:
-        parts |= neighbour_parts(seen, scene.background_by_video[clips.video_V])
-    parts |= cosine_parts(seen)
+        parts |= neighbour_parts(features, scene.background_by_video[clips.video_V])
+    parts |= cosine_parts(features)
     return BiasReport(
         checkpoint=name,
         crop=clips.crop,
-        videos=len(seen.label_V),
+        videos=len(features.label_V),
         clips_without_foreground=clips.without_foreground,
         metrics=with_intervals(parts, seed=config.seed),
         left_out=left_out,

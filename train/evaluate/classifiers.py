@@ -259,14 +259,14 @@ def classifier_for(store: ClipStore, classifier: Encoder, path: Path) -> Encoder
     card, names = classifier.card, store.header.class_names
     known = (card.head or {})["classes"]
     if known != len(names):
-        raise ValueError(f"{path} tells {known} classes apart, but {store.path} has {len(names)}")
+        raise ValueError(f"{path} distinguishes {known} classes, but {store.path} has {len(names)}")
     if card.class_names or not card.stranger:
         check_same_classes(str(path), card.class_names or names, str(store.path), names)
         return classifier
     if not set(names) >= _EXCHANGED:
         raise ValueError(
-            f"{path} does not say in which order its {known} classes are; known is the order of "
-            "the reference's classifiers of UCF101 only, so fine-tune the encoder on this store"
+            f"{path} does not say in which order its {known} classes are; only that of the "
+            "reference's classifiers of UCF101 is known, so fine-tune the encoder on this store"
         )
     theirs = sorted(names)
     order_K = torch.tensor([theirs.index(name) for name in names])

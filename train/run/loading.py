@@ -27,13 +27,13 @@ def batches(loader: DataLoader[Any]) -> Iterator[Any]:
     and :class:`CorruptChunk` where one read damaged bytes.
     """
     _make_room(loader)
-    parts = _told(lambda: iter(loader))
+    parts = _guarded(lambda: iter(loader))
     processes = list(getattr(parts, "_workers", ()))
     try:
         while True:
             _check(processes)
             try:
-                part = _told(lambda: next(parts), processes)
+                part = _guarded(lambda: next(parts), processes)
             except StopIteration:
                 return
             yield part
@@ -58,7 +58,7 @@ def _make_room(loader: DataLoader[Any]) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
-def _told(call: Any, processes: list[Any] | None = None) -> Any:
+def _guarded(call: Any, processes: list[Any] | None = None) -> Any:
     """Return the result of ``call``; turn the errors of a dead worker or of missing memory into one
     line.
     """
@@ -68,8 +68,8 @@ def _told(call: Any, processes: list[Any] | None = None) -> Any:
         raise CorruptChunk(str(error).strip().splitlines()[-1].partition(": ")[2]) from None
     except (RuntimeError, OSError, EOFError) as error:
         _check(processes or [])
-        if told := _why(error):
-            raise LoaderError(told) from error
+        if reason := _why(error):
+            raise LoaderError(reason) from error
         raise
 
 

@@ -74,7 +74,7 @@ def test_header_survives_json():
 
 def test_another_format_is_named_clearly():
     data = small.header().to_json() | {"version": 1}
-    found = r"format 1; this software reads format 2: .*make it anew with `fame preprocess`"
+    found = r"format 1; this software reads format 2: .*make it again with `fame preprocess`"
     with pytest.raises(StoreError, match=found):
         StoreHeader.from_json(data)
 
