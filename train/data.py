@@ -107,7 +107,7 @@ class PairDataset(ClipDataset):
         self, epoch: int, position: int, clips: np.ndarray, maps: np.ndarray
     ) -> tuple[int, int]:
         """Read the sample at ``position``; under ``on_corrupt="skip"`` the next that can be read.
-        (sample, skipped).
+        Return the sample and how many were skipped.
         """
         order = self.order(epoch)
         # From position 3 of 5 the candidates are at 3, 4, 0, 1 and 2.
@@ -334,6 +334,7 @@ def _start_worker(number: int) -> None:
     """Ignore signals in a worker, since the main process still wants the batches on their way, and
     use one core.
     """
+    # Ctrl-C reaches every process of the terminal's group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -192,8 +192,10 @@ class FinetuneTask(Task[FinetuneConfig]):
         keep_BD = self._kept(batch.sample_B.tolist(), epoch)
         parts: list[Tensor] = []
         for part in torch.arange(len(label_B)).chunk(config.accumulate):
+            # 16 clips in 2 parts are the rows 0-8 and 8-16 of the view.
             rows = slice(int(part[0]), int(part[-1]) + 1)
             loss, right = self._loss(view[rows], keep_BD[rows], label_B[rows])
+            # The parts are of equal size, so the mean of their gradients is that of the whole.
             (loss / config.accumulate).backward()
             parts.append(torch.stack([loss.detach(), right]))
         if config.merge and self.peers.rank == 0:
@@ -214,6 +216,7 @@ class FinetuneTask(Task[FinetuneConfig]):
             return EpochEnd(pictures=pictures)
         scores = self._judge()
         accuracy = topk_accuracy(scores.score_VK, scores.label_V, k=1)
+        # The first of several equally good epochs stays.
         if self.best is None or accuracy > self.best["accuracy"]:
             weights = {
                 name: value.detach().cpu().clone()
@@ -334,6 +337,8 @@ class FinetuneTask(Task[FinetuneConfig]):
         if self.peers.world == 1:
             return
         own = [buffer for buffer in self.classifier.buffers() if buffer.is_floating_point()]
+        # Zeros everywhere else: the mean of the processes is then the first one's value over their
+        # number.
         first = [
             buffer.clone() if self.peers.rank == 0 else torch.zeros_like(buffer) for buffer in own
         ]

@@ -137,13 +137,18 @@ class PretrainTask(Task[PretrainConfig]):
         """Compute the symmetric loss of two views of each video, and its gradients."""
         config, moco = self.config, self.moco
         epoch = step // self.steps_per_epoch
+        # Every draw below is addressed by epoch and step, so a resumed run repeats them.
         momentum = key_momentum(config, step=step, steps_per_epoch=self.steps_per_epoch)
         moco.train()
         draws = draw_views(batch, config, epoch=epoch, step=step, rank=self.peers.rank)
         view_1, view_2 = render(
             batch.clip_B2THWC, batch.score_B2hw, send(draws, batch.clip_B2THWC.device), config
         )
+        # As in the reference, the key encoder moves before it encodes, towards the weights of the
+        # step before.
         moco.update_key_encoder_(momentum)
+        # Shuffled within processes, keys need not travel, and each process shuffles as many as it
+        # holds.
         shares = self.peers.world if config.shuffle == "process" else 1
         shuffles = [
             shuffle(
@@ -249,6 +254,8 @@ def build_moco(config: PretrainConfig) -> MoCo:
     if config.channels_last:
         moco.to(memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
     if config.compile:
+        # After the weights are drawn, and in place: names in the state stay those of an uncompiled
+        # network.
         moco.encoder_q.compile()
         moco.encoder_k.compile()
     return moco
@@ -258,6 +265,7 @@ def _identities(dataset: PairDataset, init: Weights | None) -> list[str]:
     """Return the data that a resumed run must use again: stores, their mixture, first weights."""
     shown = [f", {count} shown in an epoch" for _, count in dataset.mixture or ()]
     stores = [store_identity(store) for store in dataset.stores]
+    # Without a proportion there is no mixture, and nothing to add to the identity of a store.
     mixed = [store + words for store, words in zip(stores, shown or repeat(""), strict=False)]
     return [*mixed, f"weights {init.digest}"] if init else mixed
 

@@ -277,6 +277,7 @@ def _draw_sources(
 ) -> Tensor:
     """Return for each of this process's ``count`` clips the one that lends it a background."""
     if not config.merges or config.background == "intra":
+        # Each its own: nothing is merged, or the other clip of the video is the background.
         return torch.arange(count)
     draw = derangement if config.sources == "derangement" else permutation
     draws = generator(seed, epoch, step, f"background/{view}")

@@ -68,6 +68,8 @@ class Cache:
         except OSError:
             return False
         try:
+            # The time of change serves as that of the last read: many file systems do not keep
+            # access times.
             os.utime(descriptor)
             return os.preadv(descriptor, [view], offset) == len(view)
         except OSError:
@@ -84,6 +86,8 @@ class Cache:
             written = os.pread(file, _TOTAL.size, 0)
             known = len(written) == _TOTAL.size
             total, pause = _TOTAL.unpack(written) if known else (self._shrunk(self.limit), 0.0)
+            # Looking through all files is slow, so a full cache waits a minute before it does so
+            # again, and one that has old files gives up a sixteenth at once.
             if total + size > self.limit and now >= pause:
                 total = self._shrunk(self.limit - max(size, self.limit // 16))
                 pause = now + _PAUSE if total + size > self.limit else 0.0
@@ -95,6 +99,7 @@ class Cache:
     def keep(self, name: str, data: bytes) -> None:
         """Write a file, whole or not at all."""
         path = self.folder / name
+        # A name of this thread's own: two that fetch the same video never write into one file.
         draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,6 +136,8 @@ class Cache:
                     status = (path := Path(folder, name)).lstat()
                     found.append((status.st_mtime, status.st_size, str(path)))
         total = sum(size for _, size, _ in found)
+        # Files read in this run or within a day stay: `since` is later than a day ago in short
+        # runs.
         may_go = max(self.since, time.time() - _DAY)
         for read, size, path in sorted(found):
             if total <= goal or read >= may_go:
@@ -190,6 +197,8 @@ class CachedShard(OpenShard):
                 return int.from_bytes(size[:-CRC_BYTES], "little"), index
         size, index = super()._ending(length)
         if checksum_holds(index) and self._cache.admits(len(room)):
+            # The size in 8 bytes with its CRC-32C, then the index with its own: 12 bytes and the
+            # index.
             data = size.to_bytes(_SIZE_BYTES - CRC_BYTES, "little")
             self._cache.keep(name, data + crc32c(data) + index)
         return size, index
@@ -212,6 +221,8 @@ class CachedShard(OpenShard):
         found = self._video(first)
         if found is None or not self._cache.admits(found[1] - found[0]):
             return self._read(begin, length).tobytes(), False
+        # Bytes 700 to 800 of a video that begins at byte 500 of the shard are 200 to 300 of its
+        # own.
         start, end, ends = found
         data = self._read(start, end - start).tobytes()
         whole = all(map(checksum_holds, _cut(data, [end - start for end in ends])))
@@ -223,6 +234,8 @@ class CachedShard(OpenShard):
         """Return begin and end of the chunks of a video together and of each; ``None`` where they
         do not lie side by side.
         """
+        # With room for 300 chunks a video, chunk 305 is of the video whose chunks begin at 300.
+        # Those it does not use, at its end, are absent.
         first = position // self._per_video * self._per_video
         offset_N = self._index[first : first + self._per_video, 0]
         begins, ends = self._places((np.flatnonzero(offset_N != ABSENT) + first).tolist())
@@ -233,6 +246,7 @@ class CachedShard(OpenShard):
 
 
 def _cut(data: bytes, ends: list[int]) -> list[bytes]:
+    # Ends 10 30 cut 0-10 and 10-30.
     return [data[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
 
 
@@ -250,12 +264,15 @@ class _Process:
 
     def alone(self, name: str) -> threading.Lock:
         """Return a lock of all that fetch this file, and some others."""
+        # As many locks as are needed to hardly ever meet: two files of one lock only wait for each
+        # other.
         return self._locks[hash(name) % len(self._locks)]
 
     def put(self, wanted: tuple[str, int, int], data: bytes) -> None:
         """Hold bytes for the reader; the oldest go where it does not come for them."""
         self.ahead[wanted] = data
         while len(self.ahead) > _AHEAD:
+            # The first key of a dict is the one that was put in first.
             self.ahead.pop(next(iter(self.ahead)), None)
 
     def submit(self, task: Callable[[], None]) -> None:

@@ -17,6 +17,7 @@ from fame.clipstore.jpeg import decode_jpeg, encode_tall_jpeg
 from fame.clipstore.layout import Layout
 
 CRC_BYTES = 4
+# Two versions, flags, size of an item; then the decoded size, that of a block and the encoded one.
 _BLOSC_HEADER = struct.Struct("<BBBBIII")
 _ZSTD_MAGIC, _ZSTD_HEADER_BYTES = b"\x28\xb5\x2f\xfd", 6
 
@@ -75,6 +76,7 @@ def decode_into(
         decode_jpeg(data, element)
         return
     size_in, codec_of = (_blosc_size, _LZ4) if codec == "lz4" else (_zstd_size, _ZSTD)
+    # Before the codec runs: a header may claim any size, and the codec believes it.
     if size_in(data) != element.nbytes:
         raise ValueError(
             f"the chunk claims to decode to {size_in(data)} bytes, not {element.nbytes}"
@@ -134,9 +136,14 @@ def _zstd_size(data: UInt8[np.ndarray, " bytes"]) -> int:
     if len(data) < _ZSTD_HEADER_BYTES or data[:4].tobytes() != _ZSTD_MAGIC:
         raise ValueError("the chunk is no zstd frame with a size")
     descriptor = int(data[4])
+    # Bits of the descriptor, from the lowest: 2 for the dictionary's number, 3 that do not matter
+    # here, 1 for a frame of one segment, 2 for the width of the size.
     single, dictionary, width = descriptor >> 5 & 1, descriptor & 3, descriptor >> 6
     size_bytes = (single, 2, 4, 8)[width]
+    # Behind magic (4 bytes) and descriptor (1) come the window, but for one segment, and the
+    # dictionary.
     start = 5 + (1 - single) + (0, 1, 2, 4)[dictionary]
+    # The size in 2 bytes is stored less 256, since 1 byte serves smaller ones.
     return int.from_bytes(data[start : start + size_bytes].tobytes(), "little") + (
         256 if size_bytes == 2 else 0
     )

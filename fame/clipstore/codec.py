@@ -51,6 +51,7 @@ class TallJpeg(ArrayBytesCodec):
         raise NotImplementedError
 
     async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
+        # In a thread, so that zarr's event loop can read other chunks meanwhile.
         return await asyncio.to_thread(self._decode_sync, chunk_data, chunk_spec)
 
     async def _encode_single(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer:

@@ -32,6 +32,7 @@ class Folder(Storage):
 
     def size(self, key: str) -> int | None:
         try:
+            # Not stat, which would follow a link out of the store.
             status = (self._folder / key).lstat()
         except OSError:
             return None
@@ -110,6 +111,7 @@ class OpenFile(Source):
 
     def read_into(self, view: memoryview, offset: int) -> int:
         try:
+            # With an offset of its own, so that threads share the descriptor.
             return os.preadv(self._descriptor, [view], offset)
         except OSError as error:
             raise StoreError(f"{self._path}: cannot read ({error.strerror})") from error
@@ -131,6 +133,7 @@ class FileDraft(Draft):
         self._root, self._key = root, key
         with _write_errors(root):
             (root / PARTIAL).mkdir(parents=True, exist_ok=True)
+            # The folder of drafts is flat: frames/c.0.0.0.0.0 becomes frames-c.0.0.0.0.0.x7f3k2.
             descriptor, name = tempfile.mkstemp(
                 dir=root / PARTIAL, prefix=key.replace("/", "-") + "."
             )
@@ -174,6 +177,7 @@ def _write_errors(root: Path) -> Generator[None]:
 
 def _sync_folder(folder: Path) -> None:
     """Make renames in ``folder`` durable."""
+    # A rename changes the folder, so it is the folder that must reach the disk.
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

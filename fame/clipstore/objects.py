@@ -90,7 +90,7 @@ class Bucket(Storage):
             yield from pool.map(function, items)
 
     def call(self, method: str, name: str, *, doing: str, **arguments: Any) -> dict[str, Any]:
-        """Return one request about one object; an error of one line where it fails."""
+        """Send a request about one object. Return its answer; raise an error of one line."""
         with self._one_line_errors(doing):
             return _client().call_s3(method, Bucket=self._bucket, Key=name, **arguments)
 
@@ -105,15 +105,15 @@ class Bucket(Storage):
             raise
 
     def tag(self, name: str) -> tuple[str, str] | None:
-        """Return the entity tag of an object and who wrote it, none where there is no such
+        """Return the ETag of an object and who wrote it, or ``None`` if there is no such
         object.
         """
         found = self._head(name)
         return (found["ETag"], found["Metadata"].get("owner", "unknown")) if found else None
 
     def put_if(self, name: str, data: bytes, *, owner: str, tag: str | None) -> str | None:
-        """Write an object if there is none (no ``tag``) or it still has this ``tag``: its new tag,
-        none if not so.
+        """Write an object only if there is none (``tag`` is ``None``) or its ETag is ``tag``.
+        Return the new ETag, or ``None`` if the object is another.
         """
         condition = {"IfMatch": tag} if tag else {"IfNoneMatch": "*"}
         about = {"owner": owner, "write": uuid.uuid4().hex}

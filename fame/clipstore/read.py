@@ -49,6 +49,8 @@ class ClipStore:
         storage.refuse_links(layout.array_metadata())
         for array in ("label", "length", "stretches"):
             self._expect_sealed(array)
+        # What the record of a shard lists, and the (array, shard) whose file was found to be that
+        # one.
         self._records: dict[int, Mapping[str, StoredObject]] = {}
         self._own: set[tuple[str, int]] = set()
         self.labels_V = read_labels(storage, layout).astype(np.int64)
@@ -100,9 +102,12 @@ class ClipStore:
 
     def check(self, window: Window) -> None:
         """Raise ``ValueError`` unless every video that is longer than the window can show it."""
+        # Of a video that was cut, frames in a row are those of one stretch: 96 in 3 stretches are
+        # 32.
         longest = self.spec.slots
         if (cut_V := self.stretches_V > 1).any():
             longest = int((self.length_V[cut_V] // self.stretches_V[cut_V]).min())
+        # 16 frames at step 4 reach over 15 * 4 + 1 = 61.
         reach = int(window.offsets(longest)[-1]) + 1
         if reach > longest:
             step = max(1, (longest - 1) // max(1, window.frames - 1))
@@ -150,6 +155,7 @@ class ClipStore:
                 f"{self.path}: the store was made without foreground maps; "
                 "train with --mask online, or make it again with --foreground flow"
             )
+        # Frames 4 5 6 7 with a map for every second frame show the maps 2 2 3 3.
         number_T = self._numbers(video, start, window) // self.spec.foreground_every
         return self._decode("foreground", video, number_T, None)
 
@@ -179,6 +185,8 @@ class ClipStore:
     ) -> tuple[int, Int64[np.ndarray, " u"]]:
         """Return the shard of a video, and where in it the chunks of these numbers are."""
         shard, place = divmod(video, self.spec.videos_per_shard)
+        # With 16 videos a shard and room for 300 frames each, frame 5 of video 17 is chunk 305 of
+        # shard 1.
         return shard, number_U + place * self._layout.chunks_per_video(array)
 
     def source(self, video: int) -> Int32[np.ndarray, "l 2"]:
@@ -193,6 +201,7 @@ class ClipStore:
         return self._read_checked("source", video, read)
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # Open files and their positions are of this process only.
         return partial(ClipStore.open, cache=self._cache), (self.path,)
 
     def __repr__(self) -> str:
@@ -225,6 +234,8 @@ class ClipStore:
         if out is None:
             shape = (len(number_T), *self._layout.element_shape(array))
             out = np.empty(shape, np.uint8)
+        # A looped clip 0 1 2 0 1 reads the frames 0 1 2, decodes them to t = 0 1 2, and copies t =
+        # 3 and 4 from t = 0 and 1.
         number_U, first_U, shown_T = np.unique(number_T, return_index=True, return_inverse=True)
         first_T = first_U[shown_T].tolist()
         shard, position_U = self._positions(array, video, number_U)
@@ -249,6 +260,8 @@ class ClipStore:
             try:
                 return read()
             except ValueError:
+                # A damaged file in the cache is dropped and fetched again, once; without one, it is
+                # the store.
                 if not self._shard(array, shard).forget(int(first[0])):
                     raise
                 return read()
@@ -296,6 +309,8 @@ class ClipStore:
         wanted, key = self._records[shard][array], self._layout.shard_key(array, shard)
         same = opened.size == wanted.size
         if same and wanted.size <= _SMALL:
+            # Damaged chunks, whose checksums fail, are no sign of another shard's file; their
+            # reader raises.
             same = self._storage.sha256(key) == wanted.sha256 or not opened.whole()
         if not same:
             raise StoreError(f"{key} is not the file that the record of its shard describes")

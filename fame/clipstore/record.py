@@ -101,12 +101,14 @@ def _check_outcome(outcome: VideoOutcome, layout: Layout, where: str) -> None:
     if outcome.status not in get_args(Status) or type(outcome.reason) is not str:
         raise StoreError(f"{where}: video {outcome.video} has no known status")
     length, stretches, lost = outcome.length, outcome.stretches, outcome.frames_lost
+    # Not isinstance: `true` in JSON is an int to Python.
     whole = type(length) is int and type(stretches) is int and type(lost) is int
     if outcome.status == "failed":
         possible = whole and length == stretches == lost == 0
     else:
         slots = layout.header.spec.slots
         possible = (
+            # Stretches are of equal length: 96 frames can be 3 of 32, but not 5.
             whole and lost >= 0 and 1 <= stretches <= length <= slots and length % stretches == 0
         )
     if outcome.flat_maps is not None:

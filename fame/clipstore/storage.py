@@ -31,7 +31,9 @@ class Source(ABC):
 
     @abstractmethod
     def read_into(self, view: memoryview, offset: int) -> int:
-        """Fill ``view`` from ``offset`` on; how much there was. Raise :class:`StoreError`."""
+        """Fill ``view`` from ``offset`` on. Return the number of bytes read. Raise
+        :class:`StoreError`.
+        """
 
 
 class Draft(ABC):
@@ -42,7 +44,7 @@ class Draft(ABC):
         self._hash = hashlib.sha256()
 
     def write(self, data: bytes) -> None:
-        """Append."""
+        """Append ``data``."""
         self._append(data)
         self._hash.update(data)
         self.size += len(data)
@@ -89,7 +91,7 @@ class Storage(ABC):
 
     @abstractmethod
     def open(self, key: str) -> Source:
-        """Return a file for reading; an error where it is missing or no regular file."""
+        """Open a file for reading. Raise where it is missing or no regular file."""
 
     @abstractmethod
     def draft(self, key: str) -> Draft:
@@ -132,7 +134,7 @@ class Storage(ABC):
         """Raise :class:`StoreError` where a folder of the store leads outside."""
 
     def read(self, key: str, *, limit: int = MAX_METADATA_BYTES) -> bytes:
-        """Return the bytes of a small file; an error where it is above ``limit``."""
+        """Return the bytes of a small file. Raise where it is larger than ``limit``."""
         source = self.open(key)
         if source.size > limit:
             raise StoreError(f"{self}/{key}: {source.size} bytes where at most {limit} belong")
@@ -157,6 +159,7 @@ class Storage(ABC):
 
 def _blocks(source: Source) -> Iterator[memoryview]:
     """Yield the bytes of a file in order; each block is overwritten by the next."""
+    # One block of memory for files of any size.
     block = memoryview(bytearray(min(source.size, _BLOCK_BYTES)))
     for offset in range(0, source.size, _BLOCK_BYTES):
         yield block[: source.read_into(block[: source.size - offset], offset)]

@@ -88,6 +88,7 @@ def write_shard(
         drafts: dict[str, ShardDraft] = {}
         for array in layout.sharded_arrays:
             draft = storage.draft(layout.shard_key(array, shard))
+            # On every way out of the block; it does nothing to a file that has its name.
             stack.callback(draft.discard)
             drafts[array] = ShardDraft(draft, chunks_per_shard=layout.chunks_per_shard(array))
         paired = _paired(storage, layout.videos_of(shard), videos)
@@ -123,7 +124,7 @@ def missing_shards(path: StorePath) -> list[int]:
 
 
 def drop_failed(path: StorePath) -> int:
-    """Make the shards that hold failed videos missing again, of a finished store too; returns how
+    """Make the shards that hold failed videos missing again, of a finished store too. Return how
     many. Call it holding the lock.
     """
     storage = locate(path)
@@ -207,6 +208,7 @@ def _same_store(storage: Storage, wanted: Layout) -> Layout:
     if found.identity == wanted.identity:
         return found
     old, new = found.header.to_json(), wanted.header.to_json()
+    # The fields of the recipe beside those of the header.
     old, new = old | old.pop("spec"), new | new.pop("spec")
     differing = [
         f"{key} {old[key]!r:.80} (asked for: {new[key]!r:.80})"
@@ -232,6 +234,7 @@ def _write_skeleton(
     }
     files[layout.whole_key("names")] = encode_names(names)
     files[layout.whole_key("label")] = encode_numbers(labels_V)
+    # Dicts keep their order: all other files are there when this one makes the folder a store.
     files[ROOT_KEY] = layout.root_json()
     storage.remove(SEAL_KEY)
     for key, data in files.items():
@@ -259,6 +262,7 @@ def _append(
 ) -> VideoOutcome:
     """Encode one video into the drafts; chunks past its end are absent."""
     if isinstance(given, VideoFailure):
+        # No array at all: each chunk of a failed video is absent.
         given_arrays: dict[str, Iterable[np.ndarray]] = {}
         outcome = VideoOutcome(
             video=video,

@@ -49,6 +49,7 @@ def optimizer_schema(optimizer: torch.optim.Optimizer) -> Schema:
         return {"state": {}}
     kept: dict[str, Expected] = {}
     if isinstance(optimizer, torch.optim.AdamW):
+        # Only AdamW counts its steps, in a float32 tensor without axes.
         kept["step"] = Expected(like=torch.zeros(()), low=1, high=_MOST_STEPS)
     names = _KEPT[type(optimizer)]
     parameters: list[nn.Parameter] = group["params"]
@@ -124,6 +125,8 @@ class Run:
                     f"{self.config.batch}: go on from the end of one, an epoch-*.pt"
                 )
             progress = {"step": epoch * per_epoch, "steps_per_epoch": per_epoch}
+        # More epochs cure this, so it gets a message of its own; anything else is left to
+        # `compare`.
         if type(progress.get("step")) is int and progress["step"] > total:
             raise CheckpointError(
                 f"the run is at step {shown(progress['step'])}, past the {total} steps of "
@@ -168,6 +171,7 @@ class Run:
         ours = self.config.to_dict()
         before = {entry.name: entry.default for entry in fields(self.config)} | dict(theirs)
         for key, value in before.items():
+            # Checkpoints hold lists where a config has tuples.
             value = list(value) if isinstance(value, tuple) else value
             free = _FREE | {*_LENGTH} | ({*_SCALE} if self.elsewhere else set[str]())
             if key not in free and ours.get(key) != value:

@@ -134,6 +134,7 @@ class RunLog:
                 for logger in self._loggers:
                     stack.callback(logger.close)
                 self._lines = stack.enter_context((folder / "metrics.jsonl").open("a"))
+                # All could be opened: from here on, `__exit__` closes them.
                 self._files = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -224,6 +225,8 @@ class RunLog:
             [torch.as_tensor(line[name], device=self.device).float() for name in names]
             for _, line in self._pending
         ]
+        # A row for each step and a column for each metric; `tolist` is the only wait for the
+        # device.
         table = torch.stack([torch.stack(row) for row in rows])
         self.peers.average_([table])
         steps = [step for step, _ in self._pending]
@@ -240,6 +243,7 @@ class RunLog:
 
     def _show(self, line: dict[str, float]) -> None:
         done = int(line["step"]) + 1
+        # Rounded up: after step 101 of 100 an epoch it is epoch 2.
         epoch, epochs = -(-done // self.per_epoch), self.total // self.per_epoch
         speed = f"{line['clips_per_second']:.1f} clips/s"
         notes = f"epoch {epoch}/{epochs}, loss {line['loss']:.4f}, {speed}"

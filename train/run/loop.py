@@ -117,6 +117,7 @@ class _Run:
             self._advance()
             ends_epoch = self.step % self.task.steps_per_epoch == 0
             signal_number = _stop(caught or self.feed.lost, self.peers, step=self.step, every=every)
+            # Metrics stay on the device until here, so that steps between do not wait for it.
             if ends_epoch or signal_number or self.step % every == 0:
                 self._settle(ends_epoch=ends_epoch, stops=bool(signal_number))
         interrupted = self.step < self.total
@@ -209,6 +210,8 @@ class _Feed:
             self._why = str(error)
             if self._task.peers.world == 1:
                 raise
+            # The others do not know yet and go on, so this process must give batches until all stop
+            # together.
             self.lost = [signal.SIGTERM]
             self._batches = self._task.batches(step, self._total, workers=0)
             return next(self._batches)
@@ -232,6 +235,7 @@ def caught_signals() -> Generator[list[int]]:
     caught: list[int] = []
 
     def catch(number: int, frame: object) -> None:
+        # The first Ctrl-C saves; whoever presses it again does not want to wait for that.
         if number == signal.SIGINT and signal.SIGINT in caught:
             raise KeyboardInterrupt
         caught.append(number)
@@ -261,6 +265,7 @@ def _begin(task: Task[Any], folder: Path, resume: Resume, peers: Peers) -> tuple
         raise ValueError(
             f"{folder}: there is a run in this folder; resume it, or choose another folder"
         )
+    # With "never" the file is absent here, so the run begins at step 0.
     source = last if resume in ("auto", "never") else Path(resume)
     fresh = source == last and not source.exists()
     elsewhere = not source.resolve().is_relative_to(folder.resolve())
@@ -309,6 +314,7 @@ def save_run(task: Task[Any], folder: Path, step: int) -> None:
         "progress": {"step": step, "steps_per_epoch": task.steps_per_epoch, "data": task.data},
     }
     save(folder / RUN_CHECKPOINT, contents)
+    # Step 300 of 100 an epoch is the end of epoch 3; step 350 is saved as `last` only.
     epoch, within = divmod(step, task.steps_per_epoch)
     if within or epoch % config.checkpoint_every:
         return
@@ -327,6 +333,7 @@ def _stop(caught: Sequence[int], peers: Peers, *, step: int, every: int) -> int:
     """
     if peers.world == 1:
         return caught[0] if caught else 0
+    # Processes agree at the same steps only, or one would wait for an answer that nobody gives.
     if step % every:
         return 0
     return (caught[0] if caught else signal.SIGTERM) if peers.any(bool(caught)) else 0

@@ -109,6 +109,7 @@ class Group:
         if torch.equal(owner_G, torch.arange(len(wanted_G)) // size):  # nobody wants another's
             mine = wanted_G.view(self.world, size)[self.rank] % size
             return row_B[send(mine, row_B.device)]
+        # Row d holds the numbers that rank d wants; modulo `size` they are rows of their owner.
         wanted_by = wanted_G.view(self.world, size)
         outgoing = [wanted[wanted // size == self.rank] % size for wanted in wanted_by]
         mine = owner_G.view(self.world, size)[self.rank]
@@ -117,6 +118,8 @@ class Group:
         incoming = torch.bincount(mine, minlength=self.world).tolist()
         with _peer_errors():
             dist.all_to_all_single(received, sent, incoming, [len(rows) for rows in outgoing])
+        # Owners 1 0 0 of the wish 4 0 1 are sorted by 1 2 0: the first arrival answers the wish at
+        # 1. Sorted again this is 2 0 1, the arrival that answers each wish.
         arrival_B = torch.argsort(mine, stable=True)
         return received[send(torch.argsort(arrival_B), row_B.device)]
 
@@ -156,6 +159,7 @@ def in_buckets(tensors: Sequence[Tensor], most: int = _BUCKET_BYTES) -> list[lis
     room = 0
     for tensor in tensors:
         size = tensor.numel() * tensor.element_size()
+        # Tensors of 3, 4 and 6 MB with room for 8: [3, 4] and [6].
         if not buckets or size > room or tensor.dtype != buckets[-1][-1].dtype:
             buckets.append([])
             room = most
@@ -209,6 +213,7 @@ def share_of(batch: int, *, world: int, groups: dict[str, int | None], accumulat
         raise ValueError(
             f"accumulate {accumulate} does not divide a process's share of {share} clips"
         )
+    # Batch norm sees a part at a time; backgrounds are drawn for the whole share.
     whole = {name: share // accumulate if name == "bn_group" else share for name in groups}
     wrong = {name: group for name, group in groups.items() if group and whole[name] % group}
     for name, group in wrong.items():
@@ -228,6 +233,7 @@ def fitting_batch(
     """
     sizes = {name: group for name, group in groups.items() if group}
     parts = {name: accumulate if name == "bn_group" else 1 for name in sizes}
+    # 2 processes, accumulate=2 and bn_group=8 need batches of 2 * lcm(2, 8 * 2) = 32.
     whole = world * math.lcm(accumulate, *(sizes[name] * parts[name] for name in sizes))
     if whole <= samples:
         return f"--batch {samples // whole * whole}"

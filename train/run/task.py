@@ -80,6 +80,7 @@ class Task(ABC, Generic[C]):
         results, is the last.
         """
         config, group = self.config, self.config.bn_group or 1
+        # 32 clips in batch-norm groups of 8, now in 1 part: 2 parts of 16 are the next that fit.
         parts = (
             parts
             for parts in range(config.accumulate + 1, self.share + 1)
@@ -123,6 +124,7 @@ class Task(ABC, Generic[C]):
         slopes = gradients(self.network)
         self.peers.average_(slopes)
         self.optimizer.step()
+        # Of the averaged gradients, so that it is the same for any number of processes.
         norm = torch.nn.utils.get_total_norm(slopes)
         return {**metrics, "grad_norm": norm, "lr": lr, "skipped": float(batch.skipped)}
 
