@@ -17,7 +17,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from fame.files import whole
-from fame.models import Backbone
+from fame.hub import without_folders
+from fame.models import Backbone, is_foreign
 from fame.normalize import MEAN, STD, normalise, to_colours
 from fame.weights import CARD_KEY, CHECKSUM_KEY, Encoder, export_checksum, load
 
@@ -73,11 +74,16 @@ def export_encoder(
 
 
 def _portable(encoder: Encoder) -> Encoder:
-    """Return the encoder without the folder of its run's cache, which names a person's machine."""
-    config = encoder.card.config
-    if config.get("cache") is None:
-        return encoder
-    return Encoder(encoder.network, replace(encoder.card, config={**config, "cache": None}))
+    """Return the encoder with a card that names no folder of a person's machine: neither that of
+    the run's cache nor that of a network of another project.
+    """
+    card = encoder.card
+    config = {**card.config, "cache": None} if "cache" in card.config else card.config
+    if is_foreign(card.name):
+        name = without_folders(card.name)
+        config = {**config, "encoder": name} if "encoder" in config else config
+        card = replace(card, name=name)
+    return Encoder(encoder.network, replace(card, config=config))
 
 
 def trace(encoder: Encoder, *, frames: int, crop: int) -> torch.export.ExportedProgram:

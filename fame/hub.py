@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from fame.archive import CheckpointError, one_line
+from fame.archive import RUN_CHECKPOINT, CheckpointError, one_line
 
 WEIGHTS = "encoder.safetensors"
 LARGEST = 8 << 30  # bytes
@@ -28,6 +28,27 @@ def is_address(path: str | Path) -> bool:
     """
     found = _ADDRESS.fullmatch(str(path))
     return found is not None and not Path(str(path).removeprefix("hf:")).exists()
+
+
+def without_folders(name: str) -> str:
+    """Return the name of a checkpoint or network without the folders of a person's machine, for
+    what is published.
+
+    ``/home/me/runs/fame/checkpoints/last.pt`` is ``fame``, ``hf:/data/videomae@w.pt`` is
+    ``hf:videomae@w.pt``; an address, and a name of at most two parts, stay as they are.
+    """
+    if is_address(name):
+        return name
+    return "".join(_last_part(part) for part in re.split(r"([:@])", name))
+
+
+def _last_part(path: str) -> str:
+    parts = list(Path(path).parts)
+    if len(parts) <= 2 and not path.startswith(("/", "~", "..")):
+        return path
+    # The last checkpoint of a run stands for the run.
+    of_run = tuple(parts[-2:]) == RUN_CHECKPOINT.parts and len(parts) > 2
+    return parts[-3] if of_run else parts[-1]
 
 
 def fetch(address: str | Path) -> Path:

@@ -146,7 +146,8 @@ class TrainingConfig(Settings):
 
     log_every: Annotated[int, RUN("Steps from one log entry to the next.", low=1)] = 10
     logger: Annotated[
-        Literal["tensorboard", "wandb"], RUN("TensorBoard alone, or Weights & Biases beside it.")
+        Literal["tensorboard", "wandb", "mlflow"],
+        RUN("TensorBoard alone, or Weights & Biases or MLflow beside it."),
     ] = "tensorboard"
     checkpoint_every: Annotated[int, RUN("Epochs from one kept checkpoint to the next.", low=1)] = (
         10

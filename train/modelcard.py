@@ -13,6 +13,7 @@ import yaml
 from fame.archive import RUN_CHECKPOINT
 from fame.checkpoint import open_checkpoint
 from fame.files import whole
+from fame.hub import without_folders
 from fame.settings import Settings
 from fame.words import plain
 from train.config import FinetuneConfig, PretrainConfig
@@ -53,6 +54,7 @@ def model_card(
 ) -> str:
     """Return the card as Markdown. Raise ``ValueError`` for a folder that holds no run."""
     config = read_json(run / "config.json")
+    config["encoder"] = without_folders(str(config.get("encoder")))
     with open_checkpoint(run / RUN_CHECKPOINT) as saved:
         data = saved.progress.get("data", [])
     head: dict[str, Any] = {"library_name": "fame", "tags": ["video", "self-supervised", "fame"]}
@@ -149,10 +151,18 @@ def _metrics(run: Path) -> Iterable[tuple[str, str]]:
 
 
 def _results(path: Path) -> str:
-    """Return a table of a file of results: checkpoints beside each other, a row for each metric."""
+    """Return a table of a file of results: checkpoints beside each other, a row for each metric.
+
+    Checkpoints are named without their folders, and numbered where that makes names equal.
+    """
     names, rows = read_results(path)
+    short = [without_folders(row[0]) for row in rows]
+    head = [
+        name if short.count(name) == 1 else f"{number}: {name}"
+        for number, name in enumerate(short, 1)
+    ]
     turned = list(zip(names, *(row[1:] for row in rows), strict=True))
-    return f"### {_text(path.stem)}\n\n" + _table(("", *(row[0] for row in rows)), turned)
+    return f"### {_text(path.stem)}\n\n" + _table(("", *head), turned)
 
 
 def _rows(values: dict[str, Any], *, without: Collection[str]) -> Iterable[tuple[str, str]]:

@@ -16,6 +16,7 @@ import fame
 from fame import hub
 from fame.archive import CheckpointError
 from fame.export import export_encoder
+from fame.hub import without_folders
 from fame.models import build_encoder
 
 pytest.importorskip("huggingface_hub")
@@ -179,3 +180,25 @@ def test_addresses_are_told_from_folders(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(hub, "import_module", lambda name: __import__("no_such_hub"))
     with pytest.raises(CheckpointError, match="needs huggingface-hub: pip install"):
         fame.load("hf://lab/encoder")
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("runs/fame", "runs/fame"),
+        ("data/runs/fame/checkpoints/last.pt", "fame"),
+        ("/home/me/last.pt", "last.pt"),
+        ("checkpoints/last.pt", "checkpoints/last.pt"),
+        ("~/x.pt", "x.pt"),
+        ("../x/epoch-0010.pt", "epoch-0010.pt"),
+        ("hf:MCG-NJU/videomae-base", "hf:MCG-NJU/videomae-base"),
+        ("hf://org/name@main", "hf://org/name@main"),
+        ("hf:/org/name", "hf:/org/name"),
+        ("hf:/data/big/videomae@/data/w.pt", "hf:videomae@w.pt"),
+        ("package.module:function", "package.module:function"),
+        ("untrained i3d {'width': 0.5}", "untrained i3d {'width': 0.5}"),
+        ("", ""),
+    ],
+)
+def test_what_is_published_names_no_folder(name: str, published: str) -> None:
+    assert without_folders(name) == published

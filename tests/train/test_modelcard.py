@@ -1,6 +1,7 @@
 """The card of a run: what is in it was measured, and nothing that a stranger named is markup."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,6 +106,35 @@ def test_words_of_others_are_text(run: Path, tmp_path: Path) -> None:
     assert r"\<script\>\|\[x\](javascript:0)" in card
     assert "\n# head" not in card
     assert yaml.safe_load(card.split("---\n", 2)[1])["license"] == r"a: b\n---\n# x"
+
+
+def test_the_folders_of_a_machine_are_not_published(run: Path, tmp_path: Path) -> None:
+    """Neither of results, nor of the network that a person named by its file."""
+    rows = [
+        {"checkpoint": name, "figures": {"top-1": 1.0}}
+        for name in (
+            "/home/me/first/checkpoints/last.pt",
+            "/home/me/second/epoch-0010.pt",
+            "../mine/second/epoch-0010.pt",
+            "untrained c3d_small {'width': 0.125}",
+            "hf:/home/me/videomae",
+            "/home/me/mine.py:net@/home/me/w.pt",
+        )
+    ]
+    knn = tmp_path / "knn.json"
+    knn.write_text(json.dumps({"settings": {}, "results": rows}))
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    config = json.loads((run / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"encoder": "/home/me/mine.py:net"}))
+    card = model_card(copy, name="lab/first", results=[knn])
+    head = (
+        "|  | first | 2: epoch-0010.pt | 3: epoch-0010.pt | untrained c3d\\_small {'width': 0.125} | "
+        "hf:videomae | mine.py:net@w.pt |"
+    )
+    assert head in card
+    assert "(mine.py:net)" in card and "| encoder | mine.py:net |" in card
+    assert "/home" not in card and "../" not in card
 
 
 def test_a_folder_without_a_run_and_odd_results_are_one_line(run: Path, tmp_path: Path) -> None:

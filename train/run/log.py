@@ -26,7 +26,7 @@ from torch import Tensor
 from fame.files import sweep, whole
 from fame.lock import hold
 from fame.progress import Progress, duration
-from train.run.loggers import Logger, TensorBoard, WandB, grouped
+from train.run.loggers import BESIDE, Logger, TensorBoard, grouped
 from train.run.peers import Peers
 from train.run.waiting import Waits
 
@@ -129,8 +129,8 @@ class RunLog:
             with ExitStack() as stack:
                 stack.enter_context(_disk_errors_once())
                 self._loggers: list[Logger] = [TensorBoard(folder, first=first)]
-                if config and config["logger"] == "wandb":
-                    self._loggers.append(WandB(folder, config))
+                if config and (beside := BESIDE.get(config["logger"])):
+                    self._loggers.append(beside(folder, config))
                 for logger in self._loggers:
                     stack.callback(logger.close)
                 self._lines = stack.enter_context((folder / "metrics.jsonl").open("a"))
