@@ -21,12 +21,19 @@ import safetensors
 import torch
 from torch import Tensor
 
-from fame.pickled import Name, PickleError, unpickle
+from fame.pickled import Name, PickleError, refusal, unpickle
 
 RUN_CHECKPOINT = Path("checkpoints", "last.pt")  # in a run folder
 DAMAGED = "truncated, damaged or not a checkpoint"
 _LONGEST_PICKLE = 64 << 20  # bytes; that of an I3D with its optimiser has 0.2 MB
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # what torch wrote before 1.6 begins with this number
+# What people take for weights, by its first bytes.
+_NO_WEIGHTS = {
+    b"<": "a page of HTML: the download gave a page and not the file",
+    b"version https://git-lfs": "a pointer of Git LFS: `git lfs pull` fetches the file itself",
+    b"\x1f\x8b": "compressed by gzip: unpack it",
+    b"\x89HDF": "an HDF5 file, of Keras for instance",
+}
 _DTYPES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -96,14 +103,35 @@ def _open(path: Path, stack: ExitStack) -> Archive:
     if path.is_dir() and (last := path / RUN_CHECKPOINT).is_file():
         path = last
     if path.is_dir():
-        raise CheckpointError(f"is a folder, neither a checkpoint nor a run with {RUN_CHECKPOINT}")
+        hint = f"; name it hf:{path}" if (path / "config.json").is_file() else ""
+        raise CheckpointError(
+            f"is a folder, neither a checkpoint nor a run with {RUN_CHECKPOINT}{hint}"
+        )
     if not path.is_file():
         raise CheckpointError("no such file")
     with _damage():
-        if path.suffix == ".safetensors":
-            return _Safetensors(stack.enter_context(safetensors.safe_open(path, framework="pt")))
         file = stack.enter_context(path.open("rb"))
+        if path.suffix == ".safetensors" or _is_safetensors(file):
+            return _Safetensors(stack.enter_context(safetensors.safe_open(path, framework="pt")))
+        _check_kind(file)
         return _Zip(file) if zipfile.is_zipfile(file) else _Legacy(file)
+
+
+def _is_safetensors(file: io.BufferedReader) -> bool:
+    """Return whether a file of any name begins as safetensors do: the length of a JSON object in 8
+    bytes, and the object.
+    """
+    head = file.peek(9)[:9]
+    return head[8:] == b"{" and int.from_bytes(head[:8], "little") < _LONGEST_PICKLE
+
+
+def _check_kind(file: io.BufferedReader) -> None:
+    """Raise :class:`CheckpointError` naming what a file is that people take for weights."""
+    begin = file.peek(264)[:264]
+    if what := next((_NO_WEIGHTS[key] for key in _NO_WEIGHTS if begin.startswith(key)), None):
+        raise CheckpointError(f"not a checkpoint but {what}")
+    if begin[257:262] == b"ustar":  # a zip that is the last in it would be taken for the whole
+        raise CheckpointError("not a checkpoint but a tar archive: unpack it")
 
 
 @contextmanager
@@ -189,6 +217,8 @@ class _Pickled(Archive):
                 dtype = _DTYPES[name.removeprefix("torch ")]
                 self._check_storage(key, size * dtype.itemsize)
                 return Claim(key=key, dtype=dtype, shape=(size,))
+            case ("module", Name(text=name), *_):  # a network as torch before 1.6 saved it
+                raise PickleError(refusal(name))
             case _:
                 raise PickleError("damaged (its pickle refers to what is no storage of tensors)")
 
@@ -231,6 +261,8 @@ class _Zip(_Pickled):
         self._zip = zipfile.ZipFile(file)
         entries = self._zip.infolist()
         size = file.seek(0, io.SEEK_END)
+        if any("/code/" in entry.filename for entry in entries):
+            raise CheckpointError("refused: a TorchScript program; save its state_dict() instead")
         if any(
             e.compress_type or e.flag_bits & 1 or e.file_size != e.compress_size for e in entries
         ):

@@ -14,19 +14,24 @@ from typing import Any
 
 # Values that other projects leave beside the weights. They are harmless because they are not made.
 _HARMLESS = re.compile(
-    r"argparse Namespace"
+    r"argparse Namespace|types SimpleNamespace|datetime \w+|uuid UUID|decimal Decimal"
+    r"|pathlib(\._local)? (Pure)?(Posix|Windows)?Path"
+    r"|(pytorch_lightning|lightning_fabric|lightning\.fabric)\.utilities\.\w+ AttributeDict"
+    r"|(yacs|fvcore\.common)\.config CfgNode|easydict EasyDict|(box|box\.box) Box"
+    r"|omegaconf\.\w+ \w+|typing Any|mmengine\.config\.config ConfigDict"
+    r"|mmengine\.logging\.history_buffer HistoryBuffer"
     r"|(collections|builtins|__builtin__) "
     r"(Counter|OrderedDict|defaultdict|set|frozenset|dict|list|tuple|int|float|str|bool)"
     r"|_codecs encode"
     r"|numpy (dtype|ndarray|bool_|(float|int|uint)\d+)|numpy\.dtypes \w+DType"
-    r"|numpy\._?core\.multiarray (scalar|_reconstruct)"
+    r"|numpy\._?core\.(multiarray (scalar|_reconstruct)|numeric _frombuffer)"
     r"|torch (device|Size|float\d+|bfloat16|double|float|half|u?int\d+|long|int|bool)"
 )
 _MOST_BITS = 128
 _PUSHED = {
     "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
     "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE",
-    "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
+    "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
 }  # fmt: skip
 _CONSTANTS: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
@@ -77,6 +82,15 @@ def unpickle(file: io.BytesIO, *, rebuild: Rebuild, persistent: Persistent) -> A
         raise
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as error:
         raise PickleError("truncated, damaged or not a checkpoint") from error
+
+
+def refusal(name: str) -> str:
+    """Return the message about an object of the class ``name``, ``module name``."""
+    # As Python writes a name: os.system, not "os system".
+    return (
+        f"refused: it holds {'.'.join(name.split(' ', 1))[:80]!r}, an object that could run code; "
+        "save tensors and plain values only, as model.state_dict() has them"
+    )
 
 
 class _Machine:
@@ -217,6 +231,9 @@ class _Machine:
                 (pairs,) = arguments
                 self._fill([half for pair in pairs for half in pair])
             return
+        if called.text == "collections defaultdict":
+            self._stack.append({})
+            return
         value = self._rebuild(called.text, arguments)
         self._stack.append(self._recorded(called) if value is None else value)
 
@@ -236,10 +253,5 @@ class _Machine:
 
     def _recorded(self, name: Name) -> Record:
         if not _HARMLESS.fullmatch(name.text):
-            # As Python writes a name: os.system, not "os system".
-            named = ".".join(name.text.split(" ", 1))[:80]
-            raise PickleError(
-                f"refused: it holds {named!r}, an object that could run code; "
-                "save tensors and plain values only"
-            )
+            raise PickleError(refusal(name.text))
         return Record(name.text)

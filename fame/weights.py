@@ -23,7 +23,7 @@ from fame.models import Backbone, build_backbone, build_encoder, build_foreign, 
 from fame.models.foreign import ForeignBackbone
 from fame.models.registry import seeded
 from fame.normalize import Normalisation, encoder_input
-from fame.recognise import Recognised, recognise, state_dict
+from fame.recognise import Recognised, claims_for, recognise
 
 CARD_KEY, CHECKSUM_KEY = "fame_card", "fame_checksum"
 HEAD_PREFIXES = ("id_head.", "fc.")
@@ -228,14 +228,15 @@ def _filled(card: Card, network: ForeignBackbone, path: Path) -> Encoder:
             state = saved.read({part: expected(whole.state_dict())})[part]
             whole.load_state_dict(state)
             return Encoder(whole, card)
-        claims, schema = (
-            state_dict(archive.values),
-            expected(network.network.state_dict(), any_precision=True),
-        )
-        # Files of whole training runs hold more than the network: optimisers, other heads.
-        held = {name: claim for name, claim in claims.items() if name in schema}
+        wanted = network.network.state_dict()
+        held = claims_for(archive.values, wanted)
+        # The counters that old files lack keep their value.
+        needed = {name: like for name, like in wanted.items() if name in held or not _counts(name)}
+        schema = expected(needed, any_precision=True)
         compare(held, schema, card.name)
-        network.network.load_state_dict(take(archive, held, schema, card.name))
+        network.network.load_state_dict(
+            take(archive, held, schema, card.name), strict=len(needed) == len(wanted)
+        )
     return Encoder(network, card)
 
 
@@ -291,8 +292,8 @@ def export_checksum(card: Card, state: Mapping[str, Tensor]) -> str:
 
 
 def _of_stranger(archive: Archive, found: Recognised) -> tuple[Card, State]:
-    """Return the weights of another project: of any precision, and without the counters that old
-    files lack.
+    """Return the weights of another project: of any precision, without the counters that old files
+    lack, and without a head of a form that is not known here.
 
     These counters (``num_batches_tracked``) came with torch 0.4.1; no result depends on them.
     """
@@ -301,12 +302,20 @@ def _of_stranger(archive: Archive, found: Recognised) -> tuple[Card, State]:
     counters = {
         name: torch.zeros(like.shape, dtype=like.dtype)
         for name, like in wanted.items()
-        if name.endswith("num_batches_tracked") and name not in found.state
+        if _counts(name) and name not in found.state
     }
     needed = {name: like for name, like in wanted.items() if name not in counters}
+    # More layers are another network (layer1.2 of R(2+1)D-34); what has another first name, such as
+    # classifier.1.weight, is none of its parts.
+    tops = {name.split(".")[0] for name in needed}
+    state = {name: claim for name, claim in found.state.items() if name.split(".")[0] in tops}
     schema = expected(needed, any_precision=True)
-    compare(found.state, schema, f"the encoder ({found.name} by its names)")
-    return card, take(archive, found.state, schema, "the encoder") | counters
+    compare(state, schema, f"the encoder ({found.name} by its names)")
+    return card, take(archive, state, schema, "the encoder") | counters
+
+
+def _counts(name: str) -> bool:
+    return name.endswith("num_batches_tracked")
 
 
 def _class_names(names: Any, head: Mapping[str, Any]) -> tuple[str, ...]:

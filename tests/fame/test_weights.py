@@ -184,8 +184,8 @@ STEM = "conv3d_1a_7x7.conv3d.weight"
             "no encoder known here .*conv.weight",
         ),
         (
-            {"state_dict": {f"module.{STEM}": torch.ones(1), "module.fc.bias": 2}},
-            "fc.bias .* not a named tensor",
+            {"state_dict": {f"m.{STEM}": torch.ones(1), "m.fc.weight": 1, "m.fc.bias": 2}},
+            "the bias of its head is 2, not one row of numbers",
         ),
         ({"weights": 1}, r"neither fame-checkpoint/2 nor .*found: weights"),
         ([1], "found: list"),
