@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fame import foreground
 from fame.foreground import (
     foreground_mask,
     gauss_score,
@@ -156,6 +157,17 @@ def test_fast_score_equals_the_straightforward_one() -> None:
     torch.testing.assert_close(
         paper_score(clip), oracle.straightforward_score(clip), rtol=0, atol=1e-5
     )
+
+
+def test_clips_scored_in_parts_score_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = random_clip(8, batch=5)
+    whole = paper_score(clip)
+    for at_once in (1, 2, 4):
+        monkeypatch.setattr(foreground, "_PART", at_once * 24 * 30 + 1)
+        assert torch.equal(paper_score(clip), whole)
+    clip[3, 0, 1, 2, 3] = float("nan")
+    with pytest.raises(ValueError, match="item 3 of the batch"):
+        paper_score(clip)
 
 
 def test_gauss_score_falls_off_from_the_centre() -> None:
