@@ -38,9 +38,9 @@ PANELS = (
     "Contrast",
     "Optimiser",
     "Speed and memory",
-    "Options",
     "Run",
     "Launch",
+    "Options",
 )
 
 
@@ -51,7 +51,8 @@ def _write_panels(command: Any, ctx: Any, formatter: Any) -> None:
         if record := parameter.get_help_record(ctx):
             argument = parameter.param_type_name == "argument"
             panel = "Arguments" if argument else parameter.rich_help_panel or "Options"
-            panels.setdefault(panel, []).append(record)
+            name = record[0].split(" <")[0] if argument else record[0]  # typer adds its type
+            panels.setdefault(panel, []).append((name, record[1]))
     for panel in sorted(panels, key=PANELS.index):
         with formatter.section(panel):
             formatter.write_dl(panels[panel])

@@ -129,8 +129,9 @@ def test(
     checkpoints: Annotated[
         list[Path] | None,
         typer.Argument(
+            metavar="CHECKPOINT",
             help="Fine-tuned checkpoints (default: "
-            "ROOT/runs/finetune-ucf101-1/checkpoints/last.pt)."
+            "ROOT/runs/finetune-ucf101-1/checkpoints/last.pt).",
         ),
     ] = None,
     root: Root = Path("data"),

@@ -25,7 +25,10 @@ def export(
     config: ExportConfig,
     checkpoint: Annotated[
         Path | None,
-        typer.Argument(help="A checkpoint (default: ROOT/runs/pretrain/checkpoints/last.pt)."),
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="A checkpoint (default: ROOT/runs/pretrain/checkpoints/last.pt).",
+        ),
     ] = None,
     root: Root = Path("data"),
     formats: Annotated[

@@ -17,7 +17,8 @@ Root = Annotated[
 Checkpoints = Annotated[
     list[Path] | None,
     typer.Argument(
-        help="Checkpoints to compare (default: ROOT/runs/pretrain/checkpoints/last.pt)."
+        metavar="CHECKPOINT",
+        help="Checkpoints to compare (default: ROOT/runs/pretrain/checkpoints/last.pt).",
     ),
 ]
 AnyPath = TypeVar("AnyPath", Path, Path | str)

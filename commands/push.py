@@ -14,7 +14,9 @@ def push(
     name: Annotated[str, typer.Argument(metavar="ORG/NAME", help="Repository on the hub.")],
     run: Annotated[
         Path | None,
-        typer.Argument(help="Run folder (default: ROOT/runs/pretrain).", show_default=False),
+        typer.Argument(
+            metavar="RUN", help="Run folder (default: ROOT/runs/pretrain).", show_default=False
+        ),
     ] = None,
     root: Root = Path("data"),
     results: Annotated[

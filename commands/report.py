@@ -13,7 +13,9 @@ from commands.stores import existing_store
 def report(
     run: Annotated[
         Path | None,
-        typer.Argument(help="Run folder (default: ROOT/runs/pretrain).", show_default=False),
+        typer.Argument(
+            metavar="RUN", help="Run folder (default: ROOT/runs/pretrain).", show_default=False
+        ),
     ] = None,
     root: Root = Path("data"),
     store: Annotated[

@@ -2,11 +2,14 @@
 makes a store.
 """
 
+import re
 import shlex
 from itertools import islice
 from pathlib import Path
+from typing import get_args
 
 from commands.paths import AnyPath
+from preprocess.config import Dataset
 from preprocess.datasets.files import is_video
 
 _ROOT_KEY = "zarr.json"  # of fame.clipstore.layout, which loads numpy
@@ -25,7 +28,7 @@ def existing_store(path: AnyPath, *, root: Path, hint: str = "") -> AnyPath:
         return path
     place = Path(path)
     if not place.exists():
-        notes = [f"{path} is not there", _MAKES, hint, _named(root / "stores")]
+        notes = [f"{path} is not there", _maker(place), hint, _named(root / "stores")]
     elif not place.is_dir():
         notes = [f"{path} is a file, but a clip store is a folder", _MAKES, hint]
     elif within := _named(place):
@@ -36,6 +39,15 @@ def existing_store(path: AnyPath, *, root: Path, hint: str = "") -> AnyPath:
     else:
         notes = [f"{path} is a folder without a clip store", _MAKES, hint]
     raise ValueError("; ".join(note for note in notes if note))
+
+
+def _maker(store: Path) -> str:
+    """Return which command makes a store, in words: ``ucf101-train2.zarr`` is that of a dataset."""
+    name = re.fullmatch(r"(\w+)-(?:train|test|val)([1-3]?)\.zarr", store.name)
+    if name is None or name[1] not in get_args(Dataset):
+        return _MAKES
+    fold = f" --fold {name[2]}" if name[2] > "1" else ""
+    return f"`fame preprocess {name[1]}{fold}` makes it"
 
 
 def shares(words: list[str]) -> tuple[list[str], list[float] | None]:

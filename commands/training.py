@@ -177,7 +177,7 @@ def pretrain(
     stores: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[STORE[=SHARE]]...",
+            metavar="STORE[=SHARE]",
             help="Clip stores (default: ROOT/stores/k400-train.zarr). With shares, such as "
             "A=0.7 B=0.3, an epoch mixes them so.",
         ),
@@ -196,7 +196,7 @@ def pretrain(
     given_paths, proportion = shares(stores or [])
     paths: list[Path | str] = [*given_paths] or [run.root / "stores" / "k400-train.zarr"]
     for path in paths:
-        existing_store(path, root=run.root, hint="`fame preprocess k400` makes the default one")
+        existing_store(path, root=run.root)
     if run.knn_store is not None:
         existing_store(run.knn_store, root=run.root)
     where: Values = {

@@ -33,7 +33,7 @@ figure { margin: 0; } figcaption { font-size: .85rem; }
 img { max-width: 100%; height: auto; display: block; border-radius: 3px; image-rendering: auto; }
 .grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); }
 .grid img { width: 100%; } .charts { display: grid; gap: 1rem;
-  grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); }
+  grid-template-columns: repeat(auto-fit, minmax(max(17rem, 40%), 1fr)); }
 svg { width: 100%; height: auto; }
 svg text { fill: currentColor; font: 12px system-ui, sans-serif; paint-order: stroke;
   stroke: var(--paper); stroke-width: 4px; stroke-linejoin: round; }
@@ -125,7 +125,7 @@ def chart(
 ) -> Markup:
     """Return a line chart of values over steps; the first line is faint, the last one bold.
 
-    ``levels`` are dashed horizontal lines, such as what guessing reaches.
+    ``levels`` are dashed horizontal lines, such as what guessing reaches; the caption names them.
     """
     levels = levels or {}
     values = [value for line in lines.values() for value in line] + list(levels.values())
@@ -148,10 +148,9 @@ def chart(
             tag("polyline", tag("title", name), points=points, fill="none",
                 opacity=1 if bold else 0.35, **look)
         )  # fmt: skip
-    for name, level in levels.items():
+    for level in levels.values():
         at = {"x1": 44, "x2": 344, "y1": y(level), "y2": y(level)}
         drawn.append(tag("line", stroke="currentColor", stroke_dasharray="4 3", **at))
-        drawn.append(tag("text", name, x=342, y=float(y(level)) - 4, text_anchor="end"))
     drawn += [
         tag("text", f"{value:.3g}", x=40, y=float(y(value)) + 4, text_anchor="end")
         for value in (low, high)
@@ -162,8 +161,8 @@ def chart(
     ]
     axis = tag("path", d="M44 20 V150 H344", fill="none", stroke="var(--line)")
     svg = tag("svg", axis, *drawn, viewBox="-16 0 366 172", role="img", aria_label=title)
-    names = ", ".join(lines)
-    return figure(svg, f"{title} over steps: {names}")
+    dashed = "".join(f"; dashed, {name}" for name in levels)
+    return figure(svg, f"{title} over steps: {', '.join(lines)}{dashed}")
 
 
 def grid(figures: Iterable[Markup]) -> Markup:

@@ -18,7 +18,7 @@ from fame.files import whole
 from fame.foreground import top_fraction
 from fame.maps import mean_map
 
-_GAP, _CAPTION = 6, 24  # pixels
+_GAP, _CAPTION, _SECOND_LINE = 6, 24, 16  # pixels
 _NARROW = 112  # panels below this width are enlarged by a whole factor
 _KEY = 160  # pixels along the bar of colours
 _LABEL_FONT = ImageFont.load_default(14)
@@ -158,24 +158,32 @@ def tile(
         raise ValueError(f"{len(rows)} rows need as many labels, got {len(labels)}")
     scale = -(-_NARROW // rows[0][0].shape[1])
     height, width = (scale * side for side in rows[0][0].shape[:2])
+    captions, font = _fitted(captions, width)
+    top = _CAPTION + (_SECOND_LINE if any("\n" in caption for caption in captions) else 0)
     broken = [label.replace("/", "/\n") for label in labels]
     words = [line for label in broken for line in label.splitlines()]
     edge = round(max(map(_LABEL_FONT.getlength, words), default=-2 * _GAP)) + 2 * _GAP
     size = (
         edge + _GAP + len(captions) * (width + _GAP),
-        _CAPTION + _GAP + len(rows) * (height + _GAP) + (_CAPTION if key else 0),
+        top + _GAP + len(rows) * (height + _GAP) + (_CAPTION if key else 0),
     )
     picture = Image.new("RGB", size, _PAPER)
-    draw, font = ImageDraw.Draw(picture), _font(captions, width)
+    draw = ImageDraw.Draw(picture)
     for column, caption in enumerate(captions):
         left = edge + _GAP + column * (width + _GAP)
-        draw.text((left + width / 2, _CAPTION / 2 + 2), caption, fill=_INK, font=font, anchor="mm")
+        middle = (left + width / 2, top / 2 + 2)
+        draw.multiline_text(middle, caption, fill=_INK, font=font, anchor="mm", align="center")
         for r, row in enumerate(rows):
             panel = row[column].repeat(scale, axis=0).repeat(scale, axis=1)
-            picture.paste(Image.fromarray(panel), (left, _CAPTION + r * (height + _GAP)))
+            picture.paste(Image.fromarray(panel), (left, top + r * (height + _GAP)))
     for r, label in enumerate(broken):
-        middle = _CAPTION + r * (height + _GAP) + height / 2
-        draw.multiline_text((_GAP, middle), label, fill=_INK, font=_LABEL_FONT, anchor="lm")
+        draw.multiline_text(
+            (_GAP, top + r * (height + _GAP) + height / 2),
+            label,
+            fill=_INK,
+            font=_LABEL_FONT,
+            anchor="lm",
+        )
     if key:
         _draw_key(picture, key, left=edge + _GAP)
     return np.asarray(picture)
@@ -223,7 +231,15 @@ def dim(
     return np.where(mask_HW[..., None], image_HW3, outside_HW3.astype(np.uint8))
 
 
-def _font(captions: Sequence[str], width: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return the largest of a few sizes at which every caption fits its column."""
-    fonts = [ImageFont.load_default(size) for size in (16, 14, 12, 10, 8)]
-    return next((font for font in fonts if max(map(font.getlength, captions)) <= width), fonts[-1])
+def _fitted(
+    captions: Sequence[str], width: int
+) -> tuple[Sequence[str], ImageFont.FreeTypeFont | ImageFont.ImageFont]:
+    """Return the captions and the largest of a few fonts at which each fits its column; captions
+    that would have to be small are broken at their first space.
+    """
+    for size, broken in ((16, False), (14, False), *((size, True) for size in (14, 12, 10))):
+        font = ImageFont.load_default(size)
+        words = [text.replace(" ", "\n", 1) for text in captions] if broken else captions
+        if max(font.getlength(line) for text in words for line in text.split("\n")) <= width:
+            return words, font
+    return [text.replace(" ", "\n", 1) for text in captions], ImageFont.load_default(8)

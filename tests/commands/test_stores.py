@@ -29,6 +29,13 @@ def test_a_store_and_an_address_are_taken(root: Path) -> None:
     assert _ROOT_KEY == ROOT_KEY
 
 
+MAKERS = (
+    "`fame preprocess k400` makes it",
+    "`fame preprocess ucf101` makes it",
+    "`fame preprocess` makes clip stores",
+)
+
+
 def refused(path: Path, root: Path) -> str:
     with pytest.raises(ValueError, match=re.escape(str(path))) as caught:
         existing_store(path, root=root, hint="name this one with --store")
@@ -37,10 +44,16 @@ def refused(path: Path, root: Path) -> str:
 
 
 def test_a_store_that_is_not_there_lists_those_that_are(root: Path, tmp_path: Path) -> None:
-    says = " is not there; `fame preprocess` makes clip stores; name this one with --store"
-    lists = f"; there are the stores {root}/stores/world-train.zarr"
-    assert refused(root / "stores" / "k400-train.zarr", root) == says + lists
-    assert refused(tmp_path / "gone", tmp_path) == says
+    asks = "; name this one with --store"
+    lists = f"{asks}; there are the stores {root}/stores/world-train.zarr"
+    k400, ucf101, other = (f" is not there; {maker}" for maker in MAKERS)
+    assert refused(root / "stores" / "k400-train.zarr", root) == k400 + lists
+    assert refused(tmp_path / "ucf101-test1.zarr", root) == ucf101 + lists
+    assert refused(tmp_path / "ucf101-test3.zarr", tmp_path) == (
+        ucf101.replace("ucf101`", "ucf101 --fold 3`") + asks
+    )
+    assert refused(tmp_path / "gone", tmp_path) == other + asks
+    assert refused(tmp_path / "mine-train.zarr", tmp_path) == other + asks
 
 
 def test_of_many_stores_the_first_are_named(root: Path, tmp_path: Path) -> None:

@@ -77,4 +77,4 @@ def test_a_long_line_is_drawn_whole():
 def test_a_chart_of_one_value_and_a_level():
     drawn = page.chart({"loss": [3.0]}, title="loss", steps=[7], levels={"chance": 3.0})
     assert "nan" not in drawn
-    assert "chance" in drawn
+    assert "loss over steps: loss; dashed, chance" in drawn

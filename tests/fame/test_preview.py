@@ -128,3 +128,13 @@ def test_labels_stand_left_of_the_rows_and_the_key_below() -> None:
     assert (full[: len(bare), :edge] < 60).any()  # ink
     key = full[len(bare) :].reshape(-1, 3).astype(int)
     assert (key[:, 0] > key[:, 2] + 100).any()  # the hot end of the colours
+
+
+def test_captions_too_long_for_their_column_are_broken_and_not_small() -> None:
+    panel_HW3 = np.full((112, 112, 3), 90, np.uint8)
+    short = tile([[panel_HW3]], ["frame"])
+    long = tile([[panel_HW3, panel_HW3]], ["background swapped", "original"])
+    assert long.shape[0] - short.shape[0] == 16  # a second line
+    np.testing.assert_array_equal(long[CAPTION + 16 :][:112, GAP : GAP + 112], panel_HW3)
+    lines = np.flatnonzero((long[: CAPTION + 16, : GAP + 112] < 128).any((1, 2)))
+    assert lines.max() - lines.min() > 20  # two lines of letters

@@ -43,6 +43,18 @@ def test_everything_of_a_run_is_on_its_page(run: Path, store: Path, tmp_path: Pa
     assert list(tmp_path.glob("*partial*")) == []
 
 
+def test_a_long_run_is_thinned_and_its_last_step_is_shown(run: Path, tmp_path: Path):
+    shutil.copytree(run, tmp_path / "run")
+    lines = [json.dumps({"step": 10 * number, "loss": 4.0}) for number in range(1002)]
+    (tmp_path / "run" / "metrics.jsonl").write_text("\n".join(lines))
+    write_page(tmp_path / "run", tmp_path / "page.html", device=CPU)
+    page = (tmp_path / "page.html").read_text()
+    raw, smooth = re.findall(r'points="([^"]*)"', page)
+    assert len(raw.split(" ")) == len(smooth.split(" ")) == 335  # every third, and the last
+    assert ">10010<" in page
+    assert "every 30th step, mean over 500 steps; dashed, guessing" in page
+
+
 def test_a_page_without_a_store_needs_no_checkpoint(run: Path, tmp_path: Path):
     shutil.copytree(run, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints")

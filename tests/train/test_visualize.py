@@ -10,6 +10,7 @@ from PIL import Image
 
 from train.evaluate.plots import (
     chance_levels,
+    curve_names,
     guessing,
     moving_average,
     plot_confusion,
@@ -21,6 +22,12 @@ from train.evaluate.plots import (
 
 def test_the_moving_average_looks_back_only() -> None:
     assert moving_average([1.0, 3.0, 5.0, 7.0], 2) == [1.0, 2.0, 4.0, 6.0]
+
+
+def test_curves_are_called_by_how_often_a_run_logs() -> None:
+    assert curve_names([0, 1, 2], 84) == ("each step", "mean over 84 steps")
+    assert curve_names([0, 10, 20], 2) == ("every 10th step", "mean over 20 steps")
+    assert curve_names([7], 1) == ("each step", "mean over 1 steps")
 
 
 def test_the_curves_of_a_run_are_drawn(tmp_path: Path) -> None:

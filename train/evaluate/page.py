@@ -22,7 +22,9 @@ from fame.weights import Encoder, load
 from train.evaluate.features import centre_crop, crop_for, window_for
 from train.evaluate.plots import (
     CURVES,
+    SMOOTH_SHARE,
     chance_levels,
+    curve_names,
     guessing,
     moving_average,
     read_metrics,
@@ -85,18 +87,21 @@ def _summary(run: Path, config: dict[str, Any]) -> Markup:
 
 
 def _curves(run: Path) -> Iterator[Markup]:
-    """Yield a chart of each metric that the run has."""
-    lines = read_metrics(run / "metrics.jsonl")
-    thin = lines[:: -(-len(lines) // _MOST_POINTS)]
-    steps, levels = [line["step"] for line in thin], chance_levels(run)
+    """Yield a chart of each metric that the run has, of at most 401 of its entries."""
+    lines, levels = read_metrics(run / "metrics.jsonl"), chance_levels(run)
+    width = max(1, len(lines) // SMOOTH_SHARE)
+    shown = sorted({*range(0, len(lines), -(-len(lines) // _MOST_POINTS)), len(lines) - 1})
+    steps = [lines[i]["step"] for i in shown]
+    raw, _ = curve_names(steps, width)
+    _, smooth = curve_names([line["step"] for line in lines], width)
     charts: list[Markup] = []
     for name, title, unit in CURVES:
-        if name in thin[0]:
-            values = [line[name] for line in thin]
-            width = max(1, len(values) // 20)
-            lines_by_name = {"each step": values, f"mean of {width}": moving_average(values, width)}
+        if name in lines[0]:
+            values = [line[name] for line in lines]
+            both = {raw: values, smooth: moving_average(values, width)}
+            drawn = {label: [line[i] for i in shown] for label, line in both.items()}
             guess = {guessing(name, levels[name]): levels[name]} if name in levels else {}
-            charts.append(chart(lines_by_name, title=f"{title}, {unit}", steps=steps, levels=guess))
+            charts.append(chart(drawn, title=f"{title}, {unit}", steps=steps, levels=guess))
     yield tag("div", *charts, class_="charts")
 
 

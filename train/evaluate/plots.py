@@ -21,7 +21,7 @@ CURVES = (
     ("accuracy", "Queries that find their key", "share"),
     ("spread", "Feature spread (0: collapse)", "standard deviation"),
 )
-_SMOOTH_SHARE = 20  # the bold line averages a twentieth of the run
+SMOOTH_SHARE = 20  # the bold line averages a twentieth of the run
 _NAMED_CLASSES = 60  # more names than that cannot be read along an axis
 _NUMBERED_CLASSES = 15  # nor more numbers in the cells
 
@@ -54,15 +54,15 @@ def plot_curves(run: Path, picture: Path) -> None:
     """
     lines, levels = read_metrics(run / "metrics.jsonl"), chance_levels(run)
     steps = [line["step"] for line in lines]
-    width = max(1, len(lines) // _SMOOTH_SHARE)
+    width = max(1, len(lines) // SMOOTH_SHARE)
     shown = [curve for curve in CURVES if curve[0] in lines[0]]
+    raw, smooth = curve_names(steps, width)
     figure = Figure(figsize=(4 * len(shown), 3.8), layout="constrained")
     panels = zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True)
     for axes, (name, title, unit) in panels:
         values = [line[name] for line in lines]
-        axes.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=1, label="each step")
-        mean = moving_average(values, width)
-        axes.plot(steps, mean, color="tab:blue", label=f"mean of {width} steps")
+        axes.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=1, label=raw)
+        axes.plot(steps, moving_average(values, width), color="tab:blue", label=smooth)
         if name in levels:
             level, label = levels[name], guessing(name, levels[name])
             axes.axhline(level, color="0.4", linestyle="--", linewidth=1, label=label)
@@ -70,6 +70,18 @@ def plot_curves(run: Path, picture: Path) -> None:
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     _save(figure, picture)
+
+
+def curve_names(steps: Sequence[float], width: int) -> tuple[str, str]:
+    """Return what a curve and its mean of ``width`` entries are called: a run logs every k-th step.
+
+    ``([0, 10, 20], 2)`` gives ``("every 10th step", "mean over 20 steps")``.
+    """
+    every = round(steps[1] - steps[0]) if len(steps) > 1 else 1
+    return (
+        "each step" if every == 1 else f"every {every}th step",
+        f"mean over {width * every} steps",
+    )
 
 
 def chance_levels(run: Path) -> dict[str, float]:
