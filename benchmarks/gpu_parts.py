@@ -13,7 +13,6 @@ same path in seconds and proves nothing.
 
 import argparse
 import dataclasses
-import importlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +32,7 @@ from fame.models.i3d import MaxPool
 from fame.models.norm import GroupedBatchNorm3d, in_passes
 from fame.transfer import send
 from train.config import PretrainConfig
+from train.jpegs import decoder
 from train.pretrain import build_moco
 from train.recipes import recipe
 from train.views import crop_pairs as crop_views
@@ -215,7 +215,7 @@ def copies(bench: Bench) -> Iterator[Row]:
 
 
 def decoders(bench: Bench) -> Iterator[Row]:
-    """Clips a second of one core, and of nvJPEG where torchvision has it."""
+    """Clips a second of one core, and of nvJPEG where torchcodec is installed."""
     import numpy as np
 
     frames = 16
@@ -233,14 +233,12 @@ def decoders(bench: Bench) -> Iterator[Row]:
     }
     if bench.device.type == "cuda":
         try:
-            io = importlib.import_module("torchvision.io")
-        except ImportError:
-            yield {"decoder": "nvJPEG", "skipped": "torchvision is not installed"}
+            decode = decoder(bench.device)
+        except ValueError as error:
+            yield {"decoder": "nvJPEG", "skipped": str(error)}
         else:
             batch = [torch.from_numpy(data.copy()) for data in encoded] * 32
-            forms["nvJPEG, 32 clips"] = lambda _: io.decode_jpeg(
-                batch, mode=io.ImageReadMode.RGB, device=bench.device
-            )
+            forms["nvJPEG, 32 clips"] = lambda _: decode(batch)
     for name, work in forms.items():
         clips = 32 if name.startswith("nvJPEG") else 1
         yield {"decoder": name, "clips_per_second": 1e3 * clips / bench.ms(work)}

@@ -147,9 +147,19 @@ class ClipDataset(Dataset[Any]):
         store = self.stores[number]
         for row, start in enumerate(self.starts_of(epoch, sample)):
             store.clip(video, start, self.window, out=clips[row])
-            if self.maps != "none":
-                read = store.maps if self.maps == "frames" else store.foreground
-                maps[row] = read(video, start, self.window)
+        self.read_maps(epoch, sample, maps)
+
+    def read_maps(self, epoch: int, sample: int, maps: np.ndarray) -> None:
+        """Read the maps of a sample into an array of :meth:`shapes`, where maps are read at all.
+        Raise as :meth:`read`.
+        """
+        if self.maps == "none":
+            return
+        number, video = self.video_S2[sample % len(self)].tolist()
+        store = self.stores[number]
+        read = store.maps if self.maps == "frames" else store.foreground
+        for row, start in enumerate(self.starts_of(epoch, sample)):
+            maps[row] = read(video, start, self.window)
 
     @property
     def _counts(self) -> Mixture:

@@ -132,6 +132,13 @@ class TrainingConfig(Settings):
         ),
     ] = 4
     prefetch: Annotated[int, SPEED("Batches that each decoding process prepares ahead.", low=1)] = 2
+    decode: Annotated[
+        Literal["workers", "device"],
+        SPEED(
+            "Who decodes the frames of a jpeg store: those processes, or the GPU, by torchcodec; "
+            "its colours differ a little."
+        ),
+    ] = "workers"
     cache: Annotated[
         Path | None,
         SPEED(

@@ -25,6 +25,7 @@ from fame.clipstore import ClipStore, CorruptChunk, Window
 from fame.dataset import Address, ClipDataset
 from fame.processes import server
 from train.config import TrainingConfig
+from train.jpegs import Clip, Jpegs, decoded, packed
 from train.run.loading import batches
 
 PART = 8  # most pairs that one worker decodes at a time: it bounds what prefetching holds
@@ -36,7 +37,7 @@ class Pairs(NamedTuple):
 
     ``sample`` addresses the draws of augmentation. ``skipped`` counts videos that could not be
     read, so that the next one of the order took their place; ``error`` is the message of the error
-    that stopped a worker.
+    that stopped a worker. ``jpegs`` are the clips of a part that the device will decode.
     """
 
     clip_B2THWC: Tensor
@@ -44,6 +45,7 @@ class Pairs(NamedTuple):
     sample_B: Tensor
     skipped: int = 0
     error: str | None = None
+    jpegs: Jpegs | None = None
 
 
 class PairDataset(ClipDataset):
@@ -56,6 +58,7 @@ class PairDataset(ClipDataset):
     """
 
     views = 2  # clips of each video
+    encoded = False  # whether clips are read as JPEGs, which the device decodes
 
     def __init__(
         self,
@@ -80,19 +83,25 @@ class PairDataset(ClipDataset):
 
     def __getitems__(self, addresses: Sequence[Address]) -> Pairs:
         """Decode a part of a batch to where it will be read: in a worker that is shared memory."""
-        clips, maps = (_room((len(addresses), *shape)) for shape in self.shapes())
-        samples = torch.empty(len(addresses), dtype=torch.int64)
+        clip_shape, map_shape = self.shapes()
+        rows, shape = len(addresses), (0,) if self.encoded else clip_shape
+        clips, maps = _room((rows, *shape)), _room((rows, *map_shape))
+        samples = torch.empty(rows, dtype=torch.int64)
+        jpegs: list[Clip] = []
         skipped = 0
         try:
             for row, (epoch, position) in enumerate(addresses):
-                sample, missed = self._read_readable(
+                sample, missed, read = self._read_readable(
                     epoch, position, clips[row].numpy(), maps[row].numpy()
                 )
                 samples[row] = sample
                 skipped += missed
+                jpegs += read
         except CorruptChunk as error:
             return Pairs(clips, maps, samples, error=str(error))
-        return Pairs(clips, maps, samples, skipped)
+        return Pairs(
+            clips, maps, samples, skipped, jpegs=packed(jpegs, rows=rows) if self.encoded else None
+        )
 
     def prefetch(self, addresses: Sequence[Address]) -> None:
         """Start to fetch what these addresses need in the background, where stores have a cache."""
@@ -105,22 +114,30 @@ class PairDataset(ClipDataset):
 
     def _read_readable(
         self, epoch: int, position: int, clips: np.ndarray, maps: np.ndarray
-    ) -> tuple[int, int]:
+    ) -> tuple[int, int, list[Clip]]:
         """Read the sample at ``position``; under ``on_corrupt="skip"`` the next that can be read.
-        Return the sample and how many were skipped.
+        Return the sample, how many were skipped, and what :meth:`_read` returned.
         """
         order = self.order(epoch)
         # From position 3 of 5 the candidates are at 3, 4, 0, 1 and 2.
         for missed in range(len(order)):
             sample = int(order[(position + missed) % len(order)])
             try:
-                self.read(epoch, sample, clips, maps)
+                return sample, missed, self._read(epoch, sample, clips, maps)
             except CorruptChunk:
                 if self.on_corrupt == "stop":
                     raise
-            else:
-                return sample, missed
         raise CorruptChunk(f"{self.stores[0].path}: no video can be read")
+
+    def _read(self, epoch: int, sample: int, clips: np.ndarray, maps: np.ndarray) -> list[Clip]:
+        """Decode a sample, or return its clips as JPEGs."""
+        if not self.encoded:
+            self.read(epoch, sample, clips, maps)
+            return []
+        self.read_maps(epoch, sample, maps)
+        number, video = self.video_S2[sample % len(self)].tolist()
+        starts = self.starts_of(epoch, sample)
+        return [self.stores[number].jpegs(video, start, self.window) for start in starts]
 
 
 def _room(shape: tuple[int, ...]) -> Tensor:
@@ -265,25 +282,26 @@ def on_device(parts: Iterable[Pairs], device: torch.device, side: Any = None) ->
     happens while the device computes the step before, which the host has only queued by then.
     """
     parts = [_sound(part) for part in parts]
-    if side is None and len(parts) == 1:
-        clips, maps = (tensor.to(device) for tensor in parts[0][:2])
-    else:
-        # The whole batch is allocated once, and each part is copied into its rows.
-        with torch.cuda.stream(side) if side else nullcontext():
-            clips = _placed([part.clip_B2THWC for part in parts], device)
-            maps = _placed([part.score_B2hw for part in parts], device)
-        if side is not None:
-            # The memory belongs to ``side``: without record_stream it could be given away while the
-            # current stream still reads it.
-            now = torch.cuda.current_stream(device)
-            now.wait_stream(side)
-            clips.record_stream(now)
-            maps.record_stream(now)
+    jpegs = [part.jpegs for part in parts if part.jpegs]
+    with torch.cuda.stream(side) if side else nullcontext():
+        given = [part.clip_B2THWC for part in parts]
+        clips = decoded(jpegs, device) if jpegs else _placed(given, device)
+        maps = _placed([part.score_B2hw for part in parts], device)
+    if side is not None:
+        # The memory belongs to ``side``: without record_stream it could be given away while the
+        # current stream still reads it.
+        now = torch.cuda.current_stream(device)
+        now.wait_stream(side)
+        clips.record_stream(now)
+        maps.record_stream(now)
     samples = torch.cat([part.sample_B for part in parts])
     return Pairs(clips, maps, samples, sum(part.skipped for part in parts))
 
 
 def _placed(parts: list[Tensor], device: torch.device) -> Tensor:
+    """Return the parts as one tensor, which is allocated once; each is copied into its rows."""
+    if len(parts) == 1:
+        return parts[0].to(device, non_blocking=True)
     whole = parts[0].new_empty((sum(map(len, parts)), *parts[0].shape[1:]), device=device)
     for place, part in zip(whole.split([len(part) for part in parts]), parts, strict=True):
         place.copy_(part, non_blocking=True)
@@ -325,7 +343,7 @@ def _shared(pairs: Any) -> Pairs:
     the thread that sends parts off the error would be lost, and the main process would wait for
     ever.
     """
-    for tensor in pairs[:3]:
+    for tensor in (*pairs[:3], *(pairs.jpegs or ())):
         tensor.share_memory_()
     return pairs
 

@@ -13,7 +13,7 @@ import numcodecs  # pyright: ignore[reportMissingTypeStubs]
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from fame.clipstore.jpeg import decode_jpeg, encode_tall_jpeg
+from fame.clipstore.jpeg import check_size, decode_jpeg, encode_tall_jpeg
 from fame.clipstore.layout import Layout
 
 CRC_BYTES = 4
@@ -85,6 +85,15 @@ def decode_into(
         codec_of.decode(data, element)
     except RuntimeError as error:
         raise ValueError(str(error)) from error
+
+
+def jpeg_of(layout: Layout, chunk: UInt8[np.ndarray, " bytes"]) -> bytes:
+    """Return the JPEG of one frame of a jpeg store, not decoded. Raise ``ValueError`` where its
+    checksum does not hold or it claims another size than a frame's.
+    """
+    data, (height, width, _) = _checked(chunk), layout.element_shape("frames")
+    check_size(data, height, width)
+    return data.tobytes()
 
 
 def decode_source(

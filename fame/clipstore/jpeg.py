@@ -50,7 +50,7 @@ def decode_tall_jpeg(
     """Decode one JPEG of stacked RGB frames, in memory of their own; raises as
     :func:`decode_jpeg`.
     """
-    _check_size(data, frames * height, width)
+    check_size(data, frames * height, width)
     tall_RWC = np.empty((frames * height, width, 3), np.uint8)
     decode_jpeg(data, tall_RWC)
     return tall_RWC.reshape(frames, height, width, 3)
@@ -62,7 +62,7 @@ def decode_jpeg(data: UInt8[np.ndarray, " bytes"], picture_RWC: UInt8[np.ndarray
     The size that the data claims is checked before it is decoded. Raise ``ValueError`` where the
     data is not a baseline JPEG of exactly this size.
     """
-    _check_size(data, *picture_RWC.shape[:2])
+    check_size(data, *picture_RWC.shape[:2])
     if picture_RWC.flags.c_contiguous and _fast_decoder_is_equal():
         try:
             _simplejpeg.decode_jpeg(data, "RGB", buffer=picture_RWC)
@@ -73,6 +73,15 @@ def decode_jpeg(data: UInt8[np.ndarray, " bytes"], picture_RWC: UInt8[np.ndarray
     if found is None or found.shape != picture_RWC.shape:
         raise ValueError("OpenCV could not decode the JPEG")
     picture_RWC[:] = found
+
+
+def decode_own_size(data: UInt8[np.ndarray, " bytes"]) -> UInt8[np.ndarray, "r w 3"]:
+    """Decode one JPEG of the size that it claims, RGB: for bytes that were checked. Raise as
+    :func:`decode_jpeg`.
+    """
+    picture_RWC = np.empty((*_claimed_size(data), 3), np.uint8)
+    decode_jpeg(data, picture_RWC)
+    return picture_RWC
 
 
 @cache
@@ -91,7 +100,8 @@ def _fast_decoder_is_equal() -> bool:
     return True
 
 
-def _check_size(data: UInt8[np.ndarray, " bytes"], rows: int, columns: int) -> None:
+def check_size(data: UInt8[np.ndarray, " bytes"], rows: int, columns: int) -> None:
+    """Raise ``ValueError`` for data that is not a baseline JPEG of this size by its header."""
     claimed = _claimed_size(data)
     if claimed != (rows, columns):
         raise ValueError(f"the JPEG is {claimed[0]}x{claimed[1]}, not {rows}x{columns}")

@@ -18,7 +18,7 @@ from jaxtyping import Int32, Int64, UInt8
 
 from fame.clipstore.arrays import check_size, read_labels, read_lengths, read_names
 from fame.clipstore.cache import Cache, CachedShard, in_background
-from fame.clipstore.chunk import decode_into, decode_source, max_chunk_bytes
+from fame.clipstore.chunk import decode_into, decode_source, jpeg_of, max_chunk_bytes
 from fame.clipstore.layout import SEAL_KEY, Layout, record_key
 from fame.clipstore.locate import absolute, locate
 from fame.clipstore.record import ShardRecord, StoredObject
@@ -145,6 +145,25 @@ class ClipStore:
         :class:`StoreError` for a failed video.
         """
         return self._decode("frames", video, self._numbers(video, start, window), out)
+
+    def jpegs(
+        self, video: int, start: int, window: Window
+    ) -> tuple[list[bytes], Int64[np.ndarray, " t"]]:
+        """Return the JPEGs of a clip in a jpeg store, each once, and the number among them of each
+        frame. Nothing is decoded, but checksums and sizes are checked. Raise as :meth:`clip`, and
+        :class:`StoreError` for frames that are not JPEG.
+        """
+        if self.spec.codec != "jpeg":
+            raise StoreError(f"{self.path}: its frames are {self.spec.codec}, not JPEG")
+        number_T = self._numbers(video, start, window)
+        number_U, shown_T = np.unique(number_T, return_inverse=True)
+        shard, position_U = self._positions("frames", video, number_U)
+
+        def read() -> list[bytes]:
+            chunks = self._shard("frames", shard).chunks(position_U.tolist())
+            return [jpeg_of(self._layout, chunk) for chunk in chunks]
+
+        return self._told("frames", video, read), shown_T
 
     def maps(self, video: int, start: int, window: Window) -> UInt8[np.ndarray, "t mh mw"]:
         """Return the foreground map of each frame of a clip, 0 to 255, on one scale for all. Raise

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fame.checkpoint import Schema
 from train.config import TrainingConfig
 from train.data import PairDataset, Pairs, steps_per_epoch, stream
+from train.jpegs import check_decoder
 from train.run.optimizer import make_optimizer, set_precision
 from train.run.peers import Alone, Peers, fitting_batch, gradients, share_of
 from train.run.schedule import learning_rate
@@ -67,6 +68,9 @@ class Task(ABC, Generic[C]):
             batch=config.batch,
             fitting=fitting_batch(len(dataset), **self._dealt),
         )
+        if config.decode == "device":
+            check_decoder(device, dataset.stores)
+            dataset.encoded = True
         self.clips_per_step = dataset.views * config.batch  # over all processes
         set_precision(config)
         self.optimizer = make_optimizer(config, list(network.parameters()))
