@@ -163,7 +163,7 @@ class ClipStore:
             chunks = self._shard("frames", shard).chunks(position_U.tolist())
             return [jpeg_of(self._layout, chunk) for chunk in chunks]
 
-        return self._told("frames", video, read), shown_T
+        return self._read_checked("frames", video, read), shown_T
 
     def maps(self, video: int, start: int, window: Window) -> UInt8[np.ndarray, "t mh mw"]:
         """Return the foreground map of each frame of a clip, 0 to 255, on one scale for all. Raise
