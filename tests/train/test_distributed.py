@@ -187,6 +187,28 @@ def test_a_run_of_one_process_goes_on_with_two(
     assert figures(tmp_path / "run") == pytest.approx(figures(tmp_path / "whole"), abs=1e-5)
 
 
+def lengthen(rank: int, store: str, folder: str) -> None:
+    """A run that ends, and the same one made longer, of which the newest checkpoint is kept."""
+    with process_group(CPU), in_double():
+        for settings in (["epochs=2"], ["epochs=3", "keep=1"]):
+            pretrain(CONFIG.override(settings), stores=[Path(store)], run_dir=Path(folder))
+
+
+@pytest.mark.slow
+def test_two_processes_lengthen_a_run_as_one_does(store: Path, tmp_path: Path):
+    in_two_processes(lengthen, str(store), str(tmp_path / "two"))
+    with in_double():
+        for settings in (["epochs=2"], ["epochs=3", "keep=1"]):
+            pretrain(CONFIG.override(settings), stores=[store], run_dir=tmp_path / "one")
+    for name in ("step", "loss", "lr"):
+        found, wanted = (figures(tmp_path / run, name) for run in ("two", "one"))
+        assert found == pytest.approx(wanted, abs=1e-5), name
+    assert len(figures(tmp_path / "two")) == STEPS
+    for run in ("two", "one"):
+        names = sorted(path.name for path in (tmp_path / run / "checkpoints").iterdir())
+        assert names == ["epoch-0003.pt", "last.pt"]
+
+
 def test_a_batch_that_cannot_be_dealt_out_is_refused():
     assert share_of(64, world=2, groups={"bn_group": 8, "merge_group": None}) == 32
     with pytest.raises(ValueError, match="batch 64 cannot be dealt to 3 processes"):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fame.weights import read_weights
 from tests.stores import make_store
 from tests.train.tiny import TINY, figures
 from train.config import FinetuneConfig, LaunchConfig
@@ -39,28 +40,51 @@ from train.config import LaunchConfig
 from train.launch_ray import pretrain_on_ray
 
 ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-store, folder, *settings = sys.argv[1:]
+store, folder, init, *settings = sys.argv[1:]
 result = pretrain_on_ray(
-    TINY.override(settings), stores=[Path(store)], run_dir=Path(folder), launch=LaunchConfig(launcher="ray", processes=2)
+    TINY.override(settings),
+    stores=[Path(store)],
+    run_dir=Path(folder),
+    launch=LaunchConfig(launcher="ray", processes=2),
+    init=Path(init) if init != "none" else None,
 )
 assert result.status == "finished", result
 assert result.step == result.total == 2, result
 """
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_two_ray_workers_equal_one_process(store: Path, tmp_path: Path):
+def in_two_workers(script: str, *arguments: str | Path) -> None:
     environment = os.environ | {
         "RAY_USAGE_STATS_ENABLED": "0",
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-c", SCRIPT, str(store), str(tmp_path / "ray"), *SETTINGS]
+    command = [sys.executable, "-c", script, *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_two_ray_workers_equal_one_process(store: Path, tmp_path: Path):
+    in_two_workers(SCRIPT, store, tmp_path / "ray", "none", *SETTINGS)
     pretrain(TINY.override(SETTINGS), stores=[store], run_dir=tmp_path / "plain")
     assert figures(tmp_path / "ray") == pytest.approx(figures(tmp_path / "plain"), abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_two_ray_workers_start_from_weights_as_one_process_does(store: Path, tmp_path: Path):
+    first = pretrain(
+        TINY.override([*SETTINGS, "seed=3"]), stores=[store], run_dir=tmp_path / "first"
+    ).checkpoint
+    in_two_workers(SCRIPT, store, tmp_path / "ray", first, *SETTINGS)
+    weights = read_weights(first)
+    pretrain(TINY.override(SETTINGS), stores=[store], run_dir=tmp_path / "plain", init=weights)
+    losses = figures(tmp_path / "plain")
+    assert figures(tmp_path / "ray") == pytest.approx(losses, abs=1e-3)
+    pretrain(TINY.override(SETTINGS), stores=[store], run_dir=tmp_path / "scratch")
+    assert figures(tmp_path / "scratch") != pytest.approx(losses, abs=1e-3)
 
 
 FINETUNING = """
@@ -92,14 +116,7 @@ def test_two_ray_workers_fine_tune_as_one_process(tmp_path: Path):
         make_store(tmp_path / name, videos=12, seed=seed)
         for seed, name in enumerate(("train", "test"))
     ]
-    environment = os.environ | {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-c", FINETUNING, *map(str, stores), str(tmp_path / "ray")]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    in_two_workers(FINETUNING, *stores, tmp_path / "ray")
     alone = finetune(
         TUNED, train_store=stores[0], test_store=stores[1], weights=None, run_dir=tmp_path / "alone"
     )
