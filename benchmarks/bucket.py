@@ -7,24 +7,24 @@ clips in the order of training, in this process: from a folder, from the bucket 
 holds all, through one that holds half, and without a cache. Epochs of all four alternate.
 """
 
-import argparse
-import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from benchmarks import harness
 from fame.clipstore import StoreSpec
 from tests.stores import make_store
 from train.config import PretrainConfig
 from train.data import PairDataset, stream
 
-RESULTS = Path(__file__).parent / "results/bucket.json"
+CPU = torch.device("cpu")
 ADDRESS = "s3://clips/store.zarr"
 SERVER = """
 import sys
@@ -57,22 +57,21 @@ def start_server() -> "subprocess.Popen[str]":
 
 def seconds_per_epoch(
     readers: dict[str, PretrainConfig], paths: dict[str, str], *, videos: int, epochs: int
-) -> dict[str, list[float]]:
+) -> harness.Seconds:
     """Seconds of every epoch by reader, the readers one after the other within an epoch."""
     data = {
         name: PairDataset([config.opened(paths[name])], seed=0, window=config.window, maps=True)
         for name, config in readers.items()
     }
-    seconds: dict[str, list[float]] = {name: [] for name in readers}
     steps = videos // next(iter(readers.values())).batch
-    for epoch in range(epochs):
-        for name, config in readers.items():
-            start, stop = epoch * steps, (epoch + 1) * steps
-            before = time.perf_counter()
-            for _ in stream(data[name], config, start=start, stop=stop, device=torch.device("cpu")):
-                pass
-            seconds[name].append(time.perf_counter() - before)
-    return seconds
+
+    def read(name: str, epoch: int) -> None:
+        start, stop = epoch * steps, (epoch + 1) * steps
+        for _ in stream(data[name], readers[name], start=start, stop=stop, device=CPU):
+            pass
+
+    jobs = {name: partial(read, name) for name in readers}
+    return harness.in_turns(jobs, rounds=epochs, clock=time.perf_counter)
 
 
 def measure(folder: Path, *, videos: int, epochs: int) -> dict[str, object]:
@@ -94,16 +93,11 @@ def measure(folder: Path, *, videos: int, epochs: int) -> dict[str, object]:
     }
     paths = {name: str(local) if name == "folder" else ADDRESS for name in readers}
     seconds = seconds_per_epoch(readers, paths, videos=videos, epochs=epochs)
+    later = {name: values[1:] for name, values in seconds.items()}
     ratios = {
         name: {
             "first epoch": round(seconds["folder"][0] / values[0], 3),
-            "later epochs": round(
-                statistics.median(
-                    one / other
-                    for one, other in zip(seconds["folder"][1:], values[1:], strict=True)
-                ),
-                3,
-            ),
+            "later epochs": harness.ratio(later, "folder", name),
         }
         for name, values in seconds.items()
     }
@@ -120,7 +114,7 @@ def measure(folder: Path, *, videos: int, epochs: int) -> dict[str, object]:
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = harness.options(__doc__)
     parser.add_argument("--videos", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=6)
     options = parser.parse_args()
@@ -131,8 +125,7 @@ def main() -> None:
             figures = measure(Path(folder), videos=options.videos, epochs=options.epochs)
     finally:
         server.terminate()
-    print(json.dumps(figures, indent=1))
-    RESULTS.write_text(json.dumps(figures, indent=1) + "\n")
+    harness.write("bucket", figures)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,7 @@ from fame.clipstore import ClipStore
 from fame.export import save_weights
 from tests import crafted
 from tests.stores import make_store
-from tests.train.tiny import TINY
-from train.config import FinetuneConfig
+from tests.train.tiny import TINY, TUNED
 from train.finetune import FinetuneTask, finetune
 from train.pretrain import PretrainTask, pretrain
 from train.run.loop import resume_from
@@ -134,16 +133,9 @@ def resumes(folder: Path) -> Count:
         run = folder / kind
         task: Task[Any]
         if kind == "finetune":
-            tuning = FinetuneConfig(
-                device="cpu",
-                frames=8,
-                crop=32,
-                batch=4,
-                bn_group=4,
-                milestones=(1,),
-                clips=1,
-                select="validation",
-            ).override([*SMALL])
+            tuning = replace(TUNED, crop=32, batch=4, bn_group=4, select="validation").override(
+                SMALL
+            )
             finetune(tuning, train_store=store, test_store=store, weights=None, run_dir=run)
             opened = ClipStore.open(store)
             task = FinetuneTask(

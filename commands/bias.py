@@ -3,9 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from commands.options import Options, Values
+from commands.options import Options, Values, option
 from commands.output import output, say, starting, watch
 from commands.paths import Checkpoints, Root, checkpoint_or_default
 from commands.stores import existing_store
@@ -26,12 +24,7 @@ def bias(
     checkpoints: Checkpoints = None,
     root: Root = Path("data"),
     out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Folder of the report (default: ROOT/runs/bias).",
-            rich_help_panel="Data",
-        ),
+        Path | None, option("Folder of the report (default: ROOT/runs/bias).", metavar="FOLDER")
     ] = None,
 ) -> None:
     """Measure how much encoders and classifiers depend on the background: parts of clips

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from commands.app import App
-from commands.options import Options, Values
+from commands.options import Options, Values, option
 from commands.output import output, say, starting, watch
 from commands.paths import Checkpoints, Root, checkpoint_or_default, existing
 from commands.stores import existing_store
@@ -35,11 +35,7 @@ _Given = Annotated[
 ]
 _Out = Annotated[
     Path | None,
-    typer.Option(
-        help="JSON file (default: ROOT/runs/results/evaluate-COMMAND.json).",
-        metavar="FILE",
-        rich_help_panel="Data",
-    ),
+    option("JSON file (default: ROOT/runs/results/evaluate-COMMAND.json).", metavar="FILE"),
 ]
 
 

@@ -18,6 +18,13 @@ from fame.settings import Field, Settings
 Values = dict[str, Any]
 
 
+def option(text: str, *names: str, panel: str = "Data", **more: Any) -> Any:
+    """Declare an option that is no setting: its help, and its names where they are not that of the
+    parameter.
+    """
+    return typer.Option(*names, help=text, rich_help_panel=panel, **more)
+
+
 @dataclass(frozen=True)
 class Options:
     """Which fields of a settings class a command has as options, and the words for its defaults.

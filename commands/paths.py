@@ -5,13 +5,12 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from commands.options import option
+
 Root = Annotated[
     Path,
-    typer.Option(
-        envvar="FAME_ROOT",
-        metavar="FOLDER",
-        help="Data root: videos/, stores/ and runs/ live below it.",
-        rich_help_panel="Data",
+    option(
+        "Data root: videos/, stores/ and runs/ live below it.", envvar="FAME_ROOT", metavar="FOLDER"
     ),
 ]
 Checkpoints = Annotated[

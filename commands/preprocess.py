@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from commands.app import App
-from commands.options import Options, Values
+from commands.options import Options, Values, option
 from commands.output import say, starting
 from commands.paths import Root, existing
 from fame.store_spec import StoreSpec
@@ -28,16 +28,8 @@ _Annotated = Annotated[Values, Options(PreprocessConfig, without=_ONE_FOLD, defa
 _Folds = Annotated[Values, Options(PreprocessConfig, without=_LISTS, defaults=_ANNOTATED)]
 
 
-_TrainTest = Annotated[
-    list[str],
-    typer.Option(help="train or test; may be repeated.", rich_help_panel="Data", metavar="SPLIT"),
-]
-_TrainVal = Annotated[
-    list[str],
-    typer.Option(
-        help="train, val or test; may be repeated.", rich_help_panel="Data", metavar="SPLIT"
-    ),
-]
+_TrainTest = Annotated[list[str], option("train or test; may be repeated.", metavar="SPLIT")]
+_TrainVal = Annotated[list[str], option("train, val or test; may be repeated.", metavar="SPLIT")]
 _DATA = Path("data")
 
 
@@ -113,12 +105,8 @@ def folder(
     given: Annotated[
         Values, Options(PreprocessConfig, without=("fold", "annotations"), defaults=_DEFAULTS)
     ],
-    name: Annotated[
-        str, typer.Option(help="Name of the dataset in default paths.", rich_help_panel="Data")
-    ] = "folder",
-    split: Annotated[
-        str, typer.Option(help="Name of the split.", rich_help_panel="Data")
-    ] = "train",
+    name: Annotated[str, option("Name of the dataset in default paths.")] = "folder",
+    split: Annotated[str, option("Name of the split.")] = "train",
     root: Root = _DATA,
 ) -> None:
     """Any folder: VIDEOS/CLASS/* with labels, or VIDEOS/* without."""

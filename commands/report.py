@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from commands.options import option
 from commands.output import say, starting
 from commands.paths import Root, existing
 from commands.stores import existing_store
@@ -20,29 +21,21 @@ def report(
     root: Root = Path("data"),
     store: Annotated[
         str | None,
-        typer.Option(
-            metavar="STORE",
-            help="Store for the examples: nearest neighbours and activation maps.",
-            rich_help_panel="Data",
-        ),
+        option("Store for the examples: nearest neighbours and activation maps.", metavar="STORE"),
     ] = None,
     results: Annotated[
         list[Path] | None,
-        typer.Option(
+        option(
+            "JSON or PNG of `fame evaluate` or `fame bias` to show; may be repeated.",
             metavar="FILE",
-            help="JSON or PNG of `fame evaluate` or `fame bias` to show; may be repeated.",
-            rich_help_panel="Data",
         ),
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Page to write (default: RUN/report.html).", rich_help_panel="Data"
-        ),
+        Path | None, option("Page to write (default: RUN/report.html).", metavar="FILE")
     ] = None,
     device: Annotated[
         Literal["auto", "cpu", "cuda"],
-        typer.Option(help="Where the examples are encoded.", rich_help_panel="Speed and memory"),
+        option("Where the examples are encoded.", panel="Speed and memory"),
     ] = "auto",
 ) -> None:
     """Write one page that shows a run: curves, merged clips, neighbours, tables, environment."""

@@ -9,7 +9,7 @@ import typer
 
 from commands.app import App
 from commands.config_file import chosen
-from commands.options import Options, Values, in_words
+from commands.options import Options, Values, in_words, option
 from commands.output import first_process, say, starting, watch
 from commands.paths import Root, checkpoint_or_default
 from commands.stores import existing_store, shares
@@ -63,38 +63,38 @@ class RunOptions:
     root: Root = Path("data")
     config_file: Annotated[
         Path | None,
-        typer.Option(
-            "--config",
-            metavar="FILE",
-            help="JSON or YAML file of fields, for instance the config.json of a run; options and "
+        option(
+            "JSON or YAML file of fields, for instance the config.json of a run; options and "
             "--set come after it.",
-            rich_help_panel="Run",
+            "--config",
+            panel="Run",
+            metavar="FILE",
         ),
     ] = None
     settings: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
+            "Set a field of the config; may be repeated.",
             "--set",
+            panel="Run",
             metavar="FIELD=VALUE",
-            help="Set a field of the config; may be repeated.",
-            rich_help_panel="Run",
             autocompletion=_complete_field,
         ),
     ] = None
     show_config: Annotated[
         bool,
-        typer.Option(
+        option(
+            "Print the config with all its fields as JSON, and train nothing.",
             "--show-config",
-            help="Print the config with all its fields as JSON, and train nothing.",
-            rich_help_panel="Run",
+            panel="Run",
         ),
     ] = False
     resume: Annotated[
         str,
-        typer.Option(
+        option(
+            "Continue where the run stopped, refuse to, or continue from a checkpoint.",
+            panel="Run",
             metavar="auto|never|FILE",
-            help="Continue where the run stopped, refuse to, or continue from a checkpoint.",
-            rich_help_panel="Run",
         ),
     ] = "auto"
 
@@ -135,37 +135,29 @@ class PretrainOptions(RunOptions):
 
     recipe_name: Annotated[
         str,
-        typer.Option(
+        option(
+            "Named config that the other options change; the recipes are listed below.",
             "--recipe",
+            panel="Run",
             metavar="RECIPE",
-            help="Named config that the other options change; the recipes are listed below.",
-            rich_help_panel="Run",
             autocompletion=_complete_recipe,
         ),
     ] = _RECIPE
-    name: Annotated[str, typer.Option(help="Name of the run.", rich_help_panel="Run")] = "pretrain"
+    name: Annotated[str, option("Name of the run.", panel="Run")] = "pretrain"
     run_dir: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Run folder (default: ROOT/runs/NAME).",
-            rich_help_panel="Run",
-        ),
+        Path | None, option("Run folder (default: ROOT/runs/NAME).", panel="Run", metavar="FOLDER")
     ] = None
     init: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "Weights to start from: of a run, of another project, or hf:FOLDER.",
             metavar="CHECKPOINT",
-            help="Weights to start from: of a run, of another project, or hf:FOLDER.",
-            rich_help_panel="Data",
         ),
     ] = None
     knn_store: Annotated[
         str | None,
-        typer.Option(
-            metavar="STORE",
-            help="Labelled store on which features are tested every knn_every epochs.",
-            rich_help_panel="Data",
+        option(
+            "Labelled store on which features are tested every knn_every epochs.", metavar="STORE"
         ),
     ] = None
 
@@ -242,35 +234,30 @@ class FinetuneOptions(RunOptions):
 
     pretrained: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "What to start from (default: ROOT/runs/pretrain/checkpoints/last.pt); none trains "
+            "from scratch.",
             metavar="CHECKPOINT|none",
-            help="What to start from (default: "
-            "ROOT/runs/pretrain/checkpoints/last.pt); none trains from scratch.",
-            rich_help_panel="Data",
         ),
     ] = None
     train_store: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "Store of labelled training videos (default: ROOT/stores/DATASET-trainFOLD.zarr).",
             metavar="STORE",
-            help="Store of labelled training videos (default: ROOT/stores/DATASET-trainFOLD.zarr).",
-            rich_help_panel="Data",
         ),
     ] = None
     test_store: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "Store of labelled test videos (default: ROOT/stores/DATASET-testFOLD.zarr).",
             metavar="STORE",
-            help="Store of labelled test videos (default: ROOT/stores/DATASET-testFOLD.zarr).",
-            rich_help_panel="Data",
         ),
     ] = None
     run_dir: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Run folder (default: ROOT/runs/finetune-DATASET-FOLD).",
-            rich_help_panel="Run",
+        option(
+            "Run folder (default: ROOT/runs/finetune-DATASET-FOLD).", panel="Run", metavar="FOLDER"
         ),
     ] = None
     test: Annotated[Values, Options(ClassifierConfig, only=("crops",))]
@@ -376,10 +363,7 @@ def folder(
     given: _Given,
     launch: LaunchConfig,
     run: FinetuneOptions,
-    name: Annotated[
-        str,
-        typer.Option(help="Name of the dataset in default paths.", rich_help_panel="Data"),
-    ] = "folder",
+    name: Annotated[str, option("Name of the dataset in default paths.")] = "folder",
 ) -> None:
     """Any labelled videos: the stores NAME-train and NAME-test."""
     _finetune(given, launch, run, dataset=name)

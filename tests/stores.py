@@ -60,6 +60,14 @@ def make_store(
     return path
 
 
+def flip_bit(store: Path) -> None:
+    """Damage the first shard of the frames by one bit."""
+    shard = min(path for path in (store / "frames").iterdir() if path.suffix != ".json")
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 1
+    shard.write_bytes(data)
+
+
 def tiny_video(spec: StoreSpec, video: int, seed: int = 0) -> VideoFrames:
     """One video that fills its slots: class 0 moves left, class 1 right; a map is the square."""
     rng = numpy_generator(seed, 0, video, "tests/video")

@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cli import app
-from tests.stores import make_store
+from tests.stores import flip_bit, make_store
 
 SHAPE = Path(__file__).with_name("cli_shape.txt")
 
@@ -132,14 +132,7 @@ def test_verify_finds_a_flipped_bit_and_repair_drops_the_shard(store: Path, tmp_
     copy = tmp_path / "copy.zarr"
     shutil.copytree(store, copy)
     assert run("store", "verify", str(copy)).exit_code == 0
-    shard = next(
-        path
-        for path in sorted((copy / "frames").rglob("*"))
-        if path.is_file() and path.suffix != ".json"
-    )
-    data = bytearray(shard.read_bytes())
-    data[100] ^= 1
-    shard.write_bytes(data)
+    flip_bit(copy)
     damaged = run("store", "verify", str(copy))
     assert damaged.exit_code == 1
     assert "shard 0" in damaged.stdout

@@ -281,14 +281,8 @@ def _draw_sources(
         return torch.arange(count)
     draw = derangement if config.sources == "derangement" else permutation
     draws = generator(seed, epoch, step, f"background/{view}")
-    return own_sources(
-        draw,
-        count,
-        generator=draws,
-        rank=rank,
-        batch=config.batch,
-        group=config.merge_group,
-    )
+    batch, group = config.batch, config.merge_group
+    return own_sources(draw, count, generator=draws, rank=rank, batch=batch, group=group)
 
 
 def _draw_cells(

@@ -45,8 +45,12 @@ FOOTAGE = Path(__file__).resolve().parents[3] / "shared" / "data" / "ego-pointin
 # Name of a split -> its lists. In the biased one, a scene shows other figures in the test.
 SPLITS = {f"fold{n}": (f"fold{n}_train.txt", f"fold{n}_test.txt") for n in (1, 2, 3)}
 SPLITS["biased"] = ("bias_train.txt", "bias_conflict.txt")
-# Clips over the whole video and colours left alone: a first try on a CPU without them stayed at chance.
+# Clips over the whole video and colours left alone, as small-cpu does: a first try on a CPU without them stayed at chance.
+COLOURS: dict[str, Any] = {
+    name: getattr(recipe("small-cpu"), name) for name in ("min_area", "gray", "jitter", "blur")
+}
 SUPERVISED = FinetuneConfig(
+    **COLOURS,
     span=1.0,
     flip=0.0,
     batch=16,
@@ -56,10 +60,6 @@ SUPERVISED = FinetuneConfig(
     schedule="cosine",
     warmup_epochs=5,
     dropout=0.5,
-    min_area=0.5,
-    gray=0.0,
-    jitter=0.0,
-    blur=0.0,
     epochs=200,
     clips=1,
 )

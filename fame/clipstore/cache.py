@@ -136,8 +136,8 @@ class Cache:
                     status = (path := Path(folder, name)).lstat()
                     found.append((status.st_mtime, status.st_size, str(path)))
         total = sum(size for _, size, _ in found)
-        # Files read in this run or within a day stay: `since` is later than a day ago in short
-        # runs.
+        # A file may go that this run did not read or, where the run takes days, that nobody read
+        # for a day.
         may_go = max(self.since, time.time() - _DAY)
         for read, size, path in sorted(found):
             if total <= goal or read >= may_go:

@@ -21,7 +21,7 @@ from fame.bias import VARIANTS
 from fame.clipstore import ClipStore, Window
 from fame.models import Backbone, build_encoder
 from fame.weights import Card, Encoder
-from tests.stores import SPEC, WINDOW, make_store
+from tests.stores import SPEC, WINDOW, flip_bit, make_store
 from tests.train.labelled import labelled_store
 from train.bias.clips import VariantClips, read_backgrounds
 from train.bias.measures import (
@@ -544,14 +544,7 @@ def test_a_damaged_store_is_named(
 ) -> None:
     copy = tmp_path / "copy.zarr"
     shutil.copytree(stores["test_store"], copy)
-    shard = next(
-        path
-        for path in sorted((copy / "frames").rglob("*"))
-        if path.is_file() and path.suffix != ".json"
-    )
-    data = bytearray(shard.read_bytes())
-    data[100] ^= 1
-    shard.write_bytes(data)
+    flip_bit(copy)
     result = run(encoder_file, "--store", copy, "--root", tmp_path)
     assert result.exit_code == 2
     assert "copy.zarr" in result.stderr

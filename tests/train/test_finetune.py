@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,24 +29,20 @@ from fame.randomness import generator
 from fame.weights import load, read_weights
 from tests.stores import CLASSES, WINDOW, make_store
 from tests.train.labelled import checkpoint, classifier, labelled_store
-from tests.train.tiny import figures, same, state_of
+from tests.train.tiny import TUNED, figures, same, state_of
 from train.config import FinetuneConfig
 from train.finetune import FinetuneResult, FinetuneTask, configured, finetune
 from train.finetune_data import LabelledClips, held_out_videos, make_view
 from train.run.loop import train
 from train.run.peers import Alone
 
-TINY = FinetuneConfig(
-    device="cpu",
+TINY = replace(
+    TUNED,
+    encoder="i3d",
     width=0.125,
-    frames=8,
     clips=3,
-    crop=16,
-    batch=6,
     epochs=2,
-    milestones=(1,),
     lr=0.02,
-    workers=0,
     log_every=1,
     select_every=1,
 )

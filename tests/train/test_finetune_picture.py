@@ -11,26 +11,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from fame.clipstore import ClipStore
 from fame.normalize import MEAN, STD
 from tests.stores import WINDOW
+from tests.train.tiny import TUNED
 from train.config import FinetuneConfig
 from train.finetune import finetune
 from train.finetune_data import LabelledClips, make_view, picture
 from train.views import middle_frames
 
-PLAIN = FinetuneConfig(
-    device="cpu",
-    encoder="c3d_small",
-    frames=8,
-    clips=1,
-    crop=16,
-    batch=6,
-    epochs=1,
-    milestones=(1,),
-    workers=0,
-    log_every=1,
-    jitter=0.0,
-    gray=0.0,
-    blur=0.0,
-)
+PLAIN = replace(TUNED, log_every=1, jitter=0.0, gray=0.0, blur=0.0)
 MERGED = replace(PLAIN, merge=0.5, beta=0.3, mask="stored")
 
 

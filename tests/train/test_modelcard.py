@@ -10,8 +10,7 @@ import yaml
 from typer.testing import CliRunner
 
 from cli import app
-from tests.train.tiny import TINY
-from train.config import FinetuneConfig
+from tests.train.tiny import TINY, TUNED
 from train.finetune import finetune
 from train.modelcard import model_card
 from train.pretrain import pretrain
@@ -69,19 +68,7 @@ def test_the_card_says_what_the_run_was(run: Path, tmp_path: Path) -> None:
 def test_the_card_of_a_fine_tuned_network_names_data_and_merging(
     store: Path, tmp_path: Path
 ) -> None:
-    config = FinetuneConfig(
-        device="cpu",
-        encoder="c3d_small",
-        frames=8,
-        clips=1,
-        crop=16,
-        batch=6,
-        epochs=1,
-        milestones=(1,),
-        workers=0,
-        merge=0.5,
-        cache=tmp_path / "private",
-    )
+    config = replace(TUNED, merge=0.5, cache=tmp_path / "private")
     finetune(config, train_store=store, test_store=store, weights=None, run_dir=tmp_path / "run")
     card = model_card(tmp_path / "run", name="lab/second")
     for words in (

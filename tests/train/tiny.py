@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from train.config import PretrainConfig
+from train.config import FinetuneConfig, PretrainConfig
 from train.pretrain import pretrain
 
 TINY = PretrainConfig(
@@ -37,6 +37,19 @@ TINY = PretrainConfig(
 # number of processes.
 SMOOTH = TINY.override(
     ["encoder=c3d_small", "batch=16", "bn_group=8", "merge_group=8", "epochs=12"]
+)
+
+
+TUNED = FinetuneConfig(
+    device="cpu",
+    encoder="c3d_small",
+    frames=8,
+    clips=1,
+    crop=16,
+    batch=6,
+    epochs=1,
+    milestones=(1,),
+    workers=0,
 )
 
 

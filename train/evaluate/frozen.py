@@ -185,6 +185,7 @@ def store_features(
             f"{name} is another project's network, which normalises clips its own way; leave out "
             f"--normalisation {normalisation}"
         )
+    how: Any = {"normalisation": normalisation, "per_clip_l2": per_clip_l2}
     clips = SquareClips(
         store,
         window=window_for(encoder, config.frames, config.step),
@@ -194,24 +195,10 @@ def store_features(
 
     def encode() -> VideoFeatures:
         with watch(f"{name} on {Path(store.path).name}", len(clips)) as on_clips:
-            return extract_features(
-                encoder,
-                clips,
-                normalisation=normalisation,
-                per_clip_l2=per_clip_l2,
-                batch=config.batch,
-                workers=config.workers,
-                on_clips=on_clips,
-            )
+            size: Any = {"batch": config.batch, "workers": config.workers}
+            return extract_features(encoder, clips, **how, **size, on_clips=on_clips)
 
-    return cached_features(
-        encoder,
-        clips,
-        cache=config.cache,
-        normalisation=normalisation,
-        per_clip_l2=per_clip_l2,
-        extract=encode,
-    )
+    return cached_features(encoder, clips, cache=config.cache, extract=encode, **how)
 
 
 def write_evaluations(path: Path, rows: Sequence[Evaluation], **settings: Any) -> None:
