@@ -74,9 +74,8 @@ def demo_commands(out: Path, *, epochs: int, seed: int) -> list[list[str]]:
     for split, store in (("train", train_store), ("test", test_store)):
         source = ["--videos", world / "videos", "--list", world / f"{split}.txt", "--split", split]
         commands.append(["preprocess", "folder", *source, "--store", store, *recipe])
-    commands.append(
-        ["store", "preview", train_store, "--beta", "0.25", "--out", report / "preview.png"]
-    )
+    shown = ["--frames", 8, "--beta", "0.25", "--out", report / "preview.png"]
+    commands.append(["store", "preview", train_store, *shown])
     settings = ["--recipe", "small-cpu", "--epochs", epochs, "--seed", seed]
     commands.append(["pretrain", train_store, "--run-dir", run, *settings])
     checkpoint, common = (
@@ -88,9 +87,9 @@ def demo_commands(out: Path, *, epochs: int, seed: int) -> list[list[str]]:
         commands.append(["evaluate", what, checkpoint, *common, *result])
     truth = ["--clips", 4, "--store", test_store, "--backgrounds", world / "videos.csv"]
     commands.append(["bias", checkpoint, *common, *truth, "--out", report / "bias"])
-    shown = [report / f"{name}.json" for name in ("retrieval", "knn", "linear")]
-    shown += [report / "bias" / "bias.json", report / "bias" / "bias.png"]
-    results = [word for path in shown for word in ("--results", path)]
-    page = ["--store", test_store, *results, "--out", report / "report.html"]
+    results = [report / f"{name}.json" for name in ("retrieval", "knn", "linear")]
+    results += [report / "bias" / "bias.json", report / "bias" / "bias.png"]
+    named = [word for path in results for word in ("--results", path)]
+    page = ["--store", test_store, *named, "--out", report / "report.html"]
     commands.append(["report", run, *page])
     return [[str(word) for word in command] for command in commands]

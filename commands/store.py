@@ -145,9 +145,12 @@ class PreviewConfig(Settings):
     """Which clips of a store are drawn, and where."""
 
     clips: Annotated[int, Setting("Clips to draw, of as many videos.", low=2)] = 6
+    frames: Annotated[int, Setting("Frames of a clip.", low=1)] = 16
     beta: Beta = 0.5
     seed: Annotated[int, Setting("Decides which clips are drawn.", low=0)] = 0
-    out: Annotated[Path, Setting("A .png sheet, or a .gif that moves.")] = Path("preview.png")
+    out: Annotated[Path, Setting("A .png sheet of three frames a clip, or a .gif of all.")] = Path(
+        "preview.png"
+    )
 
     def __post_init__(self) -> None:
         """Raise ``ValueError`` for a picture of another kind."""
@@ -158,8 +161,8 @@ class PreviewConfig(Settings):
 
 @store_app.command()
 def preview(store: _Store, config: PreviewConfig) -> None:
-    """Draw frame, foreground map, mask and merged clip of some clips, each over the next one's
-    background.
+    """Draw frames with their foreground maps, the clip's map and mask, and the clip merged over the
+    next one's background.
     """
     import numpy as np
 
@@ -169,7 +172,7 @@ def preview(store: _Store, config: PreviewConfig) -> None:
 
     clips, out = config.clips, config.out
     opened = ClipStore.open(_existing(store))
-    valid, window = np.flatnonzero(opened.valid_V), Window()
+    valid, window = np.flatnonzero(opened.valid_V), Window(frames=config.frames)
     if len(valid) < clips:
         raise ValueError(
             f"{store}: {len(valid)} of its videos can be shown; --clips asks for {clips}"

@@ -1,5 +1,5 @@
-"""Pictures of what merging does: frame, its soft map as heat, the clip's mask at beta and the
-merged clip, one row a clip.
+"""Pictures of what merging does: frames, the soft map of each as heat, the clip's map and mask at
+beta and the merged clip, one row a clip.
 
 Shapes: N clips, T frames, H W height and width of the clips, h w of the maps, the last 3 RGB, P Q a
 whole picture.
@@ -20,6 +20,7 @@ from fame.maps import mean_map
 
 _GAP, _CAPTION, _SECOND_LINE = 6, 24, 16  # pixels
 _NARROW = 112  # panels below this width are enlarged by a whole factor
+_WIDE = 200  # panels from this width on are reduced by a whole factor where a row has many
 _KEY = 160  # pixels along the bar of colours
 _LABEL_FONT = ImageFont.load_default(14)
 _PAPER, _INK = (255, 255, 255), (20, 20, 20)
@@ -35,16 +36,19 @@ def sheet(
     *,
     beta: float,
     sources_N: Integer[np.ndarray, " n"],
-    frame: int | None = None,
+    frames: Sequence[int] | None = None,
 ) -> UInt8[np.ndarray, "p q 3"]:
-    """Return one picture of all clips at one frame (default: the middle one); clip i is merged over
-    clip ``sources_N[i]``.
+    """Return one picture of all clips: some frames (default: first, middle and last), the map of
+    each, and what the clip as a whole is cut by and becomes; clip i is merged over clip
+    ``sources_N[i]``.
 
     Raise ``ValueError`` for a beta outside (0, 1], a frame or source that is not there, or no clips
     at all.
     """
-    panels = _Panels(clips_NTHW3, maps_NThw, beta, sources_N)
-    return panels.draw(clips_NTHW3.shape[1] // 2 if frame is None else frame)
+    if frames is None:
+        last = clips_NTHW3.shape[1] - 1
+        frames = sorted({0, (last + 1) // 2, last})
+    return _Panels(clips_NTHW3, maps_NThw, beta, sources_N).draw(frames)
 
 
 def write_png(
@@ -54,9 +58,11 @@ def write_png(
     *,
     beta: float,
     sources_N: Integer[np.ndarray, " n"],
+    frames: Sequence[int] | None = None,
 ) -> None:
-    """Write the :func:`sheet` of the middle frame. Raise as it does, and ``OSError``."""
-    picture = Image.fromarray(sheet(clips_NTHW3, maps_NThw, beta=beta, sources_N=sources_N))
+    """Write the :func:`sheet` of some frames. Raise as it does, and ``OSError``."""
+    drawn = sheet(clips_NTHW3, maps_NThw, beta=beta, sources_N=sources_N, frames=frames)
+    picture = Image.fromarray(drawn)
     with whole(path) as partial:
         picture.save(partial, "PNG")
 
@@ -73,7 +79,7 @@ def write_gif(
     ``OSError``.
     """
     panels = _Panels(clips_NTHW3, maps_NThw, beta, sources_N)
-    animate(path, [panels.draw(t) for t in range(clips_NTHW3.shape[1])])
+    animate(path, [panels.draw([t]) for t in range(clips_NTHW3.shape[1])])
 
 
 def animate(path: Path, moments: Sequence[UInt8[np.ndarray, "p q 3"]]) -> None:
@@ -104,32 +110,47 @@ class _Panels:
             raise ValueError(f"sources must lie in 0..{clips - 1}, got {sources_N.tolist()}")
         self.clips_NTHW3, self.sources_N = clips_NTHW3, sources_N
         self.maps_NThw = maps_NThw
-        scores = [enlarge(mean_map(map_Thw), height, width) for map_Thw in maps_NThw]
-        self.masks_NHW = top_fraction(torch.as_tensor(np.stack(scores)), beta).numpy()
-        self.captions = ("frame", "foreground map", f"mask, beta {beta:g}", "merged clip")
+        self.scores = [enlarge(mean_map(map_Thw), height, width) for map_Thw in maps_NThw]
+        self.masks_NHW = top_fraction(torch.as_tensor(np.stack(self.scores)), beta).numpy()
+        self.mask_caption = f"mask, beta {beta:g}"
 
-    def draw(self, frame: int) -> np.ndarray:
-        """Return the sheet at one frame."""
-        if not 0 <= frame < self.clips_NTHW3.shape[1]:
-            raise ValueError(f"frame must lie in 0..{self.clips_NTHW3.shape[1] - 1}, got {frame}")
-        now_NHW3 = self.clips_NTHW3[:, frame]
-        height, width = now_NHW3.shape[1:3]
-        scores = [
-            enlarge(map_Thw[frame], height, width) * np.float32(255 / max(1, int(map_Thw.max())))
-            for map_Thw in self.maps_NThw  # the strongest motion of each clip is the brightest
-        ]
-        rows = [
-            (
-                image,
-                heat(image, score),
-                dim(image, mask),
-                np.where(mask[..., None], image, now_NHW3[source]),
-            )
-            for image, score, mask, source in zip(
-                now_NHW3, scores, self.masks_NHW, self.sources_N, strict=True
-            )
-        ]
-        return tile(rows, self.captions)
+    def draw(self, frames: Sequence[int]) -> np.ndarray:
+        """Return the sheet of these frames: of a single one without the clip's map."""
+        last, several = self.clips_NTHW3.shape[1] - 1, len(frames) > 1
+        for frame in frames:
+            if not 0 <= frame <= last:
+                raise ValueError(f"frame must lie in 0..{last}, got {frame}")
+        rows = [self._row(clip, frames) for clip in range(len(self.clips_NTHW3))]
+        captions = ["frame", "foreground map"]
+        if several:
+            captions = [text for t in frames for text in (f"frame {t + 1}", f"map {t + 1}")]
+            captions.append("map of the clip")
+        return tile(rows, [*captions, self.mask_caption, "merged clip"])
+
+    def _row(self, clip: int, frames: Sequence[int]) -> list[np.ndarray]:
+        """Return the panels of one clip: its frames with their maps, then mask and merged clip at
+        the middle one.
+        """
+        clip_THW3, map_Thw = self.clips_NTHW3[clip], self.maps_NThw[clip]
+        height, width = clip_THW3.shape[1:3]
+        # The strongest motion of each clip is the brightest.
+        strength, row = np.float32(255 / max(1, int(map_Thw.max()))), list[np.ndarray]()
+        for t in frames:
+            score_HW = enlarge(map_Thw[t], height, width) * strength
+            row += [clip_THW3[t], heat(clip_THW3[t], score_HW)]
+        middle = frames[len(frames) // 2]
+        image_HW3, mask_HW = clip_THW3[middle], self.masks_NHW[clip]
+        if len(frames) > 1:
+            row.append(heat(image_HW3, self.scores[clip]))
+        behind_HW3 = self.clips_NTHW3[self.sources_N[clip], middle]
+        row += [dim(image_HW3, mask_HW), np.where(mask_HW[..., None], image_HW3, behind_HW3)]
+        return [_reduced(panel) for panel in row] if len(frames) > 1 else row
+
+
+def _reduced(panel_HW3: np.ndarray) -> np.ndarray:
+    """Return a panel made smaller by a whole factor where many of its width are too wide."""
+    factor = panel_HW3.shape[1] // _WIDE + 1
+    return np.asarray(Image.fromarray(panel_HW3).reduce(factor))
 
 
 def tile(

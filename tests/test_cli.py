@@ -150,6 +150,14 @@ def test_preview_draws_clips(store: Path, tmp_path: Path, suffix: str, kind: str
         assert getattr(picture, "n_frames", 1) == (16 if kind == "GIF" else 1)
 
 
+def test_preview_draws_clips_of_so_many_frames(store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sheet.gif"
+    command = ("store", "preview", str(store), "--clips", "2", "--frames", "5", "--out", str(out))
+    assert run(*command).exit_code == 0
+    with Image.open(out) as picture:
+        assert picture.n_frames == 5  # type: ignore[attr-defined]
+
+
 def test_preview_says_when_there_are_too_few_clips(store: Path, tmp_path: Path) -> None:
     result = run(
         "store", "preview", str(store), "--clips", "6", "--out", str(tmp_path / "sheet.png")

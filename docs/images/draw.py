@@ -37,5 +37,6 @@ if __name__ == "__main__":
     Image.fromarray(compare(clips, np.stack([video.mask_THW[16] for video in videos]))).save(HERE / "maps.png")
     clips = scenes()
     maps = np.stack([map_frames("flow", clip, every=1, height=38, width=50) for clip in clips])
-    write_png(HERE / "merge.png", clips, maps, beta=0.17, sources_N=np.array([1, 2, 0]))
+    write_png(HERE / "merge.png", clips, maps, beta=0.17, sources_N=np.array([1, 2, 0]), frames=[8])
+    write_png(HERE / "merge-frames.png", clips, maps, beta=0.17, sources_N=np.array([1, 2, 0]))
     write_gif(HERE / "merge.gif", clips[:2], maps[:2], beta=0.17, sources_N=np.array([1, 0]))

@@ -30,7 +30,7 @@ def panel(picture: np.ndarray, row: int, column: int) -> np.ndarray:
 
 def test_the_panels_are_frame_heat_mask_and_what_merging_gives() -> None:
     clips, maps = clips_and_maps()
-    picture = sheet(clips, maps, beta=0.4, sources_N=SOURCES, frame=3)
+    picture = sheet(clips, maps, beta=0.4, sources_N=SOURCES, frames=[3])
     scores = torch.from_numpy(np.stack([enlarge(mean_map(one), 40, 56) for one in maps]))
     masks = top_fraction(scores, 0.4)
     as_float = torch.from_numpy(clips).permute(0, 4, 1, 2, 3).double()
@@ -48,10 +48,36 @@ def test_the_panels_are_frame_heat_mask_and_what_merging_gives() -> None:
         assert np.array_equal(panel(picture, i, 3), merged[i, 3])
 
 
+def test_several_frames_show_their_own_maps_and_the_clips_map() -> None:
+    clips, maps = clips_and_maps()
+    picture = sheet(clips, maps, beta=0.4, sources_N=SOURCES)
+    alone = sheet(clips, maps, beta=0.4, sources_N=SOURCES, frames=[2])
+    assert picture.shape[1] == GAP + 9 * (112 + GAP)
+    for i in range(3):
+        for column, t in enumerate((0, 2, 3)):
+            assert np.array_equal(panel(picture, i, 2 * column), clips[i, t])
+            strength = enlarge(maps[i, t], 40, 56) * np.float32(255 / maps[i].max())
+            assert np.array_equal(panel(picture, i, 2 * column + 1), heat(clips[i, t], strength))
+        mean = enlarge(mean_map(maps[i]), 40, 56)
+        assert np.array_equal(panel(picture, i, 6), heat(clips[i, 2], mean))
+        for many, one in ((7, 2), (8, 3)):
+            assert np.array_equal(panel(picture, i, many), panel(alone, i, one))
+
+
+@pytest.mark.parametrize(("width", "shown"), [(199, 199), (200, 100), (340, 170), (400, 134)])
+def test_wide_panels_are_reduced_where_a_row_has_many(width: int, shown: int) -> None:
+    clips, maps = np.zeros((1, 3, 8, width, 3), np.uint8), np.zeros((1, 3, 4, 6), np.uint8)
+    drawn = -(-112 // shown) * shown
+    picture = sheet(clips, maps, beta=0.5, sources_N=np.array([0]))
+    assert picture.shape[1] == GAP + 9 * (drawn + GAP)
+    single = sheet(clips, maps, beta=0.5, sources_N=np.array([0]), frames=[1])
+    assert single.shape[1] == GAP + 4 * (width + GAP)
+
+
 def test_every_column_has_a_caption_and_margins_are_blank() -> None:
     clips, maps = clips_and_maps()
     picture = sheet(clips, maps, beta=0.5, sources_N=SOURCES)
-    for column in range(4):
+    for column in range(9):
         left = GAP + column * (112 + GAP)
         assert picture[: CAPTION - 2, left : left + 112].min() < 128
     assert (picture[CAPTION:, :GAP] == 255).all() and (picture[-GAP:] == 255).all()
@@ -81,9 +107,10 @@ def test_enlarging_keeps_constants_and_range() -> None:
 def test_files_hold_the_sheet_and_every_frame(tmp_path: Path) -> None:
     clips, maps = clips_and_maps()
     write_png(tmp_path / "sheet.png", clips, maps, beta=0.5, sources_N=SOURCES)
-    expected = sheet(clips, maps, beta=0.5, sources_N=SOURCES, frame=2)
+    expected = sheet(clips, maps, beta=0.5, sources_N=SOURCES, frames=[0, 2, 3])
     with Image.open(tmp_path / "sheet.png") as image:
         assert np.array_equal(np.asarray(image), expected)
+    expected = sheet(clips, maps, beta=0.5, sources_N=SOURCES, frames=[2])
     write_gif(tmp_path / "sheet.gif", clips, maps, beta=0.5, sources_N=SOURCES)
     with Image.open(tmp_path / "sheet.gif") as image:
         assert (image.n_frames, image.size, image.info["loop"]) == (4, expected.shape[1::-1], 0)  # type: ignore[attr-defined]
@@ -96,7 +123,7 @@ def test_files_hold_the_sheet_and_every_frame(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"beta": 0.0}, "beta"),
-        ({"frame": 4}, r"0\.\.3, got 4"),
+        ({"frames": [0, 4]}, r"0\.\.3, got 4"),
         ({"sources_N": np.array([0, 1, 3])}, r"0\.\.2"),
         ({"sources_N": np.array([-1, 1, 2])}, r"0\.\.2"),
     ],
