@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import davis
-from benchmarks.evidence import pays, pointing, run, worlds
+from benchmarks.evidence import pays, pointing, run, scenes, worlds
 from fame.clipstore import ClipStore
 from preprocess.world import write_world
 
@@ -18,8 +19,10 @@ TINY = replace(worlds.STILL, videos=36, frames=24, test_share=1 / 3)
 
 @pytest.fixture(scope="module")
 def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A controlled world in the layout of the pointing hands; its backgrounds are the scenes."""
-    folder = tmp_path_factory.mktemp("footage")
+    """A controlled world in the layout of the pointing hands, its backgrounds the scenes, and the
+    same videos beside it in that of the tennis strokes.
+    """
+    folder = tmp_path_factory.mktemp("footage") / "ego-pointing"
     write_world(TINY, folder)
     with (folder / "videos.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -28,40 +31,73 @@ def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
         writer.writerow(("path", "label", "scene"))
         for row in rows:
             writer.writerow((f"videos/{row['video']}", row["motion"], row["background"]))
-    for names in pointing.SPLITS.values():
-        for listed, split in zip(names, ("train", "test"), strict=True):
-            (folder / listed).write_text((folder / f"{split}.txt").read_text())
+    tennis = folder.parent / "tennis-strokes"
+    shutil.copytree(folder / "videos", tennis / "videos")
+    for where, splits in ((folder, scenes.HANDS), (tennis, scenes.TENNIS)):
+        for names in splits.values():
+            for listed, split in zip(names, ("train", "test"), strict=True):
+                (where / listed).write_text((folder / f"{split}.txt").read_text())
     return folder
 
 
-SMALL = [
-    "encoder=c3d_small",
-    "crop=24",
-    "frames=8",
-    "epochs=1",
-    "batch=12",
-    "device=cpu",
-    "workers=0",
-    "lr=0.001",
-]
+SMALL = ["encoder=c3d_small", "crop=24", "frames=8", "epochs=1", "batch=12", "device=cpu"]
+SMALL += ["workers=0"]
 
 
 @pytest.mark.slow
-def test_pointing_hands_are_walked_from_videos_to_the_table(footage: Path, tmp_path: Path) -> None:
-    where = ["--footage", footage, "--work", tmp_path / "work", "--results", tmp_path]
-    short = ["--needed", 0, "--splits", "fold1", "biased", "--seeds", 1, "--set", *SMALL]
-    short += ["warmup_epochs=0", "--height", 36, "--width", 48]
-    first = ["--set-pretraining", *SMALL, "precision=fp32", "queue=12", "bn_group=none"]
-    first += ["merge_group=none", "channels_last=false"]
-    pointing.main([str(word) for word in (*where, *short, *first)])
-    found = json.loads((tmp_path / "evidence_pointing.json").read_text())
-    assert list(found["search"]) == [next(iter(pointing.CANDIDATES))]  # the first has 0 %
+@pytest.mark.parametrize("plan", pointing.PLANS)
+def test_pointing_hands_are_walked_from_videos_to_the_table(
+    footage: Path, tmp_path: Path, plan: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {**vars(pointing.PLANS[plan]), "size": (36, 48), "tuning": (), "clips": 1}
+    candidates = pointing.PLANS[plan].candidates
+    small["candidates"] = {
+        name: (*settings, *SMALL, "warmup_epochs=0") for name, settings in candidates.items()
+    }
+    narrow = ["precision=fp32", "queue=12", "bn_group=none", "merge_group=none"]
+    small["pretraining"] = pointing.PLANS[plan].pretraining.override(
+        [*SMALL, *narrow, "channels_last=false"]
+    )
+    monkeypatch.setitem(pointing.PLANS, plan, pointing.Plan(**small))
+    where = ["--plan", plan, "--footage", footage, "--work", tmp_path / "work"]
+    short = ["--results", tmp_path, "--pictures", tmp_path, "--needed", 0, "--seeds", 1]
+    short += ["--splits", "fold1", "biased"]
+    pointing.main([str(word) for word in (*where, *short)])
+    (written,) = tmp_path.glob("evidence_pointing*.json")
+    found = json.loads(written.read_text())
+    assert list(found["search"]) == list(candidates)[:1]  # 0 % is enough
     assert list(found["compared"]) == [*pointing.PRETRAINED, *pointing.SCRATCH]
     for row, (fold, biased) in found["compared"].items():
-        assert list(biased) == ["biased"]
+        seconds = ["cpu seconds of pretraining", "cpu seconds"][row in pointing.SCRATCH :]
+        assert list(biased) == ["biased", *seconds]
         columns = [name for name in pointing.COLUMNS if name != "biased"]
-        assert list(fold) == (columns[-1:] if row in pointing.SCRATCH else columns)
-    assert "| MoCo | " in (tmp_path / "evidence_pointing.md").read_text()
+        shown = columns[-1:] if row in pointing.SCRATCH else columns
+        assert list(fold) == [*shown, *seconds]
+    assert "| MoCo | " in written.with_suffix(".md").read_text()
+
+
+def test_what_either_split_tests_is_not_pretrained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tennis, hands = tmp_path / "tennis-strokes", tmp_path / "ego-pointing"
+    tennis.mkdir()
+    lists = {"random": ("a b c", "d e"), "source": ("b c d", "a e")}
+    for split, texts in lists.items():
+        for listed, names in zip(scenes.TENNIS[split], texts, strict=True):
+            rows = (f"videos/serve/{name}.mp4 serve\n" for name in names.split())
+            (tennis / listed).write_text("".join(rows))
+    (tmp_path / "exercise-typing" / "typing").mkdir(parents=True)
+    (tmp_path / "exercise-typing" / "typing" / "1.mp4").touch()
+
+    def made(*_: object, **__: object) -> None: ...
+
+    monkeypatch.setattr(scenes, "preprocessed", made)
+    scenes.Stores(hands=hands, work=tmp_path / "work", size=(36, 48)).rest()
+    assert (tmp_path / "work" / "rest-train.txt").read_text().splitlines() == [
+        "tennis-strokes/videos/serve/b.mp4",
+        "tennis-strokes/videos/serve/c.mp4",
+        "exercise-typing/typing/1.mp4",
+    ]
 
 
 def test_nothing_is_compared_where_nothing_learns(
@@ -75,7 +111,7 @@ def test_nothing_is_compared_where_nothing_learns(
     where = ["--footage", footage, "--work", tmp_path / "work", "--results", tmp_path]
     pointing.main([str(word) for word in where])
     found = json.loads((tmp_path / "evidence_pointing.json").read_text())
-    assert found == {"search": dict.fromkeys(pointing.CANDIDATES, 10.0), "compared": {}}
+    assert found == {"search": dict.fromkeys(pointing.GPU.candidates, 10.0), "compared": {}}
 
 
 def test_no_tested_background_was_trained_on(
@@ -96,8 +132,9 @@ def test_no_tested_background_was_trained_on(
     assert not unseen & set(trained)
 
 
+ARM = {"name": "FAME", "world": "still", "settings": [], "maps": "train", "trained": True}
 TRIAL = {
-    "arm": {"trained": True},
+    "arm": ARM,
     "pretraining_cpu_seconds": 3600,
     "curve": [{"spread": 0.5}],
     "report": {"figures": {name: {"value": 50.0, "chance": 16.7} for name in run.COLUMNS}},
@@ -109,6 +146,19 @@ def test_a_table_of_evidence_shows_every_seed_and_what_was_not_run() -> None:
     assert "| MoCo | **50.0** (50.0, 50.0) |" in "\n".join(lines)
     assert any(line.startswith("| FAME | not run |") for line in lines)
     assert lines[-1] == "2 pretrainings, 2.0 CPU hours."
+
+
+def test_trials_of_the_results_count_as_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arm = {**ARM, "settings": ["background=inter", "mask=seed"]}  # the first release's word
+    kept = {"trials": {"FAME": [{**TRIAL, "arm": arm, "seed": 2}], "none": []}}
+    (tmp_path / "evidence_x.json").write_text(json.dumps(kept))
+    monkeypatch.setattr(run, "RESULTS", tmp_path)
+    run.restore(tmp_path / "work")
+    difference = run.Arm(name="any", settings=("mask=difference", "background=inter"))
+    found = run.run_trial(difference, 2, tmp_path / "work")  # else it would need a world
+    assert found["arm"] == arm
 
 
 def test_when_merging_pays_is_drawn_from_what_was_run(tmp_path: Path) -> None:

@@ -86,12 +86,16 @@ ARMS: dict[str, dict[str, Any]] = {
     },
     "FAME, flow maps": {"settings": ("background=inter", "mask=stored")},
     "FAME, flow maps per frame": {"settings": ("background=inter", "mask=frames")},
+    "FAME, masks per frame, whole queue": {
+        "settings": ("background=inter", "mask=median", "negatives=all")
+    },
     "FAME, masks per frame, 12 %": {"settings": ("background=inter", "mask=median", "beta=0.12")},
     "FAME, true masks": {"settings": ("background=inter", "mask=stored"), "maps": "truth"},
     "FAME, random grid": {"settings": ("background=inter", "mask=grid")},
     "FAME, flow maps, both views": {"settings": ("background=inter", "mask=stored", "views=both")},
 }
 FIRST = [name for name in ARMS if "per frame" not in name]
+WHOLE_QUEUE = "FAME, masks per frame, whole queue"
 ONLY_STILL = ("FAME, random grid", "FAME, flow maps, both views")
 MOVING = (
     "MoCo",
@@ -137,7 +141,7 @@ def ablations() -> list[Arm]:
 EXPERIMENTS = {
     "still": arms("still", FIRST),
     "camera": arms("camera", (name for name in FIRST if name not in ONLY_STILL)),
-    "frames": arms("still", MOVING),
+    "frames": arms("still", (*MOVING, WHOLE_QUEUE)),
     "ablations": ablations(),
     "longer": longer(arms("still", ("MoCo", "FAME, frame difference", "FAME, flow maps"))),
     "backgrounds": longer(arms("backgrounds", ("untrained", "MoCo", "FAME, frame difference"))),
@@ -164,9 +168,9 @@ def run_trial(arm: Arm, seed: int, work: Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     started = time.process_time()
     if arm.trained:
-        path = pretrain(
-            config, stores=[world / f"{arm.maps}.zarr"], run_dir=folder / "run"
-        ).checkpoint
+        run = pretrain(config, stores=[world / f"{arm.maps}.zarr"], run_dir=folder / "run")
+        assert run.status == "finished", "the run was stopped; the same command goes on"
+        path = run.checkpoint
     else:
         path = untrained(config, folder / "untrained.pt")
     seconds = time.process_time() - started  # of the last part of a trial that was killed
@@ -240,6 +244,18 @@ def say(arm: Arm, seed: int, result: dict[str, Any]) -> None:
         f"{heading} {figures[name]['value']:.1f}" for name, heading in COLUMNS.items()
     )
     print(f"{arm.name}, seed {seed}: {shown}", flush=True)
+
+
+def restore(work: Path) -> None:
+    """Lay the trials of the results that are kept in the project where they count as done."""
+    for path in sorted(RESULTS.glob("evidence_*.json")):
+        trials = json.loads(path.read_text()).get("trials", {})
+        for trial in (trial for each in trials.values() for trial in each):
+            key = Arm(**trial["arm"]).key.replace("mask=seed", "mask=difference")  # formerly
+            folder = work / "trials" / f"{key},seed={trial['seed']}"
+            if not (folder / "result.json").exists():
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "result.json").write_text(json.dumps(trial))
 
 
 # What is shown ------------------------------------------------------------------------------------
@@ -327,8 +343,13 @@ def main() -> None:
     parser.add_argument(
         "--table", action="store_true", help="only write the tables of what is there"
     )
+    parser.add_argument(
+        "--extend", action="store_true", help="count the trials in the results as done"
+    )
     options = parser.parse_args()
     work = options.work.resolve()
+    if options.extend:
+        restore(work)
     for experiment in options.experiments or EXPERIMENTS:
         chosen = EXPERIMENTS[experiment]
         if not options.table:
