@@ -28,7 +28,7 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
 table { border-collapse: collapse; } .wide { overflow-x: auto; }
 td, th { padding: .25rem .75rem .25rem 0; text-align: left; border-bottom: 1px solid var(--line);
   vertical-align: top; font-variant-numeric: tabular-nums; }
-td, th { overflow-wrap: break-word; } td:first-child { min-width: 9rem; }
+th { white-space: nowrap; } td { overflow-wrap: break-word; } td:first-child { min-width: 9rem; }
 figure { margin: 0; } figcaption { font-size: .85rem; }
 img { max-width: 100%; height: auto; display: block; border-radius: 3px; image-rendering: auto; }
 .grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); }

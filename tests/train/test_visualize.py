@@ -51,7 +51,7 @@ def test_the_curves_of_a_run_are_drawn(tmp_path: Path) -> None:
     assert guessing("accuracy", 1 / 64) == "guessing: 1/64 = 0.0156"
     plot_curves(tmp_path, tmp_path / "report" / "curves.png")
     with Image.open(tmp_path / "report" / "curves.png") as picture:
-        assert picture.size == (1600, 380)
+        assert picture.size == (1000, 720)
         assert len(picture.convert("RGB").getcolors(2**20)) > 50
 
 

@@ -57,9 +57,12 @@ def plot_curves(run: Path, picture: Path) -> None:
     width = max(1, len(lines) // SMOOTH_SHARE)
     shown = [curve for curve in CURVES if curve[0] in lines[0]]
     raw, smooth = curve_names(steps, width)
-    figure = Figure(figsize=(4 * len(shown), 3.8), layout="constrained")
-    panels = zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True)
-    for axes, (name, title, unit) in panels:
+    rows = -(-len(shown) // 2)  # two side by side: legible in a page
+    figure = Figure(figsize=(10, 3.6 * rows), layout="constrained")
+    panels = list(figure.subplots(rows, 2, squeeze=False).flat)
+    for spare in panels[len(shown) :]:
+        spare.remove()
+    for axes, (name, title, unit) in zip(panels, shown, strict=False):
         values = [line[name] for line in lines]
         axes.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=1, label=raw)
         axes.plot(steps, moving_average(values, width), color="tab:blue", label=smooth)
