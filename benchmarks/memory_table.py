@@ -3,11 +3,11 @@
 
 Run: ``python -m benchmarks.memory_table``. The encoder runs on two clips on the CPU and every
 tensor that it keeps for the backward is counted once, floats by the bytes of the recipe's precision
-(tensors without values would not do: their layouts are others, and so are the copies). To that come what grows with the batch
-beside it (frames as bytes, views, the largest map with its gradient, twice) and what does not
-(weights of both encoders, gradients, momentum, queue). Left out are the workspaces of cuDNN, what
-the allocator cannot use, and what a compiler saves by computing anew; ``SPARE`` of a GPU is kept
-for them. ``train_memory.py`` measures.
+(tensors without values would not do: their layouts are others, and so are the copies). To that come
+what grows with the batch beside it (frames as bytes, views) and what does not (weights of both
+encoders, gradients, momentum, queue). Left out are the workspaces of cuDNN, what the allocator
+cannot use, and what a compiler saves by computing anew; ``SPARE`` of a GPU is kept for them.
+``train_memory.py`` measures.
 """
 
 import argparse
@@ -50,8 +50,10 @@ def kept(sizes: dict[int, int], alive: list[object], *, float_bytes: int) -> Gen
         yield
 
 
-def per_clip(config: PretrainConfig) -> tuple[float, float]:
-    """Bytes that one clip of one view keeps for the backward, and those of the largest map."""
+def per_pair(config: PretrainConfig) -> float:
+    """Bytes that the two views of a pair keep for the backward, where most of them are there: at
+    the end of the forward, or of the first stage that is computed again.
+    """
     plain = config.override(["checkpoint_activations=false", "compile=false", "queue=8"])
     encoder = build_moco(plain).encoder_q
     encoder.train()
@@ -60,7 +62,7 @@ def per_clip(config: PretrainConfig) -> tuple[float, float]:
     given = given.contiguous(memory_format=torch.channels_last_3d)
     alive: list[object] = []
     every: dict[int, int] = {}  # a map that one stage gives and the next takes counts once
-    largest = stage_bytes = inputs = 0
+    stage_bytes = inputs = 0
     for stage in encoder._stages():  # pyright: ignore[reportCallIssue, reportPrivateUsage]
         sizes: dict[int, int] = {}
         inputs += given.numel() * float_bytes
@@ -68,10 +70,12 @@ def per_clip(config: PretrainConfig) -> tuple[float, float]:
             given = stage(given)
         every |= sizes
         stage_bytes = max(stage_bytes, sum(sizes.values()))
-        largest = max(largest, given.numel() * float_bytes)
-    checkpointing = config.checkpoint_activations
-    total = inputs + stage_bytes if checkpointing else sum(every.values())
-    return total / _CLIPS, largest / _CLIPS
+    if not config.checkpoint_activations:
+        return 2 * sum(every.values()) / _CLIPS
+    # In bf16 both views are one forward, so that a stage is computed again for both; else one view
+    # after the other.
+    again = 2 if config.precision == "bf16" else 1
+    return (2 * inputs + again * stage_bytes) / _CLIPS
 
 
 def memory(config: PretrainConfig) -> tuple[float, float]:
@@ -82,9 +86,9 @@ def memory(config: PretrainConfig) -> tuple[float, float]:
     spec = StoreSpec() if config.crop > 112 else StoreSpec(height=128, width=170)
     frames = 2 * config.frames * spec.height * spec.width * 3
     views = 2 * 3 * config.frames * config.crop**2 * (2 if config.precision == "bf16" else 4)
-    activations, largest = per_clip(config)
-    # Two batches of frames: the next one arrives. The views pass once more as floats.
-    pair = 2 * frames + 3 * views + 2 * (activations + 2 * largest) / config.accumulate
+    # Two batches of frames: the next one arrives. Maps of a forward without a backward, and slopes
+    # of maps, are alive when little else is.
+    pair = 2 * frames + views + per_pair(config) / config.accumulate
     return fixed, pair
 
 

@@ -11,6 +11,7 @@ from fame.clipstore import ClipStore, Window
 from fame.models.convolution import FlatConv3d
 from fame.models.i3d import I3D, MIXED, MaxPool
 from tests.stores import make_store
+from train.recipes import recipe
 
 
 def test_the_gpu_benchmarks_store_is_made_at_its_true_size(tmp_path: Path) -> None:
@@ -99,3 +100,20 @@ def test_parts_end_in_time_and_keep_what_was_measured(tmp_path: Path) -> None:
     assert len(kept["copies"]) == 2
     assert len(kept["pools"]) == 1
     assert kept["stopped"] == "in pools, after 0 s"
+
+
+def test_memory_is_counted_as_a_step_holds_it():
+    """Accumulation halves what is kept; checkpointing keeps less; bf16 has half the bytes, and
+    both views in one forward, so that a stage is computed again for both.
+    """
+    from benchmarks.memory_table import per_pair
+
+    torch.set_num_threads(1)
+    small = recipe("fame-k400").override(["width=0.125", "crop=32", "frames=8", "bn_group=2"])
+    exact = small.override(["precision=fp32"])
+    whole, again = (
+        per_pair(exact.override([f"checkpoint_activations={on}"])) for on in ("false", "true")
+    )
+    assert again < 0.7 * whole
+    assert per_pair(small) == pytest.approx(whole / 2, rel=0.25)
+    assert per_pair(small.override(["checkpoint_activations=true"])) > 0.5 * again
