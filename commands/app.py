@@ -138,7 +138,7 @@ def _nobody_reads() -> bool:
     for number in (1, 2):
         asked = select.poll()
         asked.register(number, 0)
-        if any(told & select.POLLERR for _, told in asked.poll(0)):
+        if any(events & select.POLLERR for _, events in asked.poll(0)):
             os.dup2(os.open(os.devnull, os.O_WRONLY), number)
             gone = True
     return gone

@@ -229,6 +229,7 @@ def take(archive: Archive, found: Any, schema: Schema, where: str) -> Any:
 def _check_values(tensor: Tensor, schema: Expected, where: str) -> None:
     if not tensor.numel() or tensor.dtype == torch.bool:
         return
+    # One pass over the tensor; aminmax gives NaN where a value is NaN.
     least, most = (float(value) for value in tensor.aminmax())
     if not (math.isfinite(least) and math.isfinite(most)):
         raise CheckpointError(f"{where} holds a value that is not finite (NaN or infinity)")
@@ -250,6 +251,8 @@ def checksum(value: Any) -> str:
             continue
         digest.update(json.dumps([path, str(leaf.dtype), list(leaf.shape)]).encode())
         if leaf.numel():
+            # As bytes: NumPy has no bfloat16, and -0.0 differs from 0.0 here as it does in the
+            # file.
             flat = leaf.detach().cpu().contiguous().flatten()
             digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
@@ -311,6 +314,8 @@ def _leaves(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...]
     """
     if isinstance(value, dict) and value:
         items = cast(dict[Any, Any], value)
+        # The numbers 2 and 10, which an optimiser's state has as keys, are sorted as words: 10
+        # before 2.
         for name in sorted(items, key=str):
             yield from _leaves(items[name], (*path, name))
     elif isinstance(value, list | tuple) and value:

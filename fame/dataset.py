@@ -170,6 +170,7 @@ class ClipDataset(Dataset[Any]):
         clips, maps = np.empty(clip_shape, np.uint8), np.empty(map_shape, np.uint8)
         self.read(epoch, sample, clips, maps)
         number, video = self.video_S2[sample % len(self)].tolist()
+        # The axis of clips comes first: CTHW of [clips, T, H, W, 3] are the axes 0 4 1 2 3.
         clip = torch.from_numpy(clips).permute(0, *(axis + 1 for axis in _AXES[self.layout]))
         several = self.clips > 1
         item: Sample = {

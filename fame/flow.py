@@ -115,7 +115,7 @@ def map_clip(
     every: int = 2,
     parameters: FlowParameters = FlowParameters(),
 ) -> UInt8[np.ndarray, "mh mw"]:
-    """Return the foreground map of one clip, as a store of its frames gives it; raises as
+    """Return the foreground map of one clip, as a store of its frames gives it. Raise as
     :func:`map_frames`, and for fewer than 2 frames.
     """
     _check(frames_THWC, height, width, least=2)

@@ -171,12 +171,8 @@ def tile(
 
     Raise ``ValueError`` for a ragged grid, or labels that are not as many as the rows.
     """
-    if not rows or any(len(row) != len(captions) for row in rows):
-        raise ValueError(
-            f"every row needs {len(captions)} panels, got {[len(row) for row in rows]}"
-        )
-    if labels and len(labels) != len(rows):
-        raise ValueError(f"{len(rows)} rows need as many labels, got {len(labels)}")
+    _check_grid(rows, captions, labels)
+    # Rounded up: panels of 48 pixels are enlarged 3 times, to 144.
     scale = -(-_NARROW // rows[0][0].shape[1])
     height, width = (scale * side for side in rows[0][0].shape[:2])
     captions, font = _fitted(captions, width)
@@ -198,16 +194,22 @@ def tile(
             panel = row[column].repeat(scale, axis=0).repeat(scale, axis=1)
             picture.paste(Image.fromarray(panel), (left, top + r * (height + _GAP)))
     for r, label in enumerate(broken):
-        draw.multiline_text(
-            (_GAP, top + r * (height + _GAP) + height / 2),
-            label,
-            fill=_INK,
-            font=_LABEL_FONT,
-            anchor="lm",
-        )
+        middle_of_row = top + r * (height + _GAP) + height / 2
+        draw.multiline_text((_GAP, middle_of_row), label, fill=_INK, font=_LABEL_FONT, anchor="lm")
     if key:
         _draw_key(picture, key, left=edge + _GAP)
     return np.asarray(picture)
+
+
+def _check_grid(
+    rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str], labels: Sequence[str]
+) -> None:
+    if not rows or any(len(row) != len(captions) for row in rows):
+        raise ValueError(
+            f"every row needs {len(captions)} panels, got {[len(row) for row in rows]}"
+        )
+    if labels and len(labels) != len(rows):
+        raise ValueError(f"{len(rows)} rows need as many labels, got {len(labels)}")
 
 
 def _draw_key(picture: Image.Image, key: tuple[str, str], *, left: int) -> None:

@@ -222,6 +222,7 @@ class Settings:
         for field in self.fields().values():
             value, names = getattr(self, field.name), field.setting.formerly
             if names and isinstance(value, str) and value in names:
+                # The class is frozen, and this is still its construction.
                 object.__setattr__(self, field.name, names[value])
             field.check(getattr(self, field.name))
 
@@ -235,6 +236,7 @@ class Settings:
         """Return a field. Raise ``ValueError`` naming the nearest one if there is none."""
         fields = cls.fields()
         if name not in fields:
+            # With a cutoff of 0 there is always one.
             (near,) = difflib.get_close_matches(name, fields, n=1, cutoff=0.0)
             raise ValueError(f"{cls.__name__} has no field {name!r}; did you mean {near!r}?")
         return fields[name]
@@ -282,6 +284,7 @@ def _field(field: dataclasses.Field[Any], hint: Any) -> Field:
     if get_origin(hint) is not Annotated:
         raise TypeError(f"{field.name} is not declared by Annotated[type, Setting(...)]")
     kind, setting = get_args(hint)[:2]
+    # `float | None` has the origin UnionType, `Optional[float]` has Union.
     members = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
     default = field.default
     if field.default_factory is not dataclasses.MISSING:

@@ -118,6 +118,8 @@ class Weights:
         """Copy the backbone's weights and leave ``network``'s head, if any, as it is: the start of
         fine-tuning.
         """
+        # Both without their heads: a projection of 128 outputs cannot be a classifier of 101
+        # classes.
         self._load(network, _without_head(self.state), _without_head(network.state_dict()))
 
     def _load(self, network: Backbone, state: State, wanted: State) -> None:

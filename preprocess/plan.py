@@ -88,5 +88,6 @@ def extrapolate(sample: ShardResult, *, videos: int, spec: StoreSpec, workers: i
         sampled=sample.videos,
         sampled_failed=sample.failed,
         bytes=round(sample.stored_bytes * scale),
+        # As if the workers did not slow each other down, which is why it is an estimate.
         seconds=sample.seconds * scale / workers,
     )

@@ -97,11 +97,12 @@ def _fit(
     run_dir: Path,
     launch: LaunchConfig,
 ) -> None:
-    """Run ``work(arguments)`` in every process; raises what one of them raised."""
+    """Run ``work(arguments)`` in every process. Raise what one of them raised."""
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     if not ray.is_initialized():
         with secured(local=not os.environ.get("RAY_ADDRESS")):
             ray.init(log_to_driver=True)
+    # The GPUs of the cluster count, not those of this node, which may be only the head.
     gpu = config.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
     trainer = TorchTrainer(
         work,

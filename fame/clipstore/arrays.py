@@ -78,6 +78,7 @@ def read_lengths(
     possible_V &= np.where(
         failed_V, stretches_V == 0, (stretches_V >= 1) & (stretches_V <= length_V)
     )
+    # Failed videos have no stretches to divide by. Others have stretches of equal length.
     if not possible_V.all() or (length_V[~failed_V] % stretches_V[~failed_V]).any():
         raise StoreError(f"{storage}: length and stretches of its videos do not go together")
     return length_V, stretches_V

@@ -47,7 +47,7 @@ def encode_tall_jpeg(clip_THWC: UInt8[np.ndarray, "t h w 3"], *, quality: int) -
 def decode_tall_jpeg(
     data: UInt8[np.ndarray, " bytes"], *, frames: int, height: int, width: int
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """Decode one JPEG of stacked RGB frames, in memory of their own; raises as
+    """Decode one JPEG of stacked RGB frames, in memory of their own. Raise as
     :func:`decode_jpeg`.
     """
     check_size(data, frames * height, width)

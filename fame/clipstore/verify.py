@@ -111,7 +111,7 @@ def repair(path: StorePath, report: StoreReport) -> None:
 
 
 def _decode_all(storage: Storage, layout: Layout, array: str, record: ShardRecord) -> int:
-    """Decode every chunk of one shard; returns the number of flat maps, raises :class:`StoreError`
+    """Decode every chunk of one shard. Return the number of flat maps. Raise :class:`StoreError`
     for damage.
     """
     shard = OpenShard(
@@ -123,7 +123,9 @@ def _decode_all(storage: Storage, layout: Layout, array: str, record: ShardRecor
     room, lengths = layout.chunks_per_video(array), [v.length for v in record.videos]
     flat = [0] * len(lengths)
     for position in range(layout.chunks_per_shard(array)):
+        # With room for 300 chunks, chunk 305 is the sixth of the shard's second video.
         place, chunk = position // room, shard.chunk(position)
+        # The last shard may hold fewer videos than it has room for: the rest must be absent.
         length = lengths[place] if place < len(lengths) else 0
         stored = position % room < layout.chunks_of(array, length)
         if stored != (chunk is not None):

@@ -66,6 +66,7 @@ class VariantClips(SquareClips):
         )
         self._places_of: dict[int, list[int]] = {}
         for place, video in enumerate(self._clip_N2[:, 0].tolist()):
+            # Clips of videos 4 4 6 give {4: [0, 1], 6: [2]}.
             self._places_of.setdefault(video, []).append(place)
         self._partner_of = dict(
             zip(self.video_V.tolist(), self.video_V[self.partner_V].tolist(), strict=True)
@@ -103,6 +104,7 @@ class VariantClips(SquareClips):
 
     def _mask(self, position: int) -> Bool[Tensor, "s s"]:
         score_1SS = self._map(position)
+        # A map with little foreground would fill its share with background pixels of score 0.
         return (top_fraction(score_1SS, self._beta) & (score_1SS > 0))[0]
 
 

@@ -95,7 +95,7 @@ class Scene:
 
 
 def encoder_report(checkpoint: Path, config: BiasConfig) -> dict[str, Any]:
-    """Return the :class:`BiasReport` of one checkpoint as plain values; raises as :func:`bias`."""
+    """Return the :class:`BiasReport` of one checkpoint as plain values. Raise as :func:`bias`."""
     (report,) = bias([checkpoint], dataclasses.replace(config, random_init=False))
     return report.to_dict()
 

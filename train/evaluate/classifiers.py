@@ -145,6 +145,7 @@ def _show(
     device = next(network.parameters()).device
     for clip_BPTSS3, video_B in clips.batches(batch, workers=workers, device=device):
         scores.append(network(encoder_input(clip_BPTSS3.flatten(0, 1))).float().cpu())
+        # Videos 5 7 with 3 crops of each clip own the views 5 5 5 7 7 7.
         owners.append(video_B.repeat_interleave(clip_BPTSS3.shape[1]))
         on_clips(len(video_B))
     return torch.cat(scores), torch.cat(owners)

@@ -117,6 +117,7 @@ class SquareClips(Dataset[tuple[Tensor, int]]):
             multiprocessing_context=server(__name__) if workers else None,
         )
         for clip_BPTSS3, video_B in batches(loader):
+            # The numbers of the videos stay on the CPU, where they are grouped.
             yield clip_BPTSS3.to(device, non_blocking=True), video_B
 
 

@@ -66,6 +66,7 @@ def fit_probe(
     def objective() -> Tensor:
         solver.zero_grad()
         loss = torch.nn.functional.cross_entropy(standard_ND @ weight_CD.T + bias_C, label_N.long())
+        # The bias is not decayed, as in scikit-learn's logistic regression.
         loss = loss + weight_decay / 2 * weight_CD.square().sum()
         loss.backward()
         return loss
@@ -130,4 +131,5 @@ def choose_weight_decay(
             (probe.scores(feature_ND[held_N]).argmax(1) == label_N[held_N]).double().mean().item()
         )
 
+    # A tuple, so that the stronger of two equally accurate candidates wins.
     return max(candidates, key=lambda weight_decay: (accuracy(weight_decay), weight_decay))

@@ -76,7 +76,7 @@ def truncate_metrics(path: Path, step: int) -> None:
 
 @contextmanager
 def one_writer(folder: Path, peers: Peers) -> Generator[None]:
-    """Hold the run folder against other runs; ``ValueError`` in every process if it is taken.
+    """Hold the run folder against other runs. Raise ``ValueError`` in every process if it is taken.
 
     What a killed run left half-written is swept away.
     """
