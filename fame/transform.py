@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -41,7 +42,8 @@ class Merge(nn.Module):
         group: clips that exchange backgrounds among themselves, at least 2; ``None`` for the whole
             batch. A single clip that would be left over joins the last group: 17 clips in groups
             of 8 make groups of 8 and 9.
-        generator: a CPU generator that draws backgrounds and ``p``; ``None`` for torch's own.
+        generator: a CPU generator that draws backgrounds and ``p``; ``None`` for torch's own. In
+            the workers of a loader leave it out: each would have a copy of it, and draw the same.
         layout: axes of the clips, ``"BCTHW"`` or ``"BTCHW"``.
 
     Example:
@@ -61,18 +63,20 @@ class Merge(nn.Module):
         layout: str = "BCTHW",
     ) -> None:
         super().__init__()
-        if not 0 < beta <= 1:
+        if not (isinstance(beta, int | float) and 0 < beta <= 1):
             raise ValueError(f"beta must be above 0 and at most 1, got {beta!r}")
-        if not 0 <= p <= 1:
+        if not (isinstance(p, int | float) and 0 <= p <= 1):
             raise ValueError(f"p must be at least 0 and at most 1, got {p!r}")
-        if group is not None and group < 2:
-            raise ValueError(f"group must be at least 2, got {group!r}")
-        if not callable(score) and score not in _SCORES:
+        if group is not None and not (isinstance(group, int) and group >= 2):
+            raise ValueError(f"group must be a whole number of at least 2, got {group!r}")
+        if not (callable(score) or (isinstance(score, str) and score in _SCORES)):
             raise ValueError(f"score must be motion, paper, median or a function, got {score!r}")
         if background not in ("inter", "intra"):
             raise ValueError(f"background must be inter or intra, got {background!r}")
         if layout not in ("BCTHW", "BTCHW"):
             raise ValueError(f"layout must be BCTHW or BTCHW, got {layout!r}")
+        if not isinstance(generator, torch.Generator | None):
+            raise ValueError(f"generator must be a torch.Generator, got {generator!r}")
         self.beta, self.p, self.background, self.group = beta, p, background, group
         self.generator, self.layout = generator, layout
         self.score: Score = score if callable(score) else _SCORES[score]
@@ -82,7 +86,7 @@ class Merge(nn.Module):
     def forward(
         self,
         clips: Tensor,
-        maps: Tensor | None = None,
+        maps: Tensor | np.ndarray | None = None,
         *,
         labels: Any = None,
         others: Tensor | None = None,
@@ -93,8 +97,8 @@ class Merge(nn.Module):
 
         Args:
             clips: floats in 0..1, or uint8.
-            maps: scores of the clips, ``[B, h, w]``, or of their frames, ``[B, T, h, w]``, of any
-                size and number type, higher where foreground is likelier.
+            maps: scores of the clips, ``[B, h, w]``, or of their frames, ``[B, T, h, w]``, a tensor
+                or array of any size and number type, higher where foreground is likelier.
             labels: anything; returned unchanged.
             others: the backgrounds of ``background="intra"``, shaped like ``clips``.
 
@@ -104,7 +108,9 @@ class Merge(nn.Module):
         merged = self._merged(clips, maps, others)
         return merged if labels is None else (merged, labels)
 
-    def _merged(self, clips: Tensor, maps: Tensor | None, others: Tensor | None) -> Tensor:
+    def _merged(
+        self, clips: Tensor, maps: Tensor | np.ndarray | None, others: Tensor | None
+    ) -> Tensor:
         clip_BCTHW = self._channels_first(clips, "clips")
         if (others is None) == (self.background == "intra"):
             raise ValueError("others, one clip for each clip, belong to background='intra' only")
@@ -134,14 +140,18 @@ class Merge(nn.Module):
     def _channels_first(self, clips: Tensor, name: str) -> Tensor:
         """Return the clips as [B, 3, T, H, W]. Raise ``ValueError`` if they cannot be colours."""
         channels = 1 if self.layout == "BCTHW" else 2
+        if not isinstance(clips, Tensor):
+            raise ValueError(f"{name} must be a tensor, got {type(clips).__name__}")
         if clips.ndim != 5 or clips.shape[channels] != 3:
             raise ValueError(
                 f"{name} must be {self.layout} with 3 channels, got {list(clips.shape)}; "
                 "the argument layout names other axes"
             )
+        if not clips.numel():
+            raise ValueError(f"{name} are empty: {list(clips.shape)}")
         if clips.dtype == torch.uint8:
             return clips if channels == 1 else clips.transpose(1, 2)
-        if not clips.is_floating_point():
+        if not clips.is_floating_point() or clips.dtype.itemsize == 1:
             raise ValueError(f"{name} must be floats in 0..1 or uint8, got {clips.dtype}")
         low, high = torch.aminmax(clips)
         if not (low >= -ROUNDING and high <= 1 + ROUNDING):
@@ -151,24 +161,26 @@ class Merge(nn.Module):
             )
         return clips if channels == 1 else clips.transpose(1, 2)
 
-    def _scores(self, clip_BCTHW: Tensor, maps: Tensor | None) -> Tensor:
+    def _scores(self, clip_BCTHW: Tensor, maps: Tensor | np.ndarray | None) -> Tensor:
         """Return a score for every pixel, [B, H, W] or [B, T, H, W]."""
         batch, _, frames, height, width = clip_BCTHW.shape
         if maps is None:
             colours = clip_BCTHW if clip_BCTHW.is_floating_point() else clip_BCTHW.float() / 255
             score = self.score(colours)
             allowed = [batch, height, width], [batch, frames, height, width]
-            if list(score.shape) not in allowed:
-                raise ValueError(
-                    f"the score must give {allowed[0]} or {allowed[1]}, got {list(score.shape)}"
-                )
-            return score
-        if maps.ndim not in (3, 4) or maps.shape[:-2] not in ((batch,), (batch, frames)):
+            found = list(score.shape) if isinstance(score, Tensor) else type(score).__name__
+            if found not in allowed:
+                raise ValueError(f"the score must give {allowed[0]} or {allowed[1]}, got {found}")
+            return score if score.is_floating_point() else score.float()
+        given = torch.as_tensor(maps)
+        if not given.numel() or given.is_complex():
+            raise ValueError(f"maps must be numbers, got {list(given.shape)} {given.dtype}")
+        if given.ndim not in (3, 4) or given.shape[:-2] not in ((batch,), (batch, frames)):
             raise ValueError(
                 f"maps must be [{batch}, height, width] or [{batch}, {frames}, height, width], "
-                f"got {list(maps.shape)}"
+                f"got {list(given.shape)}"
             )
-        score = maps.to(clip_BCTHW.device, torch.float32)
+        score = given.to(clip_BCTHW.device, torch.float32)
         if score.shape[-2:] == (height, width):
             return score
         map_BTHW = score if score.ndim == 4 else score[:, None]

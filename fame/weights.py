@@ -9,6 +9,7 @@ batch, C channels, T frames, H W height/width, D feature dim, K outputs of the h
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -147,7 +148,8 @@ class Encoder:
     @property
     def device(self) -> torch.device:
         """Return the device of the weights; clips are moved there."""
-        return next(self.network.parameters()).device
+        held = chain(self.network.parameters(), self.network.buffers())  # one may have no weights
+        return next((tensor.device for tensor in held), torch.device("cpu"))
 
     @torch.no_grad()
     def features(

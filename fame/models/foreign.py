@@ -18,7 +18,7 @@ Shapes: B batch, T frames, H W height and width, t h w size of the feature map, 
 import importlib
 import importlib.util
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from fame.normalize import MEAN, STD
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _PROBE = (16, 112)  # frames and side of the clip that a network without fixed sizes is tried on
+_MOST = {"frames": 1024, "crop": 4096}
 _FAMILIES = ("videomae", "vjepa2", "timesformer", "vivit")
 _CARDS = ("video_preprocessor_config.json", "preprocessor_config.json")
 _CLASSIFIERS = {
@@ -73,7 +74,10 @@ class ForeignBackbone(Backbone):
         self.network = adapter.network
         self._call = adapter.run
         # Ours: x = (c - m) / s. Theirs: (c - m') / s' = x * s / s' + (m - m') / s'.
-        mean, std = torch.tensor(adapter.mean), torch.tensor(adapter.std)
+        mean, std = (
+            torch.tensor([float(number) for number in numbers])
+            for numbers in (adapter.mean, adapter.std)
+        )
         scale, shift = torch.tensor(STD) / std, (torch.tensor(MEAN) - mean) / std
         self.register_buffer("_scale", scale.view(3, 1, 1, 1), persistent=False)
         self.register_buffer("_shift", shift.view(3, 1, 1, 1), persistent=False)
@@ -118,18 +122,24 @@ class ForeignBackbone(Backbone):
 
     @torch.no_grad()
     def _probe(self) -> int:
-        """Return the length of a feature, from one grey clip in evaluation mode."""
+        """Return the length of a feature, from one clip of noise in evaluation mode."""
         was_training = self.network.training
         self.network.eval()
         frames, crop = self.frames or _PROBE[0], self.crop or _PROBE[1]
+        draws = torch.Generator().manual_seed(0)
+        clip_BCTHW = torch.rand(1, 3, frames, crop, crop, generator=draws)
         try:
-            feature_dim = self.feature_map(torch.zeros(1, 3, frames, crop, crop)).shape[1]
-        except (RuntimeError, TypeError, AttributeError, IndexError) as error:
-            reason = str(error).strip().split("\n")[0][:200]
+            map_BDthw = self.feature_map(clip_BCTHW)
+        except ValueError:
+            raise
+        except Exception as error:  # of anyone's code
             size = f"[1, 3, {frames}, {crop}, {crop}]"
-            raise ValueError(f"{self.name} fails on a clip {size}: {reason}") from error
+            raise ValueError(f"{self.name} fails on a clip {size}: {_reason(error)}") from error
+        if not (map_BDthw.is_floating_point() and map_BDthw.numel() and map_BDthw.isfinite().all()):
+            found = f"{list(map_BDthw.shape)} {map_BDthw.dtype}"
+            raise ValueError(f"{self.name} must return floats that are finite, got {found}")
         self.network.train(was_training)
-        return feature_dim
+        return map_BDthw.shape[1]
 
 
 def is_foreign(name: str) -> bool:
@@ -265,19 +275,54 @@ def _torchvision(name: str, architecture: str, *, trained: bool) -> Adapter:
 def _own(name: str, module_name: str, function_name: str) -> Adapter:
     try:
         function = getattr(_module(module_name), function_name)
-    except (ImportError, AttributeError, OSError, SyntaxError) as error:
-        raise ValueError(f"{name}: cannot be imported ({' '.join(str(error).split())})") from error
-    network = function()
+    except (Exception, SystemExit) as error:  # importing runs anyone's code
+        raise ValueError(f"{name}: cannot be imported ({_reason(error)})") from error
+    try:
+        network = function()
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"{name}() fails; it is called without arguments: {_reason(error)}") from (
+            error
+        )
     if not isinstance(network, nn.Module):
         raise ValueError(f"{name} must return a torch.nn.Module, got {type(network).__name__}")
+    if any(weight.is_meta for weight in network.parameters()):
+        raise ValueError(f"{name} must return a network with weights, not one of the meta device")
     methods = [m for m in ("feature_map", "features") if callable(getattr(network, m, None))]
     known = {key: getattr(network, key, None) for key in ("frames", "crop", "mean", "std")}
     given = {key: value for key, value in known.items() if value is not None}
+    _check_attributes(name, given)
 
     def run(network: Any, clip_BCTHW: Tensor) -> Any:
         return getattr(network, methods[0] if methods else "__call__")(clip_BCTHW)
 
     return Adapter(network=network, run=run, **given)
+
+
+def _check_attributes(name: str, given: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` for attributes of a network that describe no clip."""
+    for key, value in given.items():
+        if key in ("frames", "crop"):
+            if type(value) is not int or not 1 <= value <= _MOST[key]:
+                raise ValueError(f"{name}: {key} must be 1 to {_MOST[key]}, got {value!r}")
+            continue
+        try:
+            numbers = [float(number) for number in value]
+        except (TypeError, ValueError):
+            numbers = []
+        usual = all(abs(number) < 1e6 for number in numbers) and (key == "mean" or all(numbers))
+        if len(numbers) != 3 or not usual:
+            other = "" if key == "mean" else " other than 0"
+            raise ValueError(f"{name}: {key} must be three numbers{other}, got {value!r}")
+
+
+def _reason(error: BaseException) -> str:
+    """Return an error of anyone's code as one line: its first line, or its kind where it has
+    none.
+    """
+    text = " ".join(str(error).split())[:200]
+    kind = type(error).__name__
+    plain = isinstance(error, ImportError | AttributeError | SyntaxError | OSError | RuntimeError)
+    return text if text and plain else f"{kind} {text}".strip()
 
 
 def _module(name: str) -> Any:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import fame
+from fame.export import export_encoder
 from fame.models import build_encoder, build_foreign
 from fame.normalize import encoder_input, normalise
 
@@ -138,10 +139,34 @@ def broken():
     return torch.nn.Linear(5, 5)
 
 
-def words():
+def of(features, **attributes):
     network = torch.nn.Identity()
-    network.features = lambda clips: {"x": clips}
+    network.features = features
+    for name, value in attributes.items():
+        setattr(network, name, value)
     return network
+
+
+def mean(clips):
+    return clips.mean((2, 3, 4))
+
+
+words = lambda: of(lambda clips: {"x": clips})
+still = lambda: of(mean, frames=1)
+huge = lambda: of(lambda clips: mean(clips).repeat(1, 100_000))
+wants = lambda number: of(mean)
+raises = lambda: [][7]
+asserts = lambda: of(lambda clips: exec("assert False, 'only\\\\n64'"))
+leaves = lambda: exit(3)
+rank3 = lambda: of(lambda clips: clips.mean((3, 4)))
+nan = lambda: of(lambda clips: mean(clips) * float("nan"))
+whole = lambda: of(lambda clips: mean(clips).long())
+empty = lambda: of(lambda clips: mean(clips)[:, :0])
+text = lambda: of(mean, frames="8")
+large = lambda: of(mean, crop=10**6)
+two = lambda: of(mean, mean=(1, 2))
+flat = lambda: of(mean, std=(0, 0, 0))
+meta = lambda: torch.nn.Conv3d(3, 4, 3, device="meta")
 """
 
 
@@ -169,6 +194,24 @@ def test_your_own_function_by_file_and_by_module(own: Path, monkeypatch: pytest.
         ("nowhere.to:be", "cannot be imported"),
         ("{own}:broken", "fails on a clip"),
         ("{own}:words", r"must return \[B, D\] or \[B, D, t, h, w\], got dict"),
+        ("{own}:wants", r"wants\(\) fails; it is called without arguments: TypeError .*number"),
+        ("{own}:raises", r"raises\(\) fails; .*: IndexError list index out of range"),
+        ("{own}:leaves", r"leaves\(\) fails; .*: SystemExit 3"),
+        ("{own}:asserts", r"fails on a clip \[1, 3, 16, 112, 112\]: AssertionError only 64"),
+        ("{own}:rank3", r"must return \[B, D\] or \[B, D, t, h, w\], got \[1, 3, 16\]"),
+        ("{own}:nan", r"must return floats that are finite, got \[1, 3, 1, 1, 1\] torch.float32"),
+        ("{own}:whole", r"must return floats .* torch.int64"),
+        ("{own}:empty", r"must return floats .* \[1, 0, 1, 1, 1\]"),
+        ("{own}:text", "frames must be 1 to 1024, got '8'"),
+        ("{own}:large", "crop must be 1 to 4096, got 1000000"),
+        ("{own}:two", r"mean must be three numbers, got \(1, 2\)"),
+        ("{own}:flat", r"std must be three numbers other than 0, got \(0, 0, 0\)"),
+        ("{own}:meta", "must return a network with weights"),
+        ("json:loads", r"loads\(\) fails; .* missing 1 required"),
+        (":net", r"cannot be imported \(ValueError Empty module name\)"),
+        (".mine:net", "cannot be imported"),
+        ("{own}:net@", "neither a checkpoint nor a run"),
+        ("{own}:net@{own}", "not a checkpoint"),
         ("hf:{own}", "no network that can be used here"),
         ("torchvision:resnet50", "there are r3d_18"),
         ("torchvision:r3d_18", "has no weights of its own"),
@@ -178,6 +221,39 @@ def test_what_is_no_network_is_refused_in_one_line(own: Path, name: str, says: s
     with pytest.raises(ValueError, match=says) as caught:
         fame.load(name.format(own=own))
     assert "\n" not in str(caught.value)
+
+
+def test_networks_of_one_frame_of_many_features_and_without_weights(own: Path):
+    still = fame.load(f"{own}:still")
+    assert still.features(clip(frames=1)).shape == (2, 3)
+    with pytest.raises(ValueError, match="takes clips of 1 frames of any size, got 8 of 32x32"):
+        still.features(clip())
+    assert fame.load(f"{own}:huge").features(clip()).shape == (2, 300_000)
+
+
+def test_code_that_fails_when_it_is_imported_is_one_line(tmp_path: Path):
+    for code, says in (
+        ("raise KeyError('at import')", "KeyError 'at import'"),
+        ("raise SystemExit", "SystemExit"),
+        ("net = (", r"was never closed \(mine.py, line 1\)"),
+        ("net = 3", "TypeError 'int' object is not callable"),
+    ):
+        (tmp_path / "mine.py").write_text(code)
+        with pytest.raises(ValueError, match=says) as caught:
+            fame.load(f"{tmp_path / 'mine.py'}:net")
+        assert "\n" not in str(caught.value)
+
+
+def test_an_export_names_no_folder_and_loads_beside_the_function(own: Path, tmp_path: Path):
+    """The function's file is on a person's machine."""
+    export_encoder(Path(f"{own}:net"), tmp_path / "out", formats=["safetensors"])
+    for path in (tmp_path / "out").iterdir():
+        assert str(tmp_path).encode() not in path.read_bytes()
+    weights = tmp_path / "out" / "encoder.safetensors"
+    again, first = fame.load(f"{own}:net@{weights}"), fame.load(f"{own}:net")
+    assert again.network.state_dict().keys() == first.network.state_dict().keys()
+    with pytest.raises(ValueError, match=r"name both, NETWORK@CHECKPOINT \(mine.py:net\)"):
+        fame.load(weights)
 
 
 def test_a_family_that_is_no_video_network_is_refused(tmp_path: Path):

@@ -1,5 +1,9 @@
 """Merging in anyone's loop: equal to our own path, on any layout, and refused where it cannot be right."""
 
+import copy
+import pickle
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 
@@ -73,6 +77,105 @@ def test_given_maps_of_any_size_replace_the_score():
     assert torch.equal(small, merged)
 
 
+@pytest.mark.parametrize("score", ["motion", "paper", "median"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_any_float_is_merged_and_keeps_its_type(score: str, dtype: torch.dtype):
+    clip_BCTHW = clips().to(dtype)
+    merged = fame.Merge(score=score, generator=drawn())(clip_BCTHW)
+    assert merged.dtype == dtype and merged.shape == clip_BCTHW.shape
+    source = derangement(4, generator=drawn())
+    assert ((merged == clip_BCTHW) | (merged == clip_BCTHW[source])).all()
+    assert not torch.equal(merged, clip_BCTHW)
+
+
+def test_memory_of_any_order_gives_the_same_clips():
+    clip_BCTHW = clips()
+    expected = fame.Merge(generator=drawn())(clip_BCTHW)
+    last = clip_BCTHW.to(memory_format=torch.channels_last_3d)
+    mirrored = clip_BCTHW.transpose(3, 4).contiguous().transpose(3, 4)
+    for other in (last, mirrored):
+        assert not other.is_contiguous()
+        assert torch.equal(fame.Merge(generator=drawn())(other), expected)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(fame.Merge(generator=drawn())(clip_BCTHW), expected)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda merge: pickle.loads(pickle.dumps(merge))])
+def test_a_copy_draws_as_the_first_would(copied: Callable[[fame.Merge], fame.Merge]):
+    merge = fame.Merge(p=0.5, score="paper", generator=drawn())
+    other = copied(merge)
+    assert torch.equal(merge(clips()), other(clips()))
+    assert merge.state_dict() == {} and not list(merge.parameters())
+
+
+# As a user has it, without the checks of annotations that the tests run under.
+SCRIPT = """
+import torch, fame
+
+clips = torch.rand(4, 3, 4, 16, 20, generator=torch.Generator().manual_seed(0))
+drawn = lambda: torch.Generator().manual_seed(7)
+expected = fame.Merge(p=0.5, generator=drawn())(clips)
+whole = torch.nn.Sequential(fame.Merge(p=0.5, generator=drawn()), torch.nn.Identity())
+assert torch.equal(torch.compile(whole, backend="eager")(clips), expected)
+for bad, says in (
+    (lambda: fame.Merge()(clips.numpy()), "clips must be a tensor, got ndarray"),
+    (lambda: fame.Merge()(None), "clips must be a tensor, got NoneType"),
+    (lambda: fame.Merge(background="intra")(clips, others=clips[:3]), "does not fit clips"),
+    (lambda: fame.Merge(score=lambda c: c.mean((1, 2)).numpy())(clips), "got ndarray"),
+    (lambda: fame.Merge(beta="half"), "beta must be above 0"),
+    (lambda: fame.Merge(group=8.0), "group must be a whole number of at least 2"),
+    (lambda: fame.Merge(score=["motion"]), "score must be motion, paper"),
+    (lambda: fame.Merge(generator=3), "generator must be a torch.Generator, got 3"),
+):
+    try:
+        bad()
+    except ValueError as error:
+        assert says in str(error) and "\\n" not in str(error), error
+    else:
+        raise AssertionError(says)
+"""
+
+
+def test_compiled_within_a_network_and_given_other_types():
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_in_the_workers_of_a_loader_without_a_generator():
+    class Numbers(torch.utils.data.Dataset[torch.Tensor]):
+        def __len__(self) -> int:
+            return 8
+
+        def __getitem__(self, index: int) -> torch.Tensor:
+            return clips(1, seed=index)[0]
+
+    merge = fame.Merge()
+    loader = torch.utils.data.DataLoader(
+        Numbers(),
+        batch_size=4,
+        num_workers=2,
+        collate_fn=lambda samples: merge(torch.stack(samples)),
+        generator=drawn(),
+        multiprocessing_context="fork",
+    )
+    merged = torch.cat(list(loader))
+    clean = torch.stack([Numbers()[index] for index in range(8)])
+    assert merged.shape == clean.shape and not torch.equal(merged, clean)
+    own = (merged == clean).flatten(1).float().mean(1)
+    assert (own >= 0.5).all()  # beta is 0.5
+
+
+def test_maps_may_be_arrays_and_need_no_gradient():
+    clip_BCTHW = clips()
+    map_Bhw = torch.rand(4, 8, 8, generator=drawn(1))
+    expected = fame.Merge(generator=drawn())(clip_BCTHW, map_Bhw)
+    assert torch.equal(fame.Merge(generator=drawn())(clip_BCTHW, map_Bhw.numpy()), expected)
+    tracked = fame.Merge(generator=drawn())(clip_BCTHW.requires_grad_(), map_Bhw.requires_grad_())
+    assert torch.equal(tracked, expected) and not tracked.requires_grad
+
+
 def test_a_function_may_be_the_score():
     merged = fame.Merge(generator=drawn(), score=motion_score)(clips())
     assert torch.equal(merged, fame.Merge(generator=drawn())(clips()))
@@ -144,9 +247,16 @@ def test_the_input_is_left_alone_and_nothing_global_is_drawn_from():
         (lambda: fame.Merge(score=lambda c: c[:, 0, 0, 0])(clips()), "the score must give"),
         (lambda: fame.Merge()(clips(), others=clips()), "background='intra' only"),
         (lambda: fame.Merge(background="intra")(clips()), "background='intra' only"),
+        (lambda: fame.Merge()(clips()[:0]), r"clips are empty: \[0, 3, 4, 16, 20\]"),
+        (lambda: fame.Merge()(clips().to(torch.float8_e5m2)), "floats in 0..1 or uint8"),
+        (lambda: fame.Merge()(clips(), torch.ones(4, 0, 0)), "maps must be numbers, got"),
+        (lambda: fame.Merge()(clips(), torch.ones(4, 8, 8) * 1j), "maps must be numbers, got"),
+        (lambda: fame.Merge()(clips(), torch.ones(4, 8, 8) * torch.nan), "values that are NaN"),
+        (lambda: fame.Merge(score=lambda c: c.mean((1, 2)).numpy())(clips()), "got ndarray"),
         (lambda: fame.Merge(beta=0.0), "beta must be above 0"),
+        (lambda: fame.Merge(p=float("nan")), "p must be"),
         (lambda: fame.Merge(p=2.0), "p must be"),
-        (lambda: fame.Merge(group=1), "group must be at least 2"),
+        (lambda: fame.Merge(group=1), "group must be a whole number of at least 2"),
         (lambda: fame.Merge(score="flow"), "score must be motion, paper"),
         (lambda: fame.Merge(background="other"), "background must be"),
         (lambda: fame.Merge(layout="BHWC"), "layout must be"),
