@@ -63,19 +63,19 @@ class Merge(nn.Module):
         layout: str = "BCTHW",
     ) -> None:
         super().__init__()
-        if not (isinstance(beta, int | float) and 0 < beta <= 1):
+        if not (_of_type(beta, int, float) and 0 < beta <= 1):
             raise ValueError(f"beta must be above 0 and at most 1, got {beta!r}")
-        if not (isinstance(p, int | float) and 0 <= p <= 1):
+        if not (_of_type(p, int, float) and 0 <= p <= 1):
             raise ValueError(f"p must be at least 0 and at most 1, got {p!r}")
-        if group is not None and not (isinstance(group, int) and group >= 2):
+        if group is not None and not (_of_type(group, int) and group >= 2):
             raise ValueError(f"group must be a whole number of at least 2, got {group!r}")
-        if not (callable(score) or (isinstance(score, str) and score in _SCORES)):
+        if not (callable(score) or (_of_type(score, str) and score in _SCORES)):
             raise ValueError(f"score must be motion, paper, median or a function, got {score!r}")
         if background not in ("inter", "intra"):
             raise ValueError(f"background must be inter or intra, got {background!r}")
         if layout not in ("BCTHW", "BTCHW"):
             raise ValueError(f"layout must be BCTHW or BTCHW, got {layout!r}")
-        if not isinstance(generator, torch.Generator | None):
+        if not _of_type(generator, torch.Generator, type(None)):
             raise ValueError(f"generator must be a torch.Generator, got {generator!r}")
         self.beta, self.p, self.background, self.group = beta, p, background, group
         self.generator, self.layout = generator, layout
@@ -140,7 +140,7 @@ class Merge(nn.Module):
     def _channels_first(self, clips: Tensor, name: str) -> Tensor:
         """Return the clips as [B, 3, T, H, W]. Raise ``ValueError`` if they cannot be colours."""
         channels = 1 if self.layout == "BCTHW" else 2
-        if not isinstance(clips, Tensor):
+        if not _of_type(clips, Tensor):
             raise ValueError(f"{name} must be a tensor, got {type(clips).__name__}")
         if clips.ndim != 5 or clips.shape[channels] != 3:
             raise ValueError(
@@ -168,7 +168,7 @@ class Merge(nn.Module):
             colours = clip_BCTHW if clip_BCTHW.is_floating_point() else clip_BCTHW.float() / 255
             score = self.score(colours)
             allowed = [batch, height, width], [batch, frames, height, width]
-            found = list(score.shape) if isinstance(score, Tensor) else type(score).__name__
+            found = list(score.shape) if _of_type(score, Tensor) else type(score).__name__
             if found not in allowed:
                 raise ValueError(f"the score must give {allowed[0]} or {allowed[1]}, got {found}")
             return score if score.is_floating_point() else score.float()
@@ -202,3 +202,10 @@ class Merge(nn.Module):
             return first
         rest = whole + derangement(group + 1, generator=generator)
         return torch.cat([first.long(), rest])
+
+
+def _of_type(value: object, *kinds: type) -> bool:
+    """Return whether a value has one of the types that its annotation promises: callers may be
+    unchecked.
+    """
+    return isinstance(value, kinds)
