@@ -28,6 +28,7 @@ _MUST_BE = {  # pydantic's kinds of problems, in the words of the settings
     "greater_than_equal": "at least {ge}",
     "less_than_equal": "at most {le}",
 }
+_SEE_HELP = ("Got unexpected extra argument", "No such command")
 _SIGNALLED = 128  # exit codes above it name a signal
 PANELS = (
     "Arguments",
@@ -149,7 +150,10 @@ def _in_one_line(error: TyperException) -> str:
     problems = getattr(error.__cause__, "errors", None)  # of pydantic, which typer reads values by
     option = getattr(error, "param", None)
     if problems is None or option is None:
-        return error.format_message()
+        message, ctx = error.format_message(), getattr(error, "ctx", None)
+        if ctx and message.startswith(_SEE_HELP) and "Did you mean" not in message:
+            message = f"{message.rstrip('.')}; `{ctx.command_path} --help` shows what there is"
+        return message
     (problem, *_) = problems()
     words = _MUST_BE.get(problem["type"])
     if words is None:
