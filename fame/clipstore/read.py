@@ -110,11 +110,13 @@ class ClipStore:
         # 16 frames at step 4 reach over 15 * 4 + 1 = 61.
         reach = int(window.offsets(longest)[-1]) + 1
         if reach > longest:
-            step = max(1, (longest - 1) // max(1, window.frames - 1))
+            step = (longest - 1) // (window.frames - 1)
+            fitting = f"step to {step} or less, or frames to fewer"
+            if step == 0:  # longer than what is kept, however close its frames are
+                fitting = f"frames to {longest} or fewer"
             raise ValueError(
                 f"{self.path}: a clip of {window} reaches over {reach} kept frames, but the store "
-                f"keeps {longest} of them in a row ({self.spec.kept}); set step to {step} or less, "
-                "or frames to fewer"
+                f"keeps {longest} of them in a row ({self.spec.kept}); set {fitting}"
             )
 
     def starts(self, video: int, window: Window) -> Int64[np.ndarray, " s"]:

@@ -86,6 +86,20 @@ def test_a_window_fits_where_its_frames_do_not_wrap(window: Window, stretches: i
         assert window.fits(length, stretches) == fits, room
 
 
+@pytest.mark.parametrize(
+    ("window", "remedy"),
+    [
+        (Window(frames=2, step=9), "set step to [1-5] or less, or frames to fewer$"),
+        (Window(frames=40), "set frames to [2-6] or fewer$"),
+    ],
+)
+def test_a_window_that_no_video_can_show_names_what_fits(
+    finished: dict[str, Path], window: Window, remedy: str
+):
+    with pytest.raises(ValueError, match=r"kept frames, but the store keeps \d .*" + remedy):
+        ClipStore.open(finished["jpeg"]).check(window)
+
+
 def flip(file: Path, bit: int) -> None:
     data = bytearray(file.read_bytes())
     data[bit // 8] ^= 1 << bit % 8
@@ -173,7 +187,9 @@ def test_the_file_of_another_shard_or_store_is_refused(store: Path, tmp_path: Pa
     (exchanged / second).write_bytes((store / first).read_bytes())
     opened = ClipStore.open(exchanged)
     for video in (0, 3):
-        with pytest.raises(CorruptChunk, match="not the file that the record of its shard tells"):
+        with pytest.raises(
+            CorruptChunk, match="not the file that the record of its shard describes"
+        ):
             if array == "source":
                 opened.source(video)
             else:
