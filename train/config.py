@@ -135,14 +135,14 @@ class TrainingConfig(Settings):
     decode: Annotated[
         Literal["workers", "device"],
         SPEED(
-            "Who decodes the frames of a jpeg store: those processes, or the GPU, by torchcodec; "
+            "What decodes the frames of a jpeg store: the workers, or the GPU with torchcodec; "
             "its colours differ a little."
         ),
     ] = "workers"
     cache: Annotated[
         Path | None,
         SPEED(
-            "Folder that keeps what is read of stores in buckets, for all runs (default: none).",
+            "Folder of the local cache of stores in buckets, shared by all runs (default: none).",
             metavar="FOLDER",
         ),
     ] = None
@@ -154,7 +154,7 @@ class TrainingConfig(Settings):
     log_every: Annotated[int, RUN("Steps from one log entry to the next.", low=1)] = 10
     logger: Annotated[
         Literal["tensorboard", "wandb", "mlflow"],
-        RUN("TensorBoard alone, or Weights & Biases or MLflow beside it."),
+        RUN("TensorBoard only, or also Weights & Biases or MLflow."),
     ] = "tensorboard"
     checkpoint_every: Annotated[int, RUN("Epochs from one kept checkpoint to the next.", low=1)] = (
         10
