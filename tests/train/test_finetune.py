@@ -24,17 +24,23 @@ from fame.checkpoint import CheckpointError
 from fame.clipstore import ClipStore
 from fame.foreground import foreground_mask, motion_score, paper_score
 from fame.merging import derangement
-from fame.models import build_encoder
+from fame.models import GroupedBatchNorm3d, build_encoder
 from fame.randomness import generator
 from fame.weights import load, read_weights
 from tests.stores import CLASSES, WINDOW, make_store
 from tests.train.labelled import checkpoint, classifier, labelled_store
 from tests.train.tiny import TUNED, figures, same, state_of
 from train.config import FinetuneConfig
-from train.finetune import FinetuneResult, FinetuneTask, configured, finetune
+from train.finetune import (
+    FinetuneResult,
+    FinetuneTask,
+    build_classifier,
+    configured,
+    finetune,
+)
 from train.finetune_data import LabelledClips, held_out_videos, make_view
 from train.run.loop import train
-from train.run.peers import Alone
+from train.run.peers import Alone, share_of
 
 TINY = replace(
     TUNED,
@@ -161,6 +167,28 @@ def test_a_step_equals_a_slow_one(store: Path, test_store: Path) -> None:
         )
     for name, value in task.network.named_parameters():
         assert torch.allclose(value, dict(network.named_parameters())[name], atol=1e-4), name
+
+
+def test_batch_norm_of_32_clips_is_that_of_each_gpu_of_the_reference() -> None:
+    """Two GPUs with 32 clips each and plain batch norm, in one process with 64."""
+    config = replace(TUNED, bn_group=32, batch=64)
+    head = {"kind": "classifier", "classes": 2, "dropout": 0.0}
+    ours = build_classifier(config, head, None).train()
+    first, second = (build_classifier(replace(config, bn_group=None), head, None) for _ in "12")
+    for network in (first, second):
+        norms = [one for one in network.modules() if isinstance(one, GroupedBatchNorm3d)]
+        assert len(norms) > 2
+        for norm in norms:
+            norm.__class__ = torch.nn.BatchNorm3d
+        network.train()
+    clip_BCTHW = torch.randn(64, 3, 4, 16, 16, generator=generator(0, 0, 0, "tests/norm"))
+    outputs = torch.cat([first(clip_BCTHW[:32]), second(clip_BCTHW[32:])])
+    torch.testing.assert_close(ours(clip_BCTHW), outputs, atol=1e-5, rtol=1e-5)
+    # The weights of the first GPU are those that are saved.
+    torch.testing.assert_close(ours.state_dict(), first.state_dict())
+    assert share_of(128, world=4, groups={"bn_group": 32}) == 32
+    with pytest.raises(ValueError, match="bn_group 32 does not divide the 16 clips"):
+        share_of(128, world=8, groups={"bn_group": 32})
 
 
 def test_accumulation_changes_nothing_but_cost(store: Path, test_store: Path) -> None:
@@ -366,8 +394,10 @@ def test_selection_on_the_test_videos_says_so(
 def test_other_weights_are_refused_on_resume(
     store: Path, test_store: Path, finished: Path, pretrained: Path
 ) -> None:
-    with pytest.raises(CheckpointError, match="begun on other stores or weights"):
-        run(store, test_store, finished, "select=validation", weights=read_weights(pretrained))
+    weights = read_weights(pretrained)
+    instead = f"with 'untrained', not with 'weights {weights.digest}'"
+    with pytest.raises(CheckpointError, match=f"begun on other stores or weights, {instead}; give"):
+        run(store, test_store, finished, "select=validation", weights=weights)
 
 
 def test_the_command_trains_tests_and_tells(

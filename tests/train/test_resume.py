@@ -93,6 +93,35 @@ def test_crafted_checkpoints_are_refused(begun: tuple[PretrainTask, Path], tmp_p
     assert not wrong
 
 
+@pytest.mark.parametrize(
+    ("theirs", "said"),
+    [
+        (["other"], "with 'other', not with 'OURS'; give those"),
+        (["OURS", "other"], "with 'other', not given now; give those"),
+        ([], "without 'OURS'; give those"),
+        (["OURS", "OURS"], "with 'OURS' and 'OURS', not with 'OURS'; give those"),
+        (None, "without 'OURS'; give those"),
+        ([{"a": 1}, "\x1b[2J\n" * 200], r"with '\x1b[2J\n"),
+    ],
+    ids=["another", "one more", "none", "twice", "no list", "no words"],
+)
+def test_a_run_names_the_stores_that_it_was_begun_with_and_those_given(
+    begun: tuple[PretrainTask, Path], tmp_path: Path, theirs: list[Any] | None, said: str
+) -> None:
+    task, path = begun
+    (ours,) = task.data
+    data = theirs and [ours if entry == "OURS" else entry for entry in theirs]
+    crafted_path = tmp_path / "last.pt"
+    change = crafted.put(("progress", "data"), data)
+    crafted_path.write_bytes(crafted.changed(saved(path), change, checksums=False))
+    with pytest.raises(CheckpointError) as refused:
+        resume_from(task, crafted_path)
+    line = str(refused.value)
+    assert f"begun on other stores or weights, {said.replace('OURS', ours)}" in line
+    assert "or begin another run: --run-dir NEW" in line
+    assert line.isprintable() and len(line) < 1000
+
+
 def test_a_finished_run_is_made_longer_and_keeps_its_newest(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -81,6 +81,11 @@ def cure(saved: Checkpoint) -> str:
     )
 
 
+def _listed(texts: list[str]) -> str:
+    """Return descriptions of stores and weights, from files too, as one line that is not long."""
+    return " and ".join(repr(text[:240]) for text in texts[:8])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """The run that wants to go on: what a checkpoint has to agree with."""
@@ -99,10 +104,7 @@ class Run:
         self._check_model(saved.model)
         self._check_config(saved.config)
         progress = dict(saved.progress)
-        if progress.pop("data", None) != self.data:
-            raise CheckpointError(
-                "the run was begun on other stores or weights; start in another folder"
-            )
+        self._check_data(progress.pop("data", None))
         batch = saved.config.get("batch", type(self.config).field("batch").default)
         step = self._next_step(progress, batch)
         return step, saved.read(self.schema)
@@ -154,6 +156,23 @@ class Run:
         kept = "weights, optimiser and queue are kept"
         schedule = f"; the {self.config.schedule} schedule is from here that of the new settings"
         return f" with {', '.join(changed)}{schedule}; {kept}"
+
+    def _check_data(self, theirs: Any) -> None:
+        """Raise :class:`CheckpointError` that names the stores and weights on one side only."""
+        if theirs == self.data:
+            return
+        before = [text for text in theirs if type(text) is str] if type(theirs) is list else []
+        # Begun on A, B and given B, C: "A, now C". B, A is the same in another order: both whole.
+        gone = [text for text in before if text not in self.data]
+        new = [text for text in self.data if text not in before]
+        if not gone and not new:
+            gone, new = before, self.data
+        instead = f"not with {_listed(new)}" if new else "not given now"
+        words = f"with {_listed(gone)}, {instead}" if gone else f"without {_listed(new)}"
+        raise CheckpointError(
+            f"the run was begun on other stores or weights, {words}; give those that it was begun "
+            "on, or begin another run: --run-dir NEW"
+        )
 
     def _check_model(self, theirs: Mapping[str, Any]) -> None:
         for key in ("name", "options", "head"):
