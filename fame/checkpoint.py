@@ -28,8 +28,10 @@ _WITHOUT_CHECKSUMS = "fame-checkpoint/1"
 FORMATS = (FORMAT, _WITHOUT_CHECKSUMS)
 _DESCRIPTIONS = ("model", "config", "progress")
 _MOST_VALUES, _DEEPEST = 100_000, 16  # in the descriptions together
+# Variances, whose square roots would be NaN some steps later, and a count.
 _NEVER_NEGATIVE = ("running_var", "num_batches_tracked", "exp_avg_sq")
 
+# A value of a damaged file may be a text of megabytes; a message has room for one line.
 _shorten = reprlib.Repr()
 _shorten.maxstring = _shorten.maxother = _shorten.maxlong = 80
 
@@ -122,6 +124,7 @@ class Checkpoint:
 
     def read(self, schema: Mapping[str, Schema]) -> dict[str, Any]:
         """Return the parts of the state that ``schema`` names, read and checked."""
+        # All parts are compared before any is read, so that a wrong file takes no memory.
         for part, wanted in schema.items():
             if part not in self._state:
                 held = ", ".join(map(shown, self._state)) or "nothing"
@@ -169,6 +172,7 @@ def compare(found: Any, schema: Schema, where: str) -> None:
     elif isinstance(schema, Expected):
         _compare_tensor(found, schema, where)
     elif isinstance(schema, Number):
+        # Compared by type, because isinstance(True, int) holds.
         kinds = (int, float) if schema.real else (int,)
         if type(found) not in kinds or not schema.low <= found <= schema.high:
             raise CheckpointError(
@@ -177,6 +181,7 @@ def compare(found: Any, schema: Schema, where: str) -> None:
     elif not isinstance(found, dict):
         raise CheckpointError(f"{where} is {shown(found)}, not a dictionary")
     else:
+        # The path in messages grows by a name at each level: optimizer.state.3.exp_avg.
         names = cast(dict[Any, Any], found)
         _compare_names(names, schema, where)
         for name, part in schema.items():
@@ -321,11 +326,12 @@ def _leaves(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...]
     elif isinstance(value, list | tuple) and value:
         for number, item in enumerate(cast(list[Any], value)):
             yield from _leaves(item, (*path, number))
-    else:
+    else:  # an empty dictionary or list too, so that leaving one out changes the checksum
         yield path, value
 
 
 def _on_cpu(value: Any) -> Any:
+    # The file of a run on a GPU then loads where there is none.
     if isinstance(value, Tensor):
         return value.detach().cpu()
     if isinstance(value, dict):

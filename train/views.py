@@ -86,9 +86,12 @@ def draw_views(
 ) -> tuple[Draws, Draws]:
     """Draw all numbers of both views, on the CPU."""
     samples = pairs.sample_B.tolist()
+    # Crops are drawn in pixels of the stored frames.
     frame = (pairs.clip_B2THWC.shape[3], pairs.clip_B2THWC.shape[4])
 
     def one(view: int) -> Draws:
+        # Crop and colour have the address of a sample, so that they do not depend on its batch. The
+        # order of the jitter and the sources belong to the batch: their address has the step.
         at = {"seed": config.seed, "epoch": epoch, "view": view}
         crop = draw_crop(
             **at, indices=samples, size=frame, min_area=config.min_area, flip=config.flip
@@ -171,6 +174,7 @@ def picture(
     """
     draws = draw_views(pairs, config, epoch=epoch, step=step)
     draws = send(draws, pairs.clip_B2THWC.device)
+    # Not compiled: one picture per epoch would not repay the time.
     crops, scores = crop_pairs(pairs.clip_B2THWC, pairs.score_B2hw, draws, config)
     merged = merge_views(crops, scores, draws, config)
     # A dictionary keeps the order: each merged view is right of its crop.
@@ -202,6 +206,8 @@ def _masks(
     """Return the foreground of each view, ``None`` for a view that is not merged."""
 
     def mask(view: int) -> Tensor:
+        # Stored maps were cropped with the clip; other scores are of the crop itself, as in the
+        # reference, and see no motion outside it.
         stored = config.mask in ("stored", "frames")
         score = scores[view] if stored else _score(clips[view], config, draws[view])
         return foreground_mask(score, config.beta, cut=config.cut)

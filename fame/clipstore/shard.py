@@ -29,7 +29,8 @@ class ShardDraft:
 
     def __init__(self, file: Draft, *, chunks_per_shard: int) -> None:
         self.file = file
-        # Chunks that are never appended stay absent.
+        # Chunks that are never appended stay absent: the last shard of 100 videos in shards of 60
+        # holds 40, and its index still has a place for 60.
         self._index = np.full((chunks_per_shard, 2), ABSENT, "<u8")
         self._next = 0
 
@@ -56,6 +57,7 @@ class OpenShard:
     ) -> None:
         self._where, self._max_chunk_bytes = f"{storage}/{key}", max_chunk_bytes
         self._storage, self._key = storage, key
+        # 60 videos of 150 frames have 9,000 pairs of 16 bytes: the last 144,004 bytes of the file.
         size, data = self._ending(chunks_per_shard * _PAIR_BYTES + CRC_BYTES)
         self.size, self._end = size, size - len(data)
         if not checksum_holds(data):
@@ -88,11 +90,13 @@ class OpenShard:
         for first, last in side_by_side(offsets, ends):
             begin = offsets[first]
             run = self._run(positions[first], begin, ends[last] - begin)
+            # A run that begins at byte 1000 has the chunk of bytes 1400 to 1900 at 400 to 900.
             for place in range(first, last + 1):
                 yield run[offsets[place] - begin : ends[place] - begin]
 
     def whole(self) -> bool:
         """Return whether the checksum of every chunk holds."""
+        # An absent chunk has no bytes, so no checksum either.
         there = [place for place in range(len(self._index)) if not self._absent(place)]
         try:
             return all(checksum_holds(chunk.tobytes()) for chunk in self.chunks(there))
@@ -112,6 +116,7 @@ class OpenShard:
         possible_N = (index_N2 <= (self._end, self._max_chunk_bytes)).all(1)
         possible_N &= index_N2[:, 0] + index_N2[:, 1] <= self._end
         if not possible_N.all():
+            # The first False is the lowest of the booleans.
             position = positions[int(possible_N.argmin())]
             if self._absent(position):
                 raise StoreError(f"{self._where}: chunk {position} is missing")
@@ -168,6 +173,7 @@ class _Buffer(threading.local):
         self._memory = bytearray()
 
     def of(self, length: int) -> memoryview:
+        # New memory, not a resize, which Python refuses while a view of the old one is in use.
         if len(self._memory) < length:
             self._memory = bytearray(length)
         return memoryview(self._memory)[:length]

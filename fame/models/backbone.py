@@ -43,6 +43,7 @@ class Backbone(nn.Module):
         """Map a normalised RGB clip to the last feature map. Raise ``ValueError`` on another number
         of channels.
         """
+        # An empty clip would fail in some kernel, with a message that does not name the clip.
         if clip_BCTHW.shape[1] != 3 or 0 in clip_BCTHW.shape:
             raise ValueError(
                 "expected clips of shape [batch, 3, frames, height, width], got "
@@ -63,14 +64,14 @@ class Backbone(nn.Module):
         return self.get_submodule(self._head)(feature_BD) if self._head else feature_BD
 
     def _stages(self) -> Iterable[nn.Module]:
+        # Children come in the order in which they were registered, which is the order to run them.
         return (stage for name, stage in self.named_children() if name != self._head)
 
     def _run(self, stage: nn.Module, map_BDthw: Tensor) -> Tensor:
         if not (self.checkpointing and self.training):
             return stage(map_BDthw)
-        if (
-            torch.compiler.is_compiling()
-        ):  # whose graph applies the change of running statistics once by itself
+        # A compiled graph changes the running statistics once, without the contexts below.
+        if torch.compiler.is_compiling():
             return checkpoint(stage, map_BDthw, use_reentrant=False)
         return checkpoint(
             stage, map_BDthw, use_reentrant=False, context_fn=partial(_contexts, stage)

@@ -21,6 +21,7 @@ class SmallC3D(Backbone):
 
     def __init__(self) -> None:
         super().__init__()
+        # 8 frames of 28x28 pixels become 8x14x14, 4x7x7 and 2x4x4.
         self.block1 = block(3, 16, stride=(1, 2, 2))
         self.block2 = block(16, 32, stride=(2, 2, 2))
         self.block3 = block(32, self.feature_dim, stride=(2, 2, 2))
@@ -31,5 +32,5 @@ def block(in_channels: int, out_channels: int, *, stride: tuple[int, int, int]) 
     return nn.Sequential(
         FlatConv3d(in_channels, out_channels, (3, 3, 3), stride, (1, 1, 1)),
         GroupedBatchNorm3d(out_channels),
-        nn.ReLU(inplace=True),
+        nn.ReLU(inplace=True),  # batch norm keeps its input, not its output, for the backward
     )

@@ -78,6 +78,7 @@ class ForeignBackbone(Backbone):
             torch.tensor([float(number) for number in numbers])
             for numbers in (adapter.mean, adapter.std)
         )
+        # Not in the state dict, since they follow from the name of the network.
         scale, shift = torch.tensor(STD) / std, (torch.tensor(MEAN) - mean) / std
         self.register_buffer("_scale", scale.view(3, 1, 1, 1), persistent=False)
         self.register_buffer("_shift", shift.view(3, 1, 1, 1), persistent=False)
@@ -130,7 +131,7 @@ class ForeignBackbone(Backbone):
         clip_BCTHW = torch.rand(1, 3, frames, crop, crop, generator=draws)
         try:
             map_BDthw = self.feature_map(clip_BCTHW)
-        except ValueError:
+        except ValueError:  # of feature_map, whose message names the network
             raise
         except Exception as error:  # of anyone's code
             size = f"[1, 3, {frames}, {crop}, {crop}]"
@@ -207,6 +208,7 @@ def _load(source: str, config: Any, *, weights: bool) -> nn.Module:
     network, info = AutoModel.from_pretrained(
         source, use_safetensors=True, trust_remote_code=False, output_loading_info=True
     )
+    # Files without these are as good: features come from the tokens, before either.
     unused = ("pooler", "predictor")
     missing = [key for key in info["missing_keys"] if not key.startswith(unused)]
     if missing:
@@ -232,9 +234,11 @@ def _tokens(network: Any, config: Any, *, mean: Sequence[float], std: Sequence[f
         depth, patch = config.tubelet_size[0], config.tubelet_size[1]
     else:
         depth, patch = getattr(config, "tubelet_size", 1), config.patch_size
+    # VideoMAE: 16 frames in tubes of 2, 224 pixels in patches of 16: t = 8, side = 14, so N = 1568.
     t, side = frames // depth, crop // patch
     if family == "vjepa2":
         network = network.encoder  # the predictor is for its own pretraining
+    # It would run for nothing, and its weights would get no gradient.
     if getattr(network, "pooler", None) is not None:
         network.pooler = None
     argument = "pixel_values_videos" if family == "vjepa2" else "pixel_values"

@@ -105,6 +105,7 @@ class Unit(nn.Module):
         """Convolve, normalise, rectify."""
         if self.conv3d.stride != (1, 1, 1):
             sides = zip(input.shape[2:], self.conv3d.kernel_size, self.conv3d.stride, strict=True)
+            # F.pad wants the last axis first: columns, rows, frames, each before and after.
             pads = [same_padding(*side) for side in sides]
             input = F.pad(input, [count for pad in reversed(pads) for count in pad])  # noqa: A001
         return self.finish(self.conv3d(input))
@@ -180,6 +181,8 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     """Return the elements to add before and after ``size`` so that the output has ceil(size /
     stride).
     """
+    # 224 pixels, a kernel of 7, a stride of 2: the last of 112 kernels begins at 222 and ends at
+    # 229, so 5 are missing, 2 before and 3 after.
     last_start = (size - 1) // stride * stride
     total = max(last_start + kernel - size, 0)
     return total // 2, total - total // 2
@@ -187,4 +190,5 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 
 def scaled(channels: int, width: float) -> int:
     """Return the multiple of 8 that is nearest to ``channels * width``, at least 8."""
+    # A quarter of 96 is 24. A quarter of 208 is 52, between 48 and 56: Python rounds 6.5 to 6.
     return max(8, round(channels * width / 8) * 8)

@@ -23,6 +23,8 @@ class R2Plus1D18(Backbone):
 
     def __init__(self) -> None:
         super().__init__()
+        # 16 frames of 112x112 pixels become 16x56x56 in the stem and stay so in the first layer,
+        # then 8x28x28, 4x14x14 and 2x7x7. The 45 channels between are those of torchvision.
         self.stem = nn.Sequential(
             FlatConv3d(3, 45, (1, 7, 7), (1, 2, 2), (0, 3, 3)),
             GroupedBatchNorm3d(45),
@@ -49,6 +51,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1) -> None:
         super().__init__()
+        # 64 to 64 channels: 144 between, since 64 * 144 * 9 + 144 * 64 * 3 = 64 * 64 * 27 weights.
         middle = in_channels * out_channels * 27 // (in_channels * 9 + 3 * out_channels)
         self.conv1 = nn.Sequential(
             space_time(in_channels, middle, out_channels, stride),
@@ -58,6 +61,7 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Sequential(
             space_time(out_channels, middle, out_channels, 1), GroupedBatchNorm3d(out_channels)
         )
+        # The shortcut can be added only in the shape of the output.
         if stride != 1 or in_channels != out_channels:
             self.downsample = nn.Sequential(
                 FlatConv3d(in_channels, out_channels, 1, stride), GroupedBatchNorm3d(out_channels)

@@ -46,9 +46,10 @@ def build_encoder(
     ``head`` is ``{"kind": "projection", "dim": 128}``, ``{"kind": "linear", "dim": 128}`` or
     ``{"kind": "classifier", "classes": 101, "dropout": 0.7}``.
     """
-    settings = dict(head)
+    settings = dict(head)  # a copy: the kind is taken out of it
     kind = settings.pop("kind", None)
     attribute, constructor = _lookup("head", kind, HEADS)
+    # The backbone draws first: with one seed it gets the same weights under any head.
     with seeded(seed):
         encoder = _backbone(name, options or {})
         built: nn.Module = _construct(
@@ -88,6 +89,6 @@ def _construct(
     constructor = _lookup(what, name, known)
     try:
         return constructor(*args, **options)
-    except TypeError as error:
+    except TypeError as error:  # Python's own for an option that the constructor does not have
         reason = str(error).split("\n")[0]
         raise ValueError(f"{what} {name!r} cannot be built with {options}: {reason}") from None
