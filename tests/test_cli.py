@@ -83,8 +83,8 @@ def test_version_is_the_distributions() -> None:
         (["preprocess", "folder", "--keep", "many"], "--keep"),
         (["preprocess", "folder", "--kepe", "3"], "--keep"),
         (["preproces"], "preprocess"),
-        (["preprocess", "kinetics"], "'kinetics'; `fame preprocess --help` shows what there is"),
-        (["preprocess", "folder", "x"], "(x); `fame preprocess folder --help` shows what there is"),
+        (["preprocess", "kinetics"], "preprocess --help` shows what there is"),
+        (["preprocess", "folder", "x"], "preprocess folder --help` shows what there is"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_exit_code_2(arguments: list[str], told: str) -> None:
