@@ -34,7 +34,7 @@ def shape(command: Any, path: str = "fame") -> list[str]:
 
 
 def run(*arguments: str) -> Any:
-    return CliRunner().invoke(app, arguments)
+    return CliRunner().invoke(app, arguments, prog_name="fame")
 
 
 def test_the_shape_is_frozen(request: pytest.FixtureRequest) -> None:

@@ -26,3 +26,18 @@ def test_the_core_hours_follow_from_the_figures() -> None:
     assert f"{FIGURES['cost']['flow']['cpu_s_per_video']} CPU seconds" in ROWS[0][1]
     frames = FIGURES["speed"]["180 to 1080 px"]["stage_frames_per_cpu_s"]
     assert f"{frames:.0f} frames per CPU second without maps: {FRAMES / frames:.2f} +" in ROWS[1][1]
+
+
+def test_the_table_of_draws_is_that_of_the_results() -> None:
+    sampling = json.loads((ROOT / "benchmarks" / "results" / "sampling.json").read_text())
+    page = (ROOT / "docs" / "scale.md").read_text()
+    rows = {
+        "format 1, ten windows": "format 1",
+        "store, every second frame": "this store",
+        "the reference, from the video": "reference",
+    }
+    for row, name in rows.items():
+        of = sampling[name]
+        shares = f"{of['overlapping']:.1%} | {of['source_frames_shown']:.1%}".replace("%", " %")
+        figures = f"{of['starts']} | {of['pairs']:,} | {of['mean_gap']:.1f} | {shares}"
+        assert f"| {row} | {figures} |" in page, row

@@ -84,7 +84,7 @@ def test_the_card_of_a_fine_tuned_network_names_data_and_merging(
         "| test top-1, % | ",
     ):
         assert words in card, words
-    assert "private" not in card and "| workers |" not in card
+    assert "private" not in card and "\n| workers |" not in card
 
 
 def test_words_of_others_are_text(run: Path, tmp_path: Path) -> None:
