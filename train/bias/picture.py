@@ -136,22 +136,26 @@ def _bars(
             elinewidth=1,
             capsize=2,
         )
+    _mark_guessing(axes, reports, shown)
+    axes.set_xticks(range(len(shown)), [_lines(metric_name(name)) for name in shown], fontsize=8)
+    axes.set_xlim(-0.55, len(shown) - 0.45)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="0.85", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _mark_guessing(axes: Axes, reports: Sequence[BiasReport], shown: Sequence[str]) -> None:
+    """Draw a dashed line at the value of guessing over the bars of each metric that has one."""
     for place, name in enumerate(shown):
         if (chance := chance_of(reports, name)) is not None:
-            label = "guessing" if place == 0 else None
             axes.plot(
                 [place - 0.45, place + 0.45],
                 [chance, chance],
                 "--",
                 color="black",
                 linewidth=1.3,
-                label=label,
+                label="guessing" if place == 0 else None,  # one entry in the legend
             )
-    axes.set_xticks(range(len(shown)), [_lines(metric_name(name)) for name in shown], fontsize=8)
-    axes.set_xlim(-0.55, len(shown) - 0.45)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="0.85", linewidth=0.6)
-    axes.set_axisbelow(True)
 
 
 def draw_clips(path: Path, clips: VariantClips, *, videos: int = 4) -> None:
