@@ -290,7 +290,7 @@ def test_what_is_near_to_weights_is_refused_with_what_it_is(tmp_path: Path, kind
     [
         (b"<!DOCTYPE html><html>Google Drive: virus scan", "a page of HTML"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "a pointer of Git LFS"),
-        (gzip.compress(b"weights"), "compressed by gzip"),
+        (gzip.compress(b"weights", mtime=0), "compressed by gzip"),
         (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
     ],
 )
