@@ -87,6 +87,7 @@ EVIDENCE = [
     for name in (
         *("frames", "still", "camera", "longer", "backgrounds", "ablations", "masks"),
         *("tempting_masks", "tempting_strong", "tempting_strong_longer"),
+        "pointing_cores",
     )
 ]
 
