@@ -5,6 +5,7 @@ Shapes: B batch, T frames, H W height/width, D feature dim.
 """
 
 import json
+import logging
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -16,7 +17,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from fame.files import whole
+from fame.files import try_write, whole
 from fame.hub import without_folders
 from fame.models import Backbone, is_foreign
 from fame.normalize import MEAN, STD, normalise, to_colours
@@ -54,7 +55,7 @@ def export_encoder(
     crop, crop, 3]`` for any b and give float32 ``[b, d]``; ``torch.export.load`` or an ONNX
     runtime is all they need. Each file replaces an older one atomically. Raise
     :class:`~fame.weights.CheckpointError` where the checkpoint cannot be used, ``ValueError`` for
-    an unknown format, or ONNX where its packages are not installed.
+    an unknown format, ONNX where its packages are not installed, or a file that cannot be written.
     """
     if unknown := [name for name in formats if name not in FORMATS]:
         raise ValueError(f"no format {unknown[0]!r}: there are {', '.join(FORMATS)}")
@@ -67,6 +68,8 @@ def export_encoder(
     }
     wanted = {"json", *(FORMATS[name] for name in formats)}
     paths = {suffix: folder / f"encoder.{suffix}" for suffix in writers if suffix in wanted}
+    for target in paths.values():
+        try_write(target)  # before a trace of a minute
     for suffix, target in paths.items():
         with whole(target) as path:
             writers[suffix](path)
@@ -126,6 +129,8 @@ def _save_program(encoder: Encoder, path: Path, *, frames: int, crop: int) -> No
 def _save_onnx(encoder: Encoder, path: Path, *, frames: int, crop: int) -> None:
     if missing := [name for name in ("onnx", "onnxscript") if not find_spec(name)]:
         raise ValueError(f"the format onnx needs {missing[0]}: pip install onnx onnxscript")
+    # It warns that torchvision's operators are left out, which no encoder here has.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec")  # torch's own
         program = torch.onnx.export(

@@ -22,7 +22,7 @@ def whole(path: Path) -> Generator[Path]:
     ``path`` holds the old or the new file, whatever happens. No two writers share a name, so none
     mixes its bytes into another's file. Raise :class:`WriteError` where the disk refuses.
     """
-    partial = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{_PARTIAL}{path.suffix}")
+    partial = _partial(path)
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -34,10 +34,38 @@ def whole(path: Path) -> Generator[Path]:
         _sync(path.parent, os.O_RDONLY)  # the rename itself must survive a power cut
 
 
+def is_there(path: Path) -> bool:
+    """Return whether there is such a file or folder. None has a name too long for the disk, for
+    which ``Path.exists`` raises.
+    """
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def try_write(path: Path) -> None:
+    """Raise :class:`WriteError` now where :func:`whole` could not write ``path`` after long work.
+
+    Its folder is made. A device is refused too: a new file would take the place of ``/dev/null``.
+    """
+    with write_errors(path):
+        if path.exists() and not path.is_file():
+            raise WriteError(f"{path}: is a folder or a device; name a file to write to")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = _partial(path)
+        partial.touch()
+        partial.unlink()
+
+
 def sweep(folder: Path) -> None:
     """Remove what killed writers left in ``folder``; for the one who holds it."""
     for partial in folder.glob(f".*{_PARTIAL}*"):
         partial.unlink(missing_ok=True)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.{secrets.token_hex(4)}{_PARTIAL}{path.suffix}")
 
 
 @contextlib.contextmanager

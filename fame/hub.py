@@ -12,12 +12,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from fame.archive import RUN_CHECKPOINT, CheckpointError, one_line
+from fame.archive import RUN_CHECKPOINT, CheckpointError
+from fame.files import is_there
 
 WEIGHTS = "encoder.safetensors"
 LARGEST = 8 << 30  # bytes
 # A Path makes one slash of two. No folder of that name can be there: an address is looked up last.
 _ADDRESS = re.compile(r"hf:/{1,2}(\w[\w.-]{0,95}/\w[\w.-]{0,95})(?:@([\w./-]{1,255}))?", re.ASCII)
+_REFUSED = (401, 403)
 _NEEDS = "hf:// needs huggingface-hub: pip install huggingface-hub"
 
 
@@ -27,7 +29,7 @@ def is_address(path: str | Path) -> bool:
     ``hf:FOLDER``, which is a network of transformers, is none.
     """
     found = _ADDRESS.fullmatch(str(path))
-    return found is not None and not Path(str(path).removeprefix("hf:")).exists()
+    return found is not None and not is_there(Path(str(path).removeprefix("hf:")))
 
 
 def without_folders(name: str) -> str:
@@ -70,10 +72,10 @@ def fetch(address: str | Path) -> Path:
                 raise CheckpointError(f"{shown}: {WEIGHTS} has {there.size} bytes, over {LARGEST}")
             revision = there.commit_hash or revision
         path = Path(hub.hf_hub_download(name, WEIGHTS, revision=revision, **where))
-    except (OSError, ValueError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{shown}: no {WEIGHTS} to be had: {one_line(error)}") from None
+    except CheckpointError:
+        raise
+    except Exception as error:  # a cut connection is an error of the HTTP library under the hub's
+        raise CheckpointError(f"{shown}: no {WEIGHTS} to be had: {_why(error)}") from error
     return path
 
 
@@ -96,9 +98,17 @@ def push(files: Sequence[Path], name: str, *, private: bool) -> str:
     try:
         api.create_repo(name, private=private, exist_ok=True)
         done = api.create_commit(name, added, commit_message="Encoder and card")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{name}: cannot be pushed: {one_line(error)}") from error
+    except Exception as error:  # as above
+        raise ValueError(f"{name}: cannot be pushed: {_why(error)}") from error
     return f"hf://{name}@{done.oid}"
+
+
+def _why(error: Exception) -> str:
+    """Return an error of the hub as one line: what is wrong stands on its second or third."""
+    text = " ".join(str(error).split()).split(" For more information")[0][:300]
+    text = text or type(error).__name__
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return f"{text} (log in with `hf auth login`, or set HF_TOKEN)" if status in _REFUSED else text
 
 
 def _hub() -> Any:

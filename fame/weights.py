@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fame.archive import Archive, CheckpointError, one_line, open_archive
 from fame.checkpoint import FORMATS, Checkpoint, checksum, compare, expected, plain, shown, take
+from fame.files import is_there
 from fame.hub import fetch, is_address
 from fame.models import Backbone, build_backbone, build_encoder, build_foreign, is_foreign
 from fame.models.foreign import ForeignBackbone
@@ -200,12 +201,17 @@ def load(path: str | Path, *, device: torch.device | str | None = None) -> Encod
 
 
 def _names_foreign(path: str | Path) -> bool:
-    return is_foreign(str(path)) and not Path(path).exists() and not is_address(path)
+    return is_foreign(str(path)) and not is_there(Path(path)) and not is_address(path)
 
 
 def _foreign(text: str) -> Encoder:
     """Return the network of another project that ``NAME`` or ``NAME@CHECKPOINT`` names."""
     name, at, file = text.partition("@")
+    if text.startswith("hf:/") and not is_there(Path(name.removeprefix("hf:"))):
+        raise CheckpointError(
+            f"{text} is neither a folder nor an address: write hf:FOLDER, hf://ORG/NAME or "
+            "hf://ORG/NAME@REVISION"
+        )
     try:
         with seeded(0):
             network = build_foreign(name, trained=not at)

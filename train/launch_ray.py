@@ -5,6 +5,7 @@ Run folder and stores must be on storage that all nodes see. A worker group that
 again and resumes from the run folder's last checkpoint; nothing is reported to Ray.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from fame.archive import RUN_CHECKPOINT
 from fame.checkpoint import open_checkpoint
 from fame.clipstore import StorePath, absolute
+from fame.files import is_there
 from fame.sessions import secured
 from fame.weights import Weights, read_weights
 from train.config import FinetuneConfig, LaunchConfig, PretrainConfig, TrainingConfig
@@ -49,6 +51,7 @@ def pretrain_on_ray(
     run_dir = run_dir.resolve()
     arguments = {
         "config": config.to_dict(),
+        "folder": str(Path.cwd()),
         "stores": [str(absolute(store)) for store in stores],
         "run_dir": str(run_dir),
         "knn_store": str(absolute(knn_store)) if knn_store else None,
@@ -75,6 +78,7 @@ def finetune_on_ray(
     run_dir = run_dir.resolve()
     arguments = {
         "config": config.to_dict(),
+        "folder": str(Path.cwd()),
         "train_store": str(absolute(train_store)),
         "test_store": str(absolute(test_store)),
         "pretrained": _whole(pretrained),
@@ -125,7 +129,7 @@ def _fit(
 def _pretrain(arguments: dict[str, Any]) -> None:
     """Run one process of pretraining. Ray has given it its GPU and joined it to the group."""
     config = PretrainConfig.from_dict(arguments["config"])
-    _begin(config)
+    _begin(config, folder=arguments["folder"])
     pretrain(
         config,
         stores=arguments["stores"],
@@ -139,7 +143,7 @@ def _pretrain(arguments: dict[str, Any]) -> None:
 def _finetune(arguments: dict[str, Any]) -> None:
     """Run one process of fine-tuning."""
     config = FinetuneConfig.from_dict(arguments["config"])
-    _begin(config)
+    _begin(config, folder=arguments["folder"])
     finetune(
         config,
         train_store=arguments["train_store"],
@@ -152,15 +156,20 @@ def _finetune(arguments: dict[str, Any]) -> None:
 
 def _whole(weights: Path | None) -> str | None:
     """Return the path of weights as it is understood on another node."""
-    return str(weights.resolve()) if weights and weights.exists() else weights and str(weights)
+    return str(weights.resolve()) if weights and is_there(weights) else weights and str(weights)
 
 
 def _read(weights: str | None) -> Weights | None:
     return read_weights(Path(weights)) if weights else None
 
 
-def _begin(config: TrainingConfig) -> None:
-    """Wait for a worker of the last group to be gone, and take the GPU that Ray chose."""
+def _begin(config: TrainingConfig, *, folder: str) -> None:
+    """Go to the folder that the command ran in, wait for a worker of the last group to be gone, and
+    take the GPU that Ray chose.
+    """
+    # ``hf:FOLDER``, ``mine.py:function`` and a cache may be relative; a worker starts elsewhere.
+    with contextlib.suppress(OSError):  # another node may not have it, nor need it
+        os.chdir(folder)
     os.environ.setdefault("FAME_LOCK_SECONDS", "60")
     if choose_device(config.device).type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

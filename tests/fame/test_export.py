@@ -11,6 +11,7 @@ import torch
 
 import fame
 from fame.export import export_encoder
+from fame.files import WriteError
 from fame.models import build_encoder
 
 HEAD = {"kind": "projection", "dim": 8}
@@ -89,6 +90,13 @@ def test_an_unknown_format_and_onnx_without_its_packages_are_one_line(
     assert not list(tmp_path.glob("*.onnx"))
     (weights, card) = export_encoder(exported / CHECKPOINT, tmp_path, formats=["safetensors"])
     assert weights.name == "encoder.safetensors" and card.name == "encoder.json"
+
+
+def test_what_cannot_be_written_is_found_before_anything_is(exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "encoder.pt2").mkdir()
+    with pytest.raises(WriteError, match=r"encoder.pt2: is a folder or a device; name a file"):
+        export_encoder(exported / CHECKPOINT, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["encoder.pt2"]
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fame.files import WriteError, sweep, whole
+from fame.files import WriteError, sweep, try_write, whole
 from fame.lock import hold
 
 
@@ -70,6 +70,27 @@ def test_a_disk_that_refuses_is_told_and_leaves_the_old_file(
             torch.save({"a": torch.zeros(1000)}, Full())  # pyright: ignore[reportArgumentType]
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_where_no_file_can_be_written_is_found_before_the_work(tmp_path: Path):
+    old, new = tmp_path / "old.csv", tmp_path / "new" / "a.csv"
+    old.write_text("old")
+    for path in (old, new):
+        try_write(path)
+    assert old.read_text() == "old"
+    assert list(new.parent.iterdir()) == []
+    os.mkfifo(tmp_path / "pipe")
+    for path, says in (
+        (tmp_path, "is a folder or a device; name a file"),
+        (tmp_path / "pipe", "is a folder or a device; name a file"),
+        (Path("/dev/null"), "is a folder or a device; name a file"),
+        (old / "a.csv", "cannot write: (Not a directory|File exists)"),
+        (tmp_path / ("n" * 300), "cannot write: File name too long"),
+    ):
+        with pytest.raises(WriteError, match=says) as caught:
+            try_write(path)
+        assert "\n" not in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old.csv", "pipe"]
 
 
 def test_another_error_of_torch_is_not_taken_for_a_full_disk(tmp_path: Path):

@@ -31,6 +31,17 @@ class Handler(BaseHTTPRequestHandler):
     files: dict[str, bytes]
     made: list[dict[str, Any]]
     claimed: int | None  # a size that is not that of the file
+    broken: int | None  # the status of every answer; 0 cuts the connection
+
+    def parse_request(self) -> bool:
+        """Answer as a broken server does, if it is one."""
+        parsed = super().parse_request()
+        if not parsed or self.broken is None:
+            return parsed
+        if self.broken:
+            self._send(b"oops", self.broken)
+        self.close_connection = True
+        return False
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -86,7 +97,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Handler]]:
     class Mine(Handler):
-        files, made, claimed = {}, [], None
+        files, made, claimed, broken = {}, [], None, None
 
     listening = ThreadingHTTPServer(("127.0.0.1", 0), Mine)
     thread = threading.Thread(target=listening.serve_forever)
@@ -170,6 +181,39 @@ def test_who_may_not_push_is_told(
     for name in ("encoder", "a/b/c", "../x", "lab/en coder", "lab/encoder@v1"):
         with pytest.raises(ValueError, match="no name of a repository: write ORG/NAME"):
             hub.check_name(name)
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [(500, "500 Internal Server Error"), (401, "401 .*log in with `hf auth login`"), (0, "dis")],
+)
+def test_a_server_that_fails_is_one_line(
+    server: type[Handler], exported: Path, broken: int, says: str
+) -> None:
+    server.broken = broken
+    with pytest.raises(
+        CheckpointError, match=f"no encoder.safetensors to be had: .*{says}"
+    ) as load:
+        fame.load(f"hf://{NAME}")
+    with pytest.raises(ValueError, match=f"^{NAME}: cannot be pushed: .*{says}") as push:
+        hub.push([exported / "encoder.json"], NAME, private=False)
+    assert "\n" not in f"{load.value}{push.value}"
+
+
+@pytest.mark.parametrize("name", ["hf://lab", "hf://lab/a/b", "hf://lab/x@", "hf:/no/such/folder"])
+def test_what_is_neither_folder_nor_address_is_one_line(name: str) -> None:
+    for given in (name, Path(name)):
+        with pytest.raises(
+            CheckpointError, match=r"is neither a folder nor an address: write hf:F"
+        ):
+            fame.load(given)
+
+
+def test_a_name_too_long_for_the_disk_is_one_line() -> None:
+    for name in ("x" * 300 + ":network", "x" * 300 + ".py:network", "hf:/" + "x" * 300):
+        with pytest.raises(CheckpointError) as caught:
+            fame.load(name)
+        assert "\n" not in str(caught.value)
 
 
 def test_addresses_are_told_from_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,13 +6,17 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import fame
 from fame.weights import read_weights
 from tests.stores import make_store
 from tests.train.tiny import TINY, figures
+from train import launch_ray
 from train.config import FinetuneConfig, LaunchConfig
 from train.finetune import finetune
 from train.pretrain import pretrain
@@ -124,6 +128,35 @@ def test_two_ray_workers_fine_tune_as_one_process(tmp_path: Path):
     assert alone.metrics == reports[1]["figures"]
     assert reports[0]["figures"] == pytest.approx(reports[1]["figures"], abs=1e-3)
     assert figures(tmp_path / "ray") == pytest.approx(figures(tmp_path / "alone"), abs=1e-4)
+
+
+NETWORK = """
+import torch
+
+def network():
+    return torch.nn.Sequential(torch.nn.Conv3d(3, 8, 3, stride=2), torch.nn.BatchNorm3d(8))
+"""
+
+
+def test_a_worker_finds_a_network_named_from_the_folder_of_the_command(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fit(work: Callable[[dict[str, Any]], None], arguments: dict[str, Any], **_: object) -> None:
+        monkeypatch.chdir("/")  # where a worker may start
+        work(arguments)
+        assert Path.cwd() == tmp_path
+
+    monkeypatch.setattr(launch_ray, "_fit", fit)
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(NETWORK)
+    result = launch_ray.pretrain_on_ray(
+        TINY.override([*SETTINGS, "encoder=mine.py:network", "width=1"]),
+        stores=[store],
+        run_dir=Path("run"),
+        launch=LaunchConfig(launcher="ray", processes=1),
+    )
+    assert result.step == result.total
+    assert fame.load("mine.py:network@run/checkpoints/last.pt").feature_dim == 8
 
 
 def test_numbers_that_start_nothing_are_refused():

@@ -26,6 +26,7 @@ from fame.clipstore import (
     finalise,
     write_shard,
 )
+from fame.files import WriteError
 from fame.normalize import encoder_input
 from fame.weights import Card, Encoder, load
 from tests.stores import CLASSES, SPEC, WINDOW, make_store, tiny_video
@@ -36,10 +37,11 @@ from train.evaluate.classifiers import (
     evaluate_classifiers,
     read_classifier,
     short_videos,
+    unwatched,
 )
 from train.evaluate.config import ClassifierConfig
 from train.evaluate.features import square_crops
-from train.evaluate.predictions import video_id
+from train.evaluate.predictions import video_id, write_predictions
 from train.run.peers import Alone
 
 LABELS = [0, 1, 2, 3, 4, 5, 6, 0, 2]
@@ -302,6 +304,44 @@ def test_each_checkpoint_has_predictions_of_its_own_and_lost_videos_none(tmp_pat
         assert "acc_top5" not in rows[0]  # of 2 classes
     with pytest.raises(ValueError, match=r"^per_clip needs a file to write to"):
         ClassifierConfig(store=broken, out=tmp_path, per_clip=True)
+
+
+def test_predictions_that_cannot_be_written_are_refused_before_the_test(
+    store: Path, trained: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "said-2.csv").mkdir()  # that of the second checkpoint
+    config = ClassifierConfig(
+        store=store, out=tmp_path / "out", device="cpu", predictions=tmp_path / "said.csv"
+    )
+    tests: list[str] = []
+    with pytest.raises(WriteError, match=r"said-2.csv: is a folder or a device; name a file"):
+        evaluate_classifiers(
+            [trained, trained],
+            config,
+            watch=lambda what, clips: tests.append(what) or unwatched(what, clips),
+        )
+    assert tests == []
+
+
+def test_odd_names_are_read_back_from_predictions(tmp_path: Path) -> None:
+    videos = ["a,b", 'say "so"', "two\nlines", "back\rward", " a\r\nb ", "=1+1", "\u2028ä", "'"]
+    for odd in (videos, [name for name in videos if "\r" not in name]):
+        path = tmp_path / f"{len(odd)}.zarr"
+        spec = dataclasses.replace(SPEC, videos_per_shard=len(odd))
+        classes = ('cla"ss, one', "class\ntwo")
+        header = StoreHeader(dataset="odd", split="test", class_names=classes, spec=spec)
+        create(path, header, names=odd, labels=[0] * len(odd))
+        write_shard(path, 0, [tiny_video(spec, video) for video in range(len(odd))])
+        finalise(path)
+        log_NK = torch.tensor([[-0.5, -1.0]]).expand(len(odd), 2)
+        file = path.with_suffix(".csv")
+        video_N = torch.arange(len(odd))
+        write_predictions(file, ClipStore.open(path), log_NK=log_NK, video_N=video_N)
+        with file.open(newline="", encoding="utf-8") as lines:
+            rows = list(csv.DictReader(lines))
+        assert [row["name"] for row in rows] == odd
+        assert {row["pred_class"] for row in rows} == {classes[0]}
+        assert {row[f"log_prob {classes[1]}"] for row in rows} == {"-1"}
 
 
 def test_the_id_of_a_video_is_that_of_utd() -> None:

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fame.clipstore import ClipStore, Window
+from fame.files import try_write
 from fame.metrics import (
     Metrics,
     accuracies,
@@ -160,13 +161,16 @@ def evaluate_classifiers(
     """Test fine-tuned checkpoints on one store, and write ``report.json`` and a picture of each
     confusion matrix into ``config.out``, and their predictions into ``config.predictions``.
 
-    Raise ``ValueError`` as :func:`read_classifier` does, before the first test.
+    Raise ``ValueError`` as :func:`read_classifier` does, and where no predictions can be written,
+    before the first test.
     """
     store, where = ClipStore.open(config.store), choose_device(config.device)
     encoders = [read_classifier(path, store, device=where) for path in checkpoints]
     count = len(checkpoints)
     pictures = numbered(config.out / "confusion.png", count)
     files = numbered(config.predictions, count) if config.predictions else [None] * count
+    for file in filter(None, files):
+        try_write(file)
     reports: list[dict[str, Any]] = []
     for path, encoder, picture, file in zip(checkpoints, encoders, pictures, files, strict=True):
         scores, about = _test(path, encoder, store, config, file=file, watch=watch)

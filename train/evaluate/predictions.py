@@ -46,7 +46,10 @@ def write_predictions(
         whole(path) as partial,
         partial.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
     ):
-        writer = csv.writer(file, lineterminator="\n")
+        # csv quotes what needs it but a lone carriage return (before Python 3.13).
+        odd = "\r" in "".join((*videos, *names))
+        quoting = csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL
+        writer = csv.writer(file, lineterminator="\n", quoting=quoting)
         writer.writerow(columns)
         for row, place in enumerate(places):
             name, target = videos[int(video_N[row])], int(label_N[row])
