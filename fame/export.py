@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from fame.archive import one_line
 from fame.files import try_write, whole
 from fame.hub import without_folders
 from fame.models import Backbone, is_foreign
@@ -94,7 +95,13 @@ def trace(encoder: Encoder, *, frames: int, crop: int) -> torch.export.ExportedP
     and any batch size.
     """
     example = _example(encoder, frames=frames, crop=crop)
-    return torch.export.export(FeatureProgram(encoder.network), example, dynamic_shapes=_SHAPES)
+    try:
+        return torch.export.export(FeatureProgram(encoder.network), example, dynamic_shapes=_SHAPES)
+    except ValueError:
+        raise
+    except Exception as error:  # of anyone's network
+        reason = f"{encoder.card.name}: torch.export cannot trace it: {one_line(error)}"
+        raise ValueError(reason) from error
 
 
 # Any batch, which two clips show: a batch of one would be taken for a constant.

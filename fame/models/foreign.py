@@ -116,7 +116,8 @@ class ForeignBackbone(Backbone):
             )
         scale, shift = self.get_buffer("_scale"), self.get_buffer("_shift")
         output = self._call(self.network, clip_BCTHW * scale + shift)
-        if not isinstance(output, Tensor) or output.ndim not in (2, 5) or len(output) != batch:
+        # Not len(), which would fix the batch of an exported program.
+        if not isinstance(output, Tensor) or output.ndim not in (2, 5) or output.shape[0] != batch:
             found = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise ValueError(f"{self.name} must return [B, D] or [B, D, t, h, w], got {found}")
         return output if output.ndim == 5 else output[:, :, None, None, None]

@@ -99,6 +99,34 @@ def test_what_cannot_be_written_is_found_before_anything_is(exported: Path, tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["encoder.pt2"]
 
 
+OWN = """
+import torch
+
+class Odd(torch.nn.Conv3d):
+    def forward(self, clip):
+        return super().forward(clip if clip.mean() > 0 else -clip)
+
+def network():
+    return torch.nn.Conv3d(3, 8, 3)
+
+def odd():
+    return Odd(3, 8, 3)
+"""
+
+
+def test_a_network_of_your_own_is_exported_for_any_batch_or_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(OWN)
+    name = f"{tmp_path / 'mine.py'}:network"
+    options = {"frames": 4, "crop": 16, "formats": ["torch.export"]}
+    (_, program) = export_encoder(Path(name), tmp_path, **options)
+    clip_BTHWC = torch.arange(3 * 4 * 16 * 16 * 3).reshape(3, 4, 16, 16, 3).byte()
+    found = torch.export.load(program).module()(clip_BTHWC)
+    torch.testing.assert_close(found, fame.load(name).features(clip_BTHWC))
+    with pytest.raises(ValueError, match=r"mine.py:odd: torch.export cannot trace it: ") as caught:
+        export_encoder(tmp_path / "mine.py:odd", tmp_path, **options)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.slow
 def test_an_onnx_runtime_gives_the_same_features(exported: Path, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
