@@ -46,6 +46,7 @@ def demo(
     from preprocess.world import write_world
     from train.evaluate.plots import plot_curves
 
+    _check_folder(out)
     spec = replace(_WORLD, **given)
     spec = replace(spec, test_share=min(0.25, _TESTED / spec.videos))
     print(f"Drawing {spec.videos} videos of 6 motions into {out / 'world'} ...", flush=True)
@@ -61,6 +62,13 @@ def demo(
     plot_curves(out / "run", out / "report" / "curves.png")
     print(f"\nOpen {out / 'report' / 'report.html'}: curves, merged clips, neighbours and tables.")
     print("Beside it lie curves.png, preview.png and the JSON files of each measure.")
+
+
+def _check_folder(out: Path) -> None:
+    """Raise ``ValueError`` where a file is in the place of ``out`` or of a folder above it."""
+    lowest = next(place for place in (out / "world", out, *out.parents) if place.exists())
+    if not lowest.is_dir():
+        raise ValueError(f"{lowest} is a file, but --out needs a folder there; give another --out")
 
 
 def demo_commands(out: Path, *, epochs: int, seed: int) -> list[list[str]]:

@@ -20,7 +20,7 @@ _MAKES = "`fame preprocess` makes clip stores"
 
 def existing_store(path: AnyPath, *, root: Path, hint: str = "") -> AnyPath:
     """Return ``path``. Raise ``ValueError`` if no clip store is there: the line names what is there
-    instead, the command that makes a store, and the stores below ``root``.
+    instead, the command that makes a store, and the stores beside ``path``, else those of ``root``.
 
     A store at ``s3://`` is not looked for here: opening it raises the error.
     """
@@ -28,10 +28,11 @@ def existing_store(path: AnyPath, *, root: Path, hint: str = "") -> AnyPath:
         return path
     place = Path(path)
     if not place.exists():
-        notes = [f"{path} is not there", _maker(place), hint, _named(root / "stores")]
+        others = _named(place.parent) or _named(root / "stores")
+        notes = [f"{path} is not there", _maker(place), hint, others]
     elif not place.is_dir():
         notes = [f"{path} is a file, but a clip store is a folder", _MAKES, hint]
-    elif within := _named(place):
+    elif within := _named(place) or _named(place / "stores"):  # also of a data root
         notes = [f"{path} is no clip store", within]
     elif _holds_videos(place):
         make = f"`fame preprocess folder --videos {shlex.quote(str(path))}` makes one of it"
@@ -77,7 +78,7 @@ def _share(word: str) -> tuple[str, float | None]:
 def _named(folder: Path) -> str:
     """Return the stores that lie in a folder, in words; "" where there are none."""
     found = sorted(root.parent for root in folder.glob(f"*/{_ROOT_KEY}"))
-    if not found:
+    if not found or (folder / _ROOT_KEY).exists():  # the arrays of a store have that file too
         return ""
     more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
     return "there are the stores " + ", ".join(map(str, found[:_NAMED])) + more

@@ -174,6 +174,20 @@ def test_the_demo_can_write_its_videos_alone(tmp_path: Path) -> None:
     assert len(list((tmp_path / "world" / "videos").glob("*/*.mp4"))) == 12
 
 
+@pytest.mark.parametrize("out", ["file", "file/x", "folder"])
+def test_the_demo_names_a_file_in_the_way(tmp_path: Path, out: str) -> None:
+    (tmp_path / "folder").mkdir()
+    for name in ("file", "folder/world"):
+        (tmp_path / name).touch()
+    result = run("demo", "--out", str(tmp_path / out))
+    way = tmp_path / ("folder/world" if out == "folder" else "file")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"fame: {way} is a file, but --out needs a folder there; give another --out\n"
+    )
+    assert result.stdout == ""
+
+
 @pytest.mark.parametrize(
     "arguments", [["store", "info", "STORE", "--json"], ["store", "info", "STORE"], ["--help"]]
 )

@@ -18,7 +18,7 @@ from fame.settings import Settings
 from fame.words import plain
 from train.config import FinetuneConfig, PretrainConfig
 from train.evaluate.plots import read_metrics
-from train.evaluate.results import number, read_json, read_results
+from train.evaluate.results import number, read_json, read_results, read_run
 from train.opening import nearest_recipe
 
 CARD = "README.md"
@@ -53,7 +53,7 @@ def model_card(
     run: Path, *, name: str, results: Sequence[Path] = (), licence: str | None = None
 ) -> str:
     """Return the card as Markdown. Raise ``ValueError`` for a folder that holds no run."""
-    config = read_json(run / "config.json")
+    config = read_run(run)
     config["encoder"] = without_folders(str(config.get("encoder")))
     with open_checkpoint(run / RUN_CHECKPOINT) as saved:
         data = saved.progress.get("data", [])

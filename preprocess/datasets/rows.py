@@ -116,6 +116,8 @@ def checked_class(line: Line, name: object) -> str:
 
 def _text(path: Path) -> str:
     r"""Return the text of a file, with ``\n`` for every line end."""
+    if not path.exists():
+        raise ValueError(f"{path} is not there: check its path, or put the file there")
     if not path.is_file():
         raise ValueError(f"{path} is not a file of annotations")
     if path.stat().st_size > MAX_BYTES:

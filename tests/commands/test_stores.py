@@ -56,6 +56,24 @@ def test_a_store_that_is_not_there_lists_those_that_are(root: Path, tmp_path: Pa
     assert refused(tmp_path / "mine-train.zarr", tmp_path) == other + asks
 
 
+def test_a_store_that_is_not_there_lists_those_beside_it(root: Path, tmp_path: Path) -> None:
+    store = root / "stores" / "world-train.zarr"
+    beside = tmp_path / "mine.zarr"
+    shutil.copytree(store, beside)
+    asks = f" is not there; {MAKERS[2]}; name this one with --store"
+    assert refused(tmp_path / "other.zarr", root) == f"{asks}; there are the stores {beside}"
+    # An array within a store is none of them.
+    assert refused(beside / "gone", root) == f"{asks}; there are the stores {store}"
+
+
+def test_a_data_root_lists_its_stores(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root, tmp_path / "data")
+    (tmp_path / "data" / "videos").mkdir()
+    (tmp_path / "data" / "videos" / "a.mp4").touch()
+    stores = f"{tmp_path}/data/stores/world-train.zarr"
+    assert refused(tmp_path / "data", root) == f" is no clip store; there are the stores {stores}"
+
+
 def test_of_many_stores_the_first_are_named(root: Path, tmp_path: Path) -> None:
     for index in range(10):
         (tmp_path / "stores").mkdir(exist_ok=True)

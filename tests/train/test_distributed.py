@@ -241,6 +241,25 @@ def test_groups_that_do_not_fit_are_answered_with_those_that_do(
 
 
 @pytest.mark.parametrize(
+    ("world", "groups", "wrong", "advice"),
+    [
+        (1, (8, 8), "bn_group 8 and merge_group 8", 8),
+        (2, (4, 6), "bn_group 4 and merge_group 6", 24),
+        (1, (1, 8), "merge_group 8", 8),
+        (1, (8, None), "bn_group 8", 8),
+    ],
+)
+def test_one_clip_for_a_process_is_answered_with_a_batch(
+    world: int, groups: tuple[int, int | None], wrong: str, advice: int
+) -> None:
+    """Without groups, a clip alone would have no other to take a background from."""
+    named = dict(zip(("bn_group", "merge_group"), groups, strict=True))
+    with pytest.raises(ValueError, match=f"too few for {wrong}; give --batch {advice}$"):
+        share_of(world, world=world, groups=named)
+    assert share_of(advice, world=world, groups=named) == advice // world
+
+
+@pytest.mark.parametrize(
     ("samples", "world", "accumulate", "advice"),
     [
         (18, 1, 1, "--batch 16"),

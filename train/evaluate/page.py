@@ -29,7 +29,7 @@ from train.evaluate.plots import (
     moving_average,
     read_metrics,
 )
-from train.evaluate.results import read_json, read_results
+from train.evaluate.results import read_json, read_results, read_run
 
 _MOST_POINTS = 400  # of a curve
 _MOST_VIDEOS = 200  # that are encoded for the examples
@@ -58,7 +58,7 @@ def write_page(
     ``fame evaluate`` and ``fame bias``, shown as tables, and PNG pictures. Raise ``ValueError`` for
     a folder that holds no run.
     """
-    config = read_json(run / "config.json")
+    config = read_run(run)
     parts = [_summary(run, config), tag("h2", "Curves"), *_curves(run)]
     if (run / "merged.png").is_file():
         parts += [tag("h2", "What the encoder was shown"), _png(run / "merged.png", "merged clips")]

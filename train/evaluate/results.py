@@ -14,10 +14,21 @@ def read_json(path: Path) -> dict[str, Any]:
             raise ValueError(f"larger than {_LARGEST >> 20} MiB")
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); is it the folder of a run?") from error
+        why = (isinstance(error, OSError) and error.strerror) or error
+        raise ValueError(f"{path}: cannot be read ({why})") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds no JSON object")
     return content
+
+
+def read_run(run: Path) -> dict[str, Any]:
+    """Return the config of a run. Raise ``ValueError`` for a folder that holds no run."""
+    if not (run / "config.json").is_file():
+        raise ValueError(
+            f"{run} is not the folder of a run: it holds no config.json; give the folder that "
+            "--run-dir of `fame pretrain` or `fame finetune` named"
+        )
+    return read_json(run / "config.json")
 
 
 def read_results(path: Path) -> tuple[list[str], list[list[str]]]:

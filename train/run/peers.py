@@ -216,6 +216,12 @@ def share_of(batch: int, *, world: int, groups: dict[str, int | None], accumulat
     # Batch norm sees a part at a time; backgrounds are drawn for the whole share.
     whole = {name: share // accumulate if name == "bn_group" else share for name in groups}
     wrong = {name: group for name, group in groups.items() if group and whole[name] % group}
+    if wrong and share == 1:  # no smaller groups fit: one clip has none to take a background from
+        least = _least_batch(world=world, groups=groups, accumulate=accumulate)
+        asks = " and ".join(f"{name} {group}" for name, group in wrong.items())
+        raise ValueError(
+            f"batch {batch} is one clip for each process, too few for {asks}; give --batch {least}"
+        )
     for name, group in wrong.items():
         fits = (_option(name, _divisor(whole[name], most)) for name, most in wrong.items())
         raise ValueError(
@@ -233,8 +239,7 @@ def fitting_batch(
     """
     sizes = {name: group for name, group in groups.items() if group}
     parts = {name: accumulate if name == "bn_group" else 1 for name in sizes}
-    # 2 processes, accumulate=2 and bn_group=8 need batches of 2 * lcm(2, 8 * 2) = 32.
-    whole = world * math.lcm(accumulate, *(sizes[name] * parts[name] for name in sizes))
+    whole = _least_batch(world=world, groups=groups, accumulate=accumulate)
     if whole <= samples:
         return f"--batch {samples // whole * whole}"
     share = samples // world // accumulate * accumulate
@@ -244,6 +249,17 @@ def fitting_batch(
         if share // parts[name] % group
     )
     return " ".join((f"--batch {share * world}", *fits))
+
+
+def _least_batch(*, world: int, groups: dict[str, int | None], accumulate: int) -> int:
+    """Return the smallest batch that can be divided into whole groups.
+
+    2 processes, ``accumulate=2`` and ``bn_group=8`` need batches of 2 * lcm(2, 8 * 2) = 32.
+    """
+    sizes = (
+        size * (accumulate if name == "bn_group" else 1) for name, size in groups.items() if size
+    )
+    return world * math.lcm(accumulate, *sizes)
 
 
 def _divisor(clips: int, most: int) -> int | None:

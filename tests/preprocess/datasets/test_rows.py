@@ -194,6 +194,11 @@ def test_a_file_that_is_too_large_is_not_read(
         listed("folder", root, list_file=Path("/dev/zero"))
 
 
+def test_a_list_that_is_not_there_is_named(root: Path, annotations: Path) -> None:
+    with pytest.raises(ValueError, match=r"nolist\.txt is not there: check its path"):
+        listed("folder", root, list_file=annotations / "nolist.txt")
+
+
 def test_json_entries_know_their_lines(annotations: Path) -> None:
     text = '\n[\r\n {"a":\r\n1}, 2,\r\n\r\n"x"]\r\n'
     path = write(annotations, {"f": text}) / "f"
