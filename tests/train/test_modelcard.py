@@ -125,7 +125,7 @@ def test_the_folders_of_a_machine_are_not_published(run: Path, tmp_path: Path) -
 
 
 def test_a_folder_without_a_run_and_odd_results_are_one_line(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"config.json: cannot be read"):
+    with pytest.raises(ValueError, match=r"is not the folder of a run"):
         model_card(tmp_path, name="lab/first")
     (tmp_path / "odd.json").write_text("{}")
     with pytest.raises(ValueError, match=r"odd.json: no results; it must be written by fame eval"):
