@@ -84,7 +84,7 @@ def _print(title: str, reports: "Sequence[BiasReport]", columns: list[str]) -> N
             )
         table.add_section()
     output().print(table)
-    for measure, lack in reports[0].left_out.items():
+    for measure, lack in sorted({line for report in reports for line in report.left_out.items()}):
         say(f"not measured for want of {lack}: {MEASURES[measure].removesuffix(', %')}")
     if still := reports[0].clips_without_foreground:
         say(f"left out: {still} clips whose map has no foreground")

@@ -452,6 +452,24 @@ def test_the_command_says_what_it_could_not_make(
     )
 
 
+@pytest.mark.parametrize("classes", [2, 7])
+def test_another_projects_classifier_is_measured_by_its_features(
+    stores: dict[str, Path], tmp_path: Path, classes: int
+) -> None:
+    """Whether it has as many classes as the store, in an unknown order, or others."""
+    network = build_encoder("c3d_small", head={"kind": "classifier", "classes": classes})
+    torch.save({"state_dict": network.state_dict()}, tmp_path / "theirs.pt")
+    result = run(
+        *(tmp_path / "theirs.pt", "--store", stores["test_store"], "--crop", 32, "--frames", 8),
+        *("--out", tmp_path, "--root", tmp_path, "--device", "cpu"),
+    )
+    assert result.exit_code == 0, result.output
+    assert "not measured for want of the order of the classes of" in result.stdout
+    (found,) = json.loads((tmp_path / "bias.json").read_text())["results"]
+    assert "knn/original" in found["figures"]
+    assert not [name for name in found["figures"] if name.startswith("classifier/")]
+
+
 def test_bars_of_many_checkpoints_find_room(
     stores: dict[str, Path], encoder_file: Path, tmp_path: Path
 ) -> None:

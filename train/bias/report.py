@@ -116,13 +116,26 @@ def bias(
 
 def read_encoders(checkpoints: Sequence[Path], scene: Scene) -> list[tuple[Path, Encoder]]:
     """Read every checkpoint once, and put the outputs of classifiers in the order of the classes of
-    the test store.
+    the test store. A classifier of another project that cannot be, since its classes are others
+    or in an unknown order, is returned as it is: its features can be measured.
     """
-    read = [(path, load(path)) for path in checkpoints]
-    return [
-        (path, classifier_for(scene.test, encoder, path) if is_classifier(encoder) else encoder)
-        for path, encoder in read
-    ]
+    return [(path, _in_order(scene.test, load(path), path)) for path in checkpoints]
+
+
+def _in_order(store: ClipStore, encoder: Encoder, path: Path) -> Encoder:
+    if not is_classifier(encoder):
+        return encoder
+    try:
+        return classifier_for(store, encoder, path)
+    except ValueError:
+        if _classes_known(encoder):
+            raise
+        return encoder
+
+
+def _classes_known(classifier: Encoder) -> bool:
+    """Return whether the classes of the outputs are known; another project's file has no names."""
+    return bool(classifier.card.class_names) or not classifier.card.stranger
 
 
 def report_on_all(
@@ -171,7 +184,9 @@ def report_on(
         left_out["linear"] = "a training store (--train-store)"
     else:
         parts |= linear_parts(features, train, weight_decay=config.weight_decay, seed=config.seed)
-    if is_classifier(encoder):
+    if is_classifier(encoder) and not _classes_known(encoder):
+        left_out["classifier"] = f"the order of the classes of {name}"
+    elif is_classifier(encoder):
         output_VPK = _show(
             encoder.output, encoder, clips, config, watch, f"classifier of {name} on {shown}"
         )
