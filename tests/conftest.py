@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import rich.progress  # noqa: F401 (draws from the global generator when it is first imported)
 import torch
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 
@@ -32,6 +33,9 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 torch.set_num_threads(
     1
 )  # the suite runs in two processes on two cores: threads would wait for each other
+# Hypothesis fails a slow example by default; nothing here may depend on how busy the machine is.
+settings.register_profile("busy", deadline=None)
+settings.load_profile("busy")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
