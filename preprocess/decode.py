@@ -28,8 +28,9 @@ import numpy as np
 
 from preprocess.part import WHOLE, Part, part_of
 from preprocess.pictures import PictureFolder
+from preprocess.reading import READING, DecodeError
 from preprocess.selection import Kept, Sampling, slots_of
-from preprocess.video import READING, DecodeError, Video, open_video
+from preprocess.video import Video, open_video
 
 CLOCK_BYTES = 16  # of the shared memory, before the frames
 _PR_SET_PDEATHSIG = 1

@@ -24,8 +24,9 @@ import numpy as np
 
 from fame.beside import command
 from preprocess.decode import CLOCK_BYTES, Decoded, complaint, shared_memory
+from preprocess.reading import DecodeError, ReadClock
 from preprocess.selection import Sampling
-from preprocess.video import MAX_PIXELS, DecodeError, ReadClock
+from preprocess.video import MAX_PIXELS
 
 DECODER = command("preprocess.decode")
 _START_LIMIT = (

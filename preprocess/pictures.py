@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from preprocess.video import READING, DecodeError
+from preprocess.reading import READING, DecodeError
 
 MAX_BYTES = 1 << 28  # of one picture
 _NUMBERED = re.compile(r"(.*?)([0-9]{1,12})\.(?:jpe?g|png|webp|bmp)", re.IGNORECASE | re.ASCII)

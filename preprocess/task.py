@@ -20,8 +20,8 @@ from fame.clipstore import (
 )
 from fame.flow import map_frames
 from preprocess.isolation import DECODER, Decoder, DecoderStartError, SourceError
+from preprocess.reading import DecodeError
 from preprocess.selection import Sampling
-from preprocess.video import DecodeError
 
 
 @dataclass(frozen=True, kw_only=True)

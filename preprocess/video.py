@@ -5,28 +5,24 @@ so which frames come out never depends on an index, an edit list or a key frame.
 into pixels only where it is asked for, and one that cannot be converted is an error.
 """
 
-import errno
-import math
-import stat
-import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from io import FileIO
-from pathlib import Path
 
 import av
 import av.logging
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
-from av.filter import Graph
 from av.packet import Packet
-from av.sidedata.sidedata import SideDataContainer, Type
 from av.stream import Discard, Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
+
+from preprocess.display import progressive, upright
+from preprocess.reading import DecodeError, open_file
 
 MAX_PIXELS = 1 << 26  # of one source frame: 8192 x 8192. A damaged header may claim gigabytes.
 # Containers that hold their own frames. Playlists and concat scripts, which name other files to
@@ -43,79 +39,7 @@ _READ_BYTES = 1 << 16  # of the file at a time
 _NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.dependent
 _PICTURE_CODECS = {"mjpeg", "png", "bmp", "webp", "tiff", "jpeg2000", "jpegls", "gif"}
 _BAD_READS = 16  # after which the rest of a damaged file is given up
-_FAULTS_OF_A_NAME = (errno.ELOOP, errno.ENAMETOOLONG)
 _USUAL_RATE = Fraction(25)  # frames per second, assumed for a stream with neither times nor rate
-
-
-class DecodeError(ValueError):
-    """A video that gives no clips; the message is the reason put on record."""
-
-
-class ReadClock:
-    """Seconds spent on reading files, in two numbers that another process may look at: when the
-    read under way began (0: none is), and the sum of those that ended.
-    """
-
-    def __init__(self, numbers_2: np.ndarray) -> None:
-        self._numbers_2 = numbers_2
-
-    def share(self, numbers_2: np.ndarray) -> None:
-        """Count in these numbers from now on."""
-        self._numbers_2 = numbers_2
-
-    def reset(self) -> None:
-        """Set both numbers to 0."""
-        self._numbers_2[:] = 0
-
-    @property
-    def seconds(self) -> float:
-        """Return the sum, with the read under way."""
-        began, ended = self._numbers_2.tolist()
-        return ended + (time.monotonic() - began if began else 0)
-
-    @contextmanager
-    def running(self) -> Generator[None]:
-        """Count the time spent within this context."""
-        began = self._numbers_2[0] = time.monotonic()
-        try:
-            yield
-        finally:
-            self._numbers_2[0] = 0
-            self._numbers_2[1] += time.monotonic() - began
-
-
-READING = ReadClock(np.zeros(2))  # of this process
-
-
-class _File(FileIO):
-    """A file that keeps the error that stopped a read: demultiplexers take it for the end."""
-
-    def __init__(self, path: str) -> None:
-        self.fault: OSError | None = None
-        with READING.running():
-            if not stat.S_ISREG(Path(path).stat().st_mode):
-                raise DecodeError("no regular file")
-            super().__init__(path)
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Read as much as there is, at most ``size`` bytes."""
-        try:
-            with READING.running():
-                return super().read(size)
-        except OSError as error:
-            self.fault = error
-            raise
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        """Move to an offset. Return -1 for a negative one, which a damaged index makes FFmpeg ask
-        for.
-        """
-        try:
-            return super().seek(offset, whence)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            return -1
 
 
 class Frame:
@@ -145,7 +69,7 @@ class Frame:
             raise DecodeError(
                 f"frame {self.index} could not be converted to 8-bit RGB: {error}"
             ) from None
-        return _upright(converted.to_ndarray(), self._picture)
+        return upright(converted.to_ndarray(), self._picture)
 
 
 class Video:
@@ -174,7 +98,7 @@ class Video:
         # 0.00, 0.04, 0.08 and 0.12.
         step = 1 / self.rate
         converter, origin, seconds = VideoReformatter(), None, -step
-        for index, picture in enumerate(_progressive(self._decoded())):
+        for index, picture in enumerate(progressive(self._decoded())):
             if picture.width * picture.height > MAX_PIXELS:
                 raise DecodeError(f"frame {index} has {picture.width} x {picture.height} pixels")
             expected = seconds + step
@@ -238,7 +162,7 @@ def open_video(path: str) -> Generator[Video]:
     """
     av.logging.set_level(av.logging.ERROR)  # else FFmpeg's complaints are not counted
     av.logging.set_skip_repeated(False)  # what one video gets must not hang on the one before
-    with _opened(path) as file:
+    with open_file(path) as file:
         try:
             with _container(file) as container:
                 yield Video(container, _prepared(container))
@@ -250,15 +174,6 @@ def open_video(path: str) -> Generator[Video]:
             raise
         if file.fault:
             raise file.fault
-
-
-def _opened(path: str) -> _File:
-    try:
-        return _File(path)
-    except OSError as error:
-        if error.errno in _FAULTS_OF_A_NAME:
-            raise DecodeError(f"the file cannot be opened: {error.strerror}") from None
-        raise
 
 
 def _container(file: FileIO) -> InputContainer:
@@ -343,78 +258,3 @@ def _declared_frames(container: InputContainer, stream: VideoStream) -> int:
         return max(0, stream.frames)
     # 10 000 000 microseconds at 25 frames per second are 250 frames.
     return max(0, round(rate * length / av.time_base))
-
-
-def _progressive(pictures: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
-    """Yield the pictures, from the first interlaced one on through FFmpeg's bwdif: each interlaced
-    frame gives one, as the scene was at the time of its first field.
-    """
-    filtered, layout = None, None
-    for picture in pictures:
-        # A filter is made for one size and pixel format.
-        if filtered and layout != (picture.width, picture.height, picture.format.name):
-            yield from _pulled(filtered, None)
-            filtered = None
-        if picture.interlaced_frame and not filtered:
-            filtered = _deinterlacer(picture)
-            layout = picture.width, picture.height, picture.format.name
-        if filtered:
-            yield from _pulled(filtered, picture)
-        else:
-            yield picture
-    if filtered:
-        yield from _pulled(filtered, None)
-
-
-def _deinterlacer(picture: VideoFrame) -> Graph:
-    graph = Graph()
-    graph.threads = 1
-    source = graph.add_buffer(
-        width=picture.width,
-        height=picture.height,
-        format=picture.format,
-        time_base=picture.time_base,
-    )
-    bwdif = graph.add("bwdif", "mode=send_frame:parity=auto:deint=interlaced")
-    graph.link_nodes(source, bwdif, graph.add("buffersink")).configure()
-    return graph
-
-
-def _pulled(graph: Graph, picture: VideoFrame | None) -> Iterator[VideoFrame]:
-    """Push a picture, or the end, and take what comes out: the filter looks one frame ahead."""
-    graph.vpush(picture)
-    with suppress(BlockingIOError, EOFError):  # it asks for more, or has ended
-        while True:
-            yield graph.vpull()
-
-
-def _upright(picture_hw3: np.ndarray, picture: VideoFrame) -> np.ndarray:
-    """Turn and mirror a picture as its display matrix asks: column p and row q go to column
-    a p + c q and row b p + d q.
-    """
-    # A quarter turn clockwise has a = d = 0, b = 1 and c = -1: rows and columns change places, then
-    # columns run backwards.
-    a, b, c, d = _display_matrix(picture)
-    if abs(b) + abs(c) > abs(a) + abs(d):
-        picture_hw3, right, down = picture_hw3.transpose(1, 0, 2), c, b
-    else:
-        right, down = a, d
-    return picture_hw3[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1]
-
-
-def _display_matrix(picture: VideoFrame) -> tuple[float, float, float, float]:
-    """Return a, b, c and d of the display matrix [[a, b, u], [c, d, v], [x, y, w]].
-
-    ``picture.side_data`` would tie the picture into a cycle: its memory would be used again only
-    when Python collects garbage, and what a damaged frame leaves unwritten would depend on chance.
-    """
-    try:
-        side_data = SideDataContainer(picture)  # pyright: ignore[reportCallIssue]
-        matrix = side_data.get(Type.DISPLAYMATRIX)
-    except ValueError:  # it has a kind of side data that PyAV has no name for
-        angle = math.radians(picture.rotation)  # counterclockwise, mirroring left out
-        return math.cos(angle), -math.sin(angle), math.sin(angle), math.cos(angle)
-    if matrix is None:
-        return 1, 0, 0, 1
-    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
-    return a, b, c, d

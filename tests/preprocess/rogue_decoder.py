@@ -15,16 +15,16 @@ from pathlib import Path
 import numpy as np
 
 from preprocess import decode
+from preprocess.reading import READING, VideoFile
 from preprocess.selection import Sampling
-from preprocess.video import READING, _File
 
-honest, plain_read = decode.decode, _File.read
+honest, plain_read = decode.decode, VideoFile.read
 
 
 def failing(number: int, *, at_once: bool) -> Callable[..., bytes]:
     """The disk fails, at once or in the middle; FFmpeg takes the end of the data for its own."""
 
-    def read(file: _File, size: int = -1) -> bytes:
+    def read(file: VideoFile, size: int = -1) -> bytes:
         if at_once or file.tell():
             file.fault = OSError(number, os.strerror(number))
             return b""
@@ -33,7 +33,7 @@ def failing(number: int, *, at_once: bool) -> Callable[..., bytes]:
     return read
 
 
-def stalled(file: _File, size: int = -1) -> bytes:
+def stalled(file: VideoFile, size: int = -1) -> bytes:
     """The disk answers no more."""
     with READING.running():
         time.sleep(60)
@@ -58,7 +58,7 @@ def rogue(path: str, sampling: Sampling, frames_FHW3: np.ndarray) -> decode.Deco
             time.sleep(60)
     if "greedy" in name:
         np.ones(1 << 32, np.uint8)
-    _File.read = reading(name)
+    VideoFile.read = reading(name)
     if "noisy" in name:
         print("a line that is no answer", flush=True)
         os.write(2, b"[mov @ 0x7f00] noise\n" * 10_000)

@@ -14,8 +14,8 @@ import pytest
 
 from preprocess.decode import decode
 from preprocess.isolation import Decoder, DecoderStartError, SourceError
+from preprocess.reading import DecodeError
 from preprocess.selection import Sampling
-from preprocess.video import DecodeError
 from tests.preprocess.conftest import wait_until
 from tests.preprocess.videos import write_video
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from preprocess.pictures import PictureFolder, is_whole
-from preprocess.video import DecodeError
+from preprocess.reading import DecodeError
 
 
 def draw(shade: int, size: tuple[int, int] = (24, 32)) -> np.ndarray:

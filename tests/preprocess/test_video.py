@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from av.error import InvalidDataError
 
-from preprocess.video import DecodeError, open_video
+from preprocess.reading import DecodeError
+from preprocess.video import open_video
 from tests.preprocess.formats import (
     FFMPEG,
     FORMATS,
