@@ -30,7 +30,8 @@ from fame.export import save_weights
 from tests import crafted
 from tests.stores import make_store
 from tests.train.tiny import TINY, TUNED
-from train.finetune import FinetuneTask, finetune
+from train.finetune import finetune
+from train.finetune_task import FinetuneTask
 from train.pretrain import PretrainTask, pretrain
 from train.run.loop import resume_from
 from train.run.task import Task

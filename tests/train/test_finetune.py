@@ -31,14 +31,9 @@ from tests.stores import CLASSES, WINDOW, make_store
 from tests.train.labelled import checkpoint, classifier, labelled_store
 from tests.train.tiny import TUNED, figures, same, state_of
 from train.config import FinetuneConfig
-from train.finetune import (
-    FinetuneResult,
-    FinetuneTask,
-    build_classifier,
-    configured,
-    finetune,
-)
+from train.finetune import FinetuneResult, configured, finetune
 from train.finetune_data import LabelledClips, held_out_videos, make_view
+from train.finetune_task import FinetuneTask, build_classifier
 from train.run.loop import train
 from train.run.peers import Alone, share_of
 
