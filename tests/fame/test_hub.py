@@ -38,6 +38,8 @@ class Handler(BaseHTTPRequestHandler):
         parsed = super().parse_request()
         if not parsed or self.broken is None:
             return parsed
+        # A connection closed with a request half read is reset, and the answer with it.
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.broken:
             self._send(b"oops", self.broken)
         self.close_connection = True
