@@ -20,10 +20,12 @@ def whole(path: Path) -> Generator[Path]:
     """Yield a new name beside ``path`` to write to; then put that file, synced, in its place.
 
     ``path`` holds the old or the new file, whatever happens. No two writers share a name, so none
-    mixes its bytes into another's file. Raise :class:`WriteError` where the disk refuses.
+    mixes its bytes into another's file. Raise :class:`WriteError` where the disk refuses, and for a
+    folder or a device: a new file would take the place of ``/dev/null``.
     """
     partial = _partial(path)
     with write_errors(path):
+        _refuse_special(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield partial
@@ -47,11 +49,10 @@ def is_there(path: Path) -> bool:
 def try_write(path: Path) -> None:
     """Raise :class:`WriteError` now where :func:`whole` could not write ``path`` after long work.
 
-    Its folder is made. A device is refused too: a new file would take the place of ``/dev/null``.
+    Its folder is made.
     """
     with write_errors(path):
-        if path.exists() and not path.is_file():
-            raise WriteError(f"{path}: is a folder or a device; name a file to write to")
+        _refuse_special(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = _partial(path)
         partial.touch()
@@ -62,6 +63,11 @@ def sweep(folder: Path) -> None:
     """Remove what killed writers left in ``folder``; for the one who holds it."""
     for partial in folder.glob(f".*{_PARTIAL}*"):
         partial.unlink(missing_ok=True)
+
+
+def _refuse_special(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        raise WriteError(f"{path}: is a folder or a device; name a file to write to")
 
 
 def _partial(path: Path) -> Path:

@@ -90,6 +90,8 @@ def test_where_no_file_can_be_written_is_found_before_the_work(tmp_path: Path):
         with pytest.raises(WriteError, match=says) as caught:
             try_write(path)
         assert "\n" not in str(caught.value)
+        with pytest.raises(WriteError, match=says), whole(path):
+            pytest.fail("there is nothing to write to")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old.csv", "pipe"]
 
 
