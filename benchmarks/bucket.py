@@ -49,9 +49,9 @@ def start_server() -> "subprocess.Popen[str]":
     settings = {"ENDPOINT_URL": server.stdout.readline().strip(), "DEFAULT_REGION": "us-east-1"}
     settings |= {"ACCESS_KEY_ID": "we", "SECRET_ACCESS_KEY": "secret"}
     os.environ |= {f"AWS_{name}": value for name, value in settings.items()}
-    from s3fs import S3FileSystem
+    from botocore.session import get_session
 
-    S3FileSystem().call_s3("create_bucket", Bucket="clips")
+    get_session().create_client("s3").create_bucket(Bucket="clips")
     return server
 
 

@@ -23,7 +23,9 @@ store_app = App("Look at a clip store and check it.")
 _Store = Annotated[
     str,
     typer.Argument(
-        metavar="STORE", help="A clip store: a folder, or s3://bucket/path.", show_default=False
+        metavar="STORE",
+        help="A clip store: a folder, or s3://bucket/path (gs://, az://).",
+        show_default=False,
     ),
 ]
 

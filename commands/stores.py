@@ -22,7 +22,7 @@ def existing_store(path: AnyPath, *, root: Path, hint: str = "") -> AnyPath:
     """Return ``path``. Raise ``ValueError`` if no clip store is there: the line names what is there
     instead, the command that makes a store, and the stores beside ``path``, else those of ``root``.
 
-    A store at ``s3://`` is not looked for here: opening it raises the error.
+    A store in a bucket is not looked for here: opening it raises the error.
     """
     if "://" in str(path) or (Path(path) / _ROOT_KEY).exists():
         return path

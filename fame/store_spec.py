@@ -15,8 +15,8 @@ MAX_FRAMES_PER_SHARD = 2**20
 USUAL_FPS = 30  # what seconds are counted by where frames are kept by number
 
 StorePath = Path | str
-"""A folder, or an address ``s3://bucket/path`` (a string: a ``Path`` would drop one of its
-slashes).
+"""A folder, or an address ``s3://bucket/path``, ``gs://bucket/path`` or ``az://container/path`` (a
+string: a ``Path`` would drop one of its slashes).
 """
 
 

@@ -25,7 +25,10 @@ class PreprocessConfig(Settings):
     videos: Annotated[Path, DATA("Folder of the videos.")]
     store: Annotated[
         StorePath,
-        DATA("Store to make or to continue: a folder, or s3://bucket/path.", metavar="STORE"),
+        DATA(
+            "Store to make or to continue: a folder, or s3://bucket/path (gs://, az://).",
+            metavar="STORE",
+        ),
     ]
     annotations: Annotated[
         Path | None, DATA("Official annotation files: their folder, or the one of the split.")

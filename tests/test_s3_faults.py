@@ -86,7 +86,7 @@ def test_every_request_fails_once_and_nobody_notices(
 def impatient(proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> FaultyProxy:
     """Each request is tried once: what fails is not made good by trying again."""
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
+    monkeypatch.setattr("fame.clipstore.s3.TRIES", 1)
     object_store._client_of.cache_clear()
     for name, seconds in (("LEASE", 0.5), ("LOOK", 0.1)):
         monkeypatch.setattr(leasing, f"{name}_SECONDS", seconds)

@@ -4,7 +4,7 @@ No server drops a lock when its holder dies, so the holder has to show that it l
 the lock object every few seconds. A run that finds the object watches it. If it changes, its holder
 lives and the store is taken; if it does not change for ``LEASE_SECONDS``, its holder is dead and
 the lease is taken over. No clocks are compared. Every write is conditional on what was read before
-(``If-None-Match``, ``If-Match``): of two that try at once one wins.
+(the tag of the object, or that there is none): of two that try at once one wins.
 
 A holder that was asleep may find its lease gone. What it wrote does no harm: shards are the same
 bytes whoever writes them.
@@ -47,7 +47,7 @@ def hold(bucket: Bucket) -> Generator[None]:
 
 
 class _Lease:
-    """The lock object, beside the store, and the ETag under which this process wrote it."""
+    """The lock object, beside the store, and the tag under which this process wrote it."""
 
     def __init__(self, bucket: Bucket) -> None:
         folder, slash, name = bucket.prefix.rpartition("/")
@@ -81,10 +81,10 @@ class _Lease:
         with suppress(StoreError, UnreachableError):  # the lease runs out by itself
             found = self._bucket.tag(self._name)
             if found and found[0] == self._tag:
-                self._bucket.call("delete_object", self._name, doing="write")
+                self._bucket.delete(self._name)
 
     def _abandoned(self) -> str | None:
-        """Watch the object until it is gone (``None``) or must be that of a dead run (its ETag).
+        """Watch the object until it is gone (``None``) or must be that of a dead run (its tag).
         Raise :class:`StoreError` if it changes.
         """
         found = self._bucket.tag(self._name)
@@ -107,7 +107,7 @@ class _Lease:
         return found and found[0]
 
     def _put(self, tag: str | None) -> str | None:
-        """Replace the lock object only while its ETag is ``tag``; random bytes give every write a
-        new ETag.
+        """Replace the lock object only while its tag is ``tag``; random bytes give every write a
+        new tag.
         """
         return self._bucket.put_if(self._name, uuid.uuid4().bytes, owner=self._owner, tag=tag)

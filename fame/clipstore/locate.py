@@ -3,10 +3,9 @@
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from fame.clipstore.objects import PACKAGES, Bucket
 from fame.clipstore.schema import StoreError
 from fame.clipstore.storage import Storage, StorePath
-
-_S3 = "s3://"
 
 
 def locate(path: StorePath) -> Storage:
@@ -14,15 +13,19 @@ def locate(path: StorePath) -> Storage:
     supported, or that lost a slash.
     """
     address = str(path)
-    if address.startswith(_S3):
+    kind, mark, _ = address.partition("://")
+    if mark and kind in PACKAGES:
         try:
-            from fame.clipstore.objects import Bucket  # here, because only these stores need s3fs
+            return Bucket(address)
         except ImportError as error:
-            raise StoreError(f"{address}: needs s3fs: pip install s3fs ({error})") from error
-        return Bucket(address)
-    if "://" in address or address.startswith("s3:/"):
+            package = PACKAGES[kind]
+            raise StoreError(
+                f"{address}: needs {package}: pip install {package} ({error})"
+            ) from error
+    if mark or address.startswith(tuple(f"{kind}:/" for kind in PACKAGES)):
         raise StoreError(
-            f"{address}: a store is a folder, or an address s3://bucket/path given as a string"
+            f"{address}: a store is a folder, or an address s3://bucket/path, gs://bucket/path or "
+            "az://container/path given as a string"
         )
     from fame.clipstore.files import Folder
 

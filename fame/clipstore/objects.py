@@ -1,9 +1,10 @@
-"""A store as objects below a prefix of an S3 bucket, through s3fs.
+"""A store as objects below a prefix of a bucket: at ``s3://``, ``gs://`` or ``az://``.
 
-An object store has no rename and needs none: an object is there whole or not at all, once its PUT
-or the completion of its upload in parts is answered, and it is durable then. Credentials, region
-and endpoint come from where AWS's own tools take them: environment variables, the files in
-``~/.aws``, instance roles.
+An object store has no rename and needs none: an object is there whole or not at all, once the last
+request that writes it is answered, and it is durable then. What differs between the services is in
+:mod:`fame.clipstore.s3`, :mod:`fame.clipstore.gs` and :mod:`fame.clipstore.az`, each of which
+stands on its provider's own library. So credentials are found as the provider's own tools find
+them, and forked workers may read: these libraries have no threads that a fork would lose.
 
 A name is the whole key of an object in its bucket; a key is, as everywhere, the part of it below
 the store's prefix.
@@ -11,40 +12,117 @@ the store's prefix.
 
 import os
 import uuid
-from collections.abc import Callable, Generator, Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
-from typing import Any, cast
-
-from aiohttp import ClientError  # an answer that was cut
-from botocore.exceptions import BotoCoreError
-from s3fs import S3FileSystem
+from importlib import import_module
+from typing import NamedTuple
 
 from fame.clipstore.schema import StoreError, UnreachableError
 from fame.clipstore.storage import Draft, In, Out, Source, Storage
 
-PART_BYTES = 2**24  # an upload has at most 10,000 parts: shards of up to 160 GB
+PACKAGES = {
+    "s3": "botocore",
+    "gs": "google-cloud-storage",
+    "az": "azure-storage-blob azure-identity",
+}
+"""What pip installs for each kind of address."""
+PART_BYTES = 2**24  # S3 takes at most 10,000 parts: shards of up to 160 GB
+CONNECT_SECONDS, ANSWER_SECONDS = 10, 60  # for one try of a request
+TRIES = 5
 _ROUND_TRIPS = 32  # at a time
-_REFUSED = ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "412", "409")
+_MISSING, _BEYOND_END = 404, 416
+_REFUSED = (409, 412)
+
+
+class Found(NamedTuple):
+    """What a service says of an object: its size in bytes, a tag that each write changes, and the
+    metadata it was written with.
+    """
+
+    size: int
+    tag: str
+    about: Mapping[str, str]
+
+
+class Upload(ABC):
+    """An object that is sent in parts, and is there once it is completed."""
+
+    @abstractmethod
+    def send(self, part: bytes) -> None: ...
+
+    @abstractmethod
+    def complete(self) -> None: ...
+
+    @abstractmethod
+    def abort(self) -> None: ...
+
+
+class Service(ABC):
+    """Requests to one bucket. Each is tried again where that may help, for a bounded time; then it
+    raises one of ``errors``.
+    """
+
+    errors: tuple[type[Exception], ...]
+
+    @abstractmethod
+    def __init__(self, bucket: str) -> None: ...
+
+    @staticmethod
+    @abstractmethod
+    def explain(error: BaseException) -> tuple[int | None, str]:
+        """Return the HTTP status of an error, ``None`` where there was no answer, and its text."""
+
+    @abstractmethod
+    def head(self, name: str) -> Found: ...
+
+    @abstractmethod
+    def read_into(self, name: str, view: memoryview, offset: int) -> int:
+        """Fill ``view``, which is not empty, from ``offset`` on. Return the number of bytes."""
+
+    @abstractmethod
+    def put(self, name: str, data: bytes) -> None: ...
+
+    @abstractmethod
+    def put_if(self, name: str, data: bytes, *, about: dict[str, str], tag: str | None) -> str:
+        """Write an object only if there is none, or only if its tag is ``tag``. Return the new
+        tag.
+        """
+
+    @abstractmethod
+    def delete(self, name: str) -> None:
+        """Remove an object, if it is there."""
+
+    @abstractmethod
+    def names(self, prefix: str) -> Iterator[str]: ...
+
+    @abstractmethod
+    def begin(self, name: str) -> Upload: ...
+
+    def sweep(self, prefix: str) -> None:  # noqa: B027 (not every service keeps them)
+        """Abort the uploads below ``prefix`` that were never completed."""
 
 
 class Bucket(Storage):
-    """The files of a store as objects; ``path`` is ``s3://bucket/prefix``."""
+    """The files of a store as objects; ``path`` is, for instance, ``s3://bucket/prefix``."""
 
     max_open = 4096  # of each only its index is held
     remote = True
 
     def __init__(self, address: str) -> None:
-        self._bucket, _, prefix = address.removeprefix("s3://").partition("/")
+        self._kind, _, place = address.partition("://")
+        self._bucket, _, prefix = place.partition("/")
         self.prefix = prefix.strip("/")
-        super().__init__(f"s3://{self._bucket}/{self.prefix}")
+        super().__init__(f"{self._kind}://{self._bucket}/{self.prefix}")
         if not self._bucket or not self.prefix or "//" in self.prefix:
-            raise StoreError(f"{address}: the address of a store is s3://bucket/path")
+            raise StoreError(f"{address}: the address of a store is {self._kind}://bucket/path")
+        self._explain = _service(self._kind).explain
 
     def size(self, key: str) -> int | None:
         found = self._head(self._name(key))
-        return int(found["ContentLength"]) if found else None
+        return found.size if found else None
 
     def open(self, key: str) -> "OpenObject":
         size = self.size(key)
@@ -56,26 +134,23 @@ class Bucket(Storage):
         return ObjectDraft(self, self._name(key))
 
     def remove(self, key: str) -> None:
-        self.call("delete_object", self._name(key), doing="write")
+        self.delete(self._name(key))
 
     def list_keys(self) -> Iterator[str]:
-        for entry in self._pages(
-            "list_objects_v2", "Contents", {"ContinuationToken": "NextContinuationToken"}
-        ):
-            yield entry["Key"].removeprefix(f"{self.prefix}/")
+        with self.requests("list") as service:
+            for name in service.names(f"{self.prefix}/"):
+                yield name.removeprefix(f"{self.prefix}/")
 
     def sweep(self) -> None:
-        markers = {"KeyMarker": "NextKeyMarker", "UploadIdMarker": "NextUploadIdMarker"}
-        for upload in list(self._pages("list_multipart_uploads", "Uploads", markers)):
-            self.call(
-                "abort_multipart_upload", upload["Key"], doing="write", UploadId=upload["UploadId"]
-            )
+        with self.requests("write") as service:
+            service.sweep(f"{self.prefix}/")
 
     def write_beside(self, suffix: str, text: str) -> None:
         if text:
-            self.call("put_object", self.prefix + suffix, doing="write", Body=text.encode())
+            with self.requests("write") as service:
+                service.put(self.prefix + suffix, text.encode())
         elif self.has_beside(suffix):
-            self.call("delete_object", self.prefix + suffix, doing="write")
+            self.delete(self.prefix + suffix)
 
     def has_beside(self, suffix: str) -> bool:
         return self._head(self.prefix + suffix) is not None
@@ -89,93 +164,73 @@ class Bucket(Storage):
         with ThreadPoolExecutor(_ROUND_TRIPS) as pool:
             yield from pool.map(function, items)
 
-    def call(self, method: str, name: str, *, doing: str, **arguments: Any) -> dict[str, Any]:
-        """Send a request about one object. Return its answer; raise an error of one line."""
-        with self._one_line_errors(doing):
-            return _client().call_s3(method, Bucket=self._bucket, Key=name, **arguments)
-
-    def get(self, key: str, *, start: int, end: int) -> bytes:
-        """Return the bytes of an object from ``start`` up to ``end``, which is above it."""
+    def read_into(self, key: str, view: memoryview, offset: int) -> int:
+        """Fill ``view`` from an object, from ``offset`` on. Return the number of bytes."""
         try:
-            with self._one_line_errors("read"):
-                return _client().cat_file(f"{self._bucket}/{self._name(key)}", start=start, end=end)
+            with self.requests("read") as service:
+                return service.read_into(self._name(key), view, offset) if view else 0
         except UnreachableError as error:
-            if _code(error) == "InvalidRange":  # it was replaced by a shorter one
-                return b""
+            if self._status(error) == _BEYOND_END:  # it was replaced by a shorter one
+                return 0
             raise
 
+    def delete(self, name: str) -> None:
+        """Remove an object, if it is there."""
+        with self.requests("write") as service:
+            service.delete(name)
+
     def tag(self, name: str) -> tuple[str, str] | None:
-        """Return the ETag of an object and who wrote it, or ``None`` if there is no such
-        object.
-        """
+        """Return the tag of an object and who wrote it, or ``None`` if there is no such object."""
         found = self._head(name)
-        return (found["ETag"], found["Metadata"].get("owner", "unknown")) if found else None
+        return (found.tag, found.about.get("owner", "unknown")) if found else None
 
     def put_if(self, name: str, data: bytes, *, owner: str, tag: str | None) -> str | None:
-        """Write an object only if there is none (``tag`` is ``None``) or its ETag is ``tag``.
-        Return the new ETag, or ``None`` if the object is another.
+        """Write an object only if there is none (``tag`` is ``None``) or its tag is ``tag``. Return
+        the new tag, or ``None`` if the object is another.
         """
-        condition = {"IfMatch": tag} if tag else {"IfNoneMatch": "*"}
         about = {"owner": owner, "write": uuid.uuid4().hex}
         try:
-            answer = self.call(
-                "put_object", name, doing="write", Body=data, Metadata=about, **condition
-            )
+            with self.requests("write") as service:
+                return service.put_if(name, data, about=about, tag=tag)
         except StoreError as error:
-            if _code(error) not in _REFUSED:
+            # Only where there was an object may a missing one be the reason; otherwise there is no
+            # such bucket.
+            if self._status(error) not in ((*_REFUSED, _MISSING) if tag else _REFUSED):
                 raise
             # Where the answer to a first try was lost, it is our own object that is in the way.
             found = self._head(name)
-            ours = found and found["Metadata"].get("write") == about["write"]
-            return str(found["ETag"]) if found and ours else None
-        return answer["ETag"]
-
-    def _name(self, key: str) -> str:
-        return f"{self.prefix}/{key}"
-
-    def _head(self, name: str) -> dict[str, Any] | None:
-        try:
-            return self.call("head_object", name, doing="read")
-        except StoreError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                return None
-            raise
-
-    def _pages(
-        self, method: str, entries: str, markers: dict[str, str]
-    ) -> Iterator[dict[str, Any]]:
-        """Yield the entries of a list below the prefix; ``markers`` names what an answer gives for
-        the next request.
-        """
-        more: dict[str, Any] = {}
-        while True:
-            with self._one_line_errors("list"):
-                page = _client().call_s3(
-                    method, Bucket=self._bucket, Prefix=f"{self.prefix}/", **more
-                )
-            yield from page.get(entries, [])
-            if not page.get("IsTruncated"):
-                return
-            more = {asked: page[given] for asked, given in markers.items()}
+            return found.tag if found and found.about.get("write") == about["write"] else None
 
     @contextmanager
-    def _one_line_errors(self, doing: str) -> Generator[None]:
-        """Turn what s3fs raises into one line; a read fails as the store only where there is no
-        such object.
+    def requests(self, doing: str) -> Generator[Service]:
+        """Give the service, and turn what it raises into one line; a read fails as the store only
+        where there is no such object.
         """
         try:
-            yield
-        except (OSError, BotoCoreError, ClientError) as error:
-            message = (
-                f"{self}: cannot {doing} ({' '.join(str(error).split()) or type(error).__name__})"
-            )
+            yield _client_of(self._kind, self._bucket, os.getpid())
+        except _service(self._kind).errors as error:
+            status, reason = self._explain(error)
+            message = f"{self}: cannot {doing} ({' '.join(reason.split()) or type(error).__name__})"
             if doing == "write":
                 raise StoreError(
                     f"{message}. What is done is kept: run the same command again to go on"
                 ) from error
-            raise (StoreError if isinstance(error, FileNotFoundError) else UnreachableError)(
-                message
-            ) from error
+            raise (StoreError if status == _MISSING else UnreachableError)(message) from error
+
+    def _name(self, key: str) -> str:
+        return f"{self.prefix}/{key}"
+
+    def _head(self, name: str) -> Found | None:
+        try:
+            with self.requests("read") as service:
+                return service.head(name)
+        except StoreError as error:
+            if self._status(error) == _MISSING:
+                return None
+            raise
+
+    def _status(self, error: Exception) -> int | None:
+        return self._explain(error.__cause__)[0] if error.__cause__ else None
 
 
 class OpenObject(Source):
@@ -185,9 +240,7 @@ class OpenObject(Source):
         self._bucket, self._key, self.size = bucket, key, size
 
     def read_into(self, view: memoryview, offset: int) -> int:
-        data = self._bucket.get(self._key, start=offset, end=offset + len(view)) if view else b""
-        view[: len(data)] = data
-        return len(data)
+        return self._bucket.read_into(self._key, view, offset)
 
 
 class ObjectDraft(Draft):
@@ -199,53 +252,45 @@ class ObjectDraft(Draft):
         super().__init__()
         self._bucket, self._name = bucket, name
         self._rest = bytearray()
-        self._upload: str | None = None
-        self._parts: list[dict[str, Any]] = []
+        self._upload: Upload | None = None
 
     def _append(self, data: bytes) -> None:
         self._rest += data
         while len(self._rest) >= PART_BYTES:
-            self._send_part(PART_BYTES)
+            self._send(PART_BYTES)
 
     def commit(self) -> None:
         if self._upload is None:
-            self._call("put_object", Body=bytes(self._rest))
+            with self._bucket.requests("write") as service:
+                service.put(self._name, bytes(self._rest))
             return
         if self._rest:
-            self._send_part(len(self._rest))
-        parts = {"Parts": self._parts}
-        self._call("complete_multipart_upload", UploadId=self._upload, MultipartUpload=parts)
+            self._send(len(self._rest))
+        with self._bucket.requests("write"):
+            self._upload.complete()
         self._upload = None
 
     def discard(self) -> None:
         if self._upload is not None:
-            with suppress(StoreError):  # `sweep` does it, then
-                self._call("abort_multipart_upload", UploadId=self._upload)
+            with suppress(StoreError), self._bucket.requests("write"):  # `sweep` does it, then
+                self._upload.abort()
             self._upload = None
 
-    def _send_part(self, size: int) -> None:
-        if self._upload is None:
-            self._upload = str(self._call("create_multipart_upload")["UploadId"])
-        number, part = len(self._parts) + 1, bytes(self._rest[:size])
-        answer = self._call("upload_part", UploadId=self._upload, PartNumber=number, Body=part)
-        self._parts.append({"PartNumber": number, "ETag": answer["ETag"]})
+    def _send(self, size: int) -> None:
+        with self._bucket.requests("write") as service:
+            self._upload = self._upload or service.begin(self._name)
+            self._upload.send(bytes(self._rest[:size]))
         del self._rest[:size]
 
-    def _call(self, method: str, **arguments: Any) -> dict[str, Any]:
-        return self._bucket.call(method, self._name, doing="write", **arguments)
 
-
-def _client() -> Any:
-    """Return this process's client, which all its threads share; a forked worker makes its own."""
-    return _client_of(os.getpid())
+def _service(kind: str) -> type[Service]:
+    """Return the class of a kind of address. Raise ``ImportError`` where its package is not
+    installed.
+    """
+    return import_module(f"fame.clipstore.{kind}").Client
 
 
 @cache
-def _client_of(process: int) -> Any:
-    return S3FileSystem(use_listings_cache=False, skip_instance_cache=True)
-
-
-def _code(error: Exception) -> str:
-    """Return the server's code of an error, empty if the error came from elsewhere."""
-    answer = getattr(getattr(error.__cause__, "__cause__", None), "response", None)
-    return str(cast("dict[str, Any]", answer)["Error"].get("Code")) if answer else ""
+def _client_of(kind: str, bucket: str, process: int) -> Service:
+    """Return this process's client, which all its threads share; a forked worker makes its own."""
+    return _service(kind)(bucket)
