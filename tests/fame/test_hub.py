@@ -41,7 +41,7 @@ class Handler(BaseHTTPRequestHandler):
         # A connection closed with a request half read is reset, and the answer with it.
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.broken:
-            self._send(b"oops", self.broken)
+            self._send(b"oops", self.broken, Connection="close")  # else a client may use it again
         self.close_connection = True
         return False
 
