@@ -247,7 +247,9 @@ def build_moco(config: PretrainConfig) -> MoCo:
         temperature=config.temperature,
         seed=config.seed,
         bf16=config.precision == "bf16",
-        one_forward=config.precision == "bf16",
+        # Checkpointed, one view after the other needs less memory: a stage is computed again for
+        # half as many clips.
+        one_forward=config.precision == "bf16" or not config.checkpoint_activations,
     )
     set_norm_group(moco, config.bn_group)
     set_activation_checkpointing(moco.encoder_q, config.checkpoint_activations)

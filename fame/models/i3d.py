@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fame.models.backbone import Backbone
-from fame.models.convolution import FlatConv3d
+from fame.models.convolution import FlatConv3d, pointwise
 from fame.models.norm import GroupedBatchNorm3d
 from fame.normalize import MEAN, STD
 
@@ -166,8 +166,7 @@ class Mixed(nn.Module):
         Three branches begin with a 1x1 convolution of the same input: one product makes all three.
         """
         units = [cast(Unit, unit) for unit in (self.branch_0, self.branch_1[0], self.branch_2[0])]
-        weight = torch.cat([unit.conv3d.weight.flatten(1) for unit in units])
-        product = F.linear(input.movedim(1, -1), weight).movedim(-1, 1)
+        product = pointwise(input, torch.cat([unit.conv3d.weight for unit in units]))
         widths = [unit.conv3d.out_channels for unit in units]
         first, second, third = (
             unit.finish(part) for unit, part in zip(units, product.split(widths, 1), strict=True)

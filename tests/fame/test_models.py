@@ -21,7 +21,7 @@ from fame.models import (
     set_activation_checkpointing,
     set_norm_group,
 )
-from fame.models.convolution import FlatConv3d
+from fame.models.convolution import FlatConv3d, _over_space, _product
 from fame.models.i3d import MaxPool, Mixed, same_padding, scaled
 from fame.models.registry import seeded
 from fame.normalize import MEAN, STD, encoder_input
@@ -176,6 +176,12 @@ def test_pooling_in_two_passes_keeps_layout_and_gradients() -> None:
         pooled.backward(slope)
         expected.backward(slope)
         torch.testing.assert_close(ours.grad, plain.grad, atol=1e-5, rtol=0)
+
+
+def test_both_forms_of_a_kernel_of_one_element_are_the_convolution() -> None:
+    clip, weight = noise(2, 5, 3, 7, 6), noise(7, 5, 1, 1, 1, seed=1)
+    for form in (_product, _over_space):
+        torch.testing.assert_close(form(clip, weight), F.conv3d(clip, weight), atol=1e-5, rtol=1e-5)
 
 
 def test_three_convolutions_as_one_product_are_the_branches() -> None:

@@ -22,7 +22,7 @@ from fame.randomness import numpy_generator
 from tests.stores import make_store
 from tests.train.tiny import SMOOTH, TINY, figures, flat, same, state_of
 from train.config import PretrainConfig
-from train.pretrain import PretrainTask, pretrain
+from train.pretrain import PretrainTask, build_moco, pretrain
 from train.run.log import DivergedError
 from train.run.loop import RunResult, train
 from train.run.peers import Alone
@@ -165,6 +165,20 @@ def test_golden_losses(
         golden[name] = losses
         GOLDEN.write_text(json.dumps(golden, indent=1) + "\n")
     assert losses == pytest.approx(golden[name], abs=within)
+
+
+@pytest.mark.parametrize(
+    ("settings", "together"),
+    [
+        (["precision=fp32"], True),
+        (["precision=bf16", "checkpoint_activations=true"], True),
+        (["precision=fp32", "checkpoint_activations=true"], False),
+    ],
+)
+def test_both_views_are_one_forward_unless_it_would_cost_memory(
+    settings: list[str], together: bool
+):
+    assert build_moco(TINY.override(settings)).one_forward is together
 
 
 def test_the_run_folder_tells_what_ran(store: Path, tmp_path: Path):
