@@ -65,6 +65,7 @@ class Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Take the options of earlier versions too."""
         ctx.meta[_GIVEN] = shlex.join([*ctx.command_path.split(), *args])
+        _refuse_empty(args)
         return super().parse_args(ctx, renamed(ctx.command_path, args))
 
     def invoke(self, ctx: Any) -> Any:
@@ -99,12 +100,12 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, MemoryError) as error:
             if isinstance(error, BrokenPipeError) and _nobody_reads():
                 raise typer.Exit(_SIGNALLED + signal.SIGPIPE) from error
             if ctx.find_root().params["debug"]:
                 raise
-            raise TyperException(str(error) or type(error).__name__) from error
+            raise TyperException(_in_words(error)) from error
         except KeyboardInterrupt as error:
             given = ctx.meta.get(_GIVEN, "fame")  # that of the innermost command
             print(plain(f"fame: interrupted; to go on: {given}"), file=sys.stderr)
@@ -131,6 +132,14 @@ class Commands(TyperGroup):
         sys.exit(code or 0)
 
 
+def _refuse_empty(args: list[str]) -> None:
+    """Raise for an empty argument, which would be taken for the current folder."""
+    for before, word in zip(["", *args], args, strict=False):
+        if not word or (word.startswith("--") and word.endswith("=") and word.count("=") == 1):
+            name = word[:-1] or (before if before.startswith("-") else "an argument")
+            raise TyperException(f"{name} is empty; is a variable of your shell not set?")
+
+
 def _nobody_reads() -> bool:
     """Return whether the reader of what is printed has gone, as ``| head -1`` does; what is left to
     print goes nowhere then, in silence.
@@ -143,6 +152,16 @@ def _nobody_reads() -> bool:
             os.dup2(os.open(os.devnull, os.O_WRONLY), number)
             gone = True
     return gone
+
+
+def _in_words(error: BaseException) -> str:
+    """Return what an error says: of the system, the file and the reason without its number."""
+    if isinstance(error, OSError) and error.strerror:
+        name = error.filename
+        return error.strerror if name is None else f"{name}: {error.strerror}"
+    if isinstance(error, MemoryError):
+        return f"out of memory; what was asked for needs more than there is ({error})"
+    return str(error) or type(error).__name__
 
 
 def _in_one_line(error: TyperException) -> str:

@@ -1,13 +1,14 @@
 """The fields that a person chose: those of a config file, of options and of ``--set``."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from commands.options import Values, in_words
 from commands.paths import existing
+from fame.reading import read_json, read_text
 from fame.settings import Settings
+from fame.words import quoted
 
 
 def chosen(
@@ -29,24 +30,40 @@ def chosen(
 
 def _read_config(kind: type[Settings], path: Path) -> Values:
     """Read the fields in a JSON or YAML file. Raise ``ValueError`` naming the file otherwise."""
-    import yaml
-
     existing(path, made_by="name a JSON or YAML file with --config")
-    text = path.read_text()
-    try:
-        data = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
+    data = read_json(path) if path.suffix == ".json" else _read_yaml(path)
     if not isinstance(data, Mapping):
         raise ValueError(f"{path}: must hold fields and their values")
     try:
-        return {name: _read_value(kind, name, value) for name, value in data.items()}
+        return {str(name): _read_value(kind, name, value) for name, value in data.items()}
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _read_value(kind: type[Settings], name: str, value: Any) -> Any:
-    field = kind.field(name)  # YAML reads 1e-3 as text
+def _read_yaml(path: Path) -> Any:
+    import yaml
+
+    text = read_text(path)
+    try:
+        # A key that is there twice would lose one of its values in silence.
+        if double := _doubled(yaml.compose(text, yaml.SafeLoader)):
+            raise ValueError(f"{quoted(double)} is there twice")
+        return yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
+    except RecursionError:
+        raise ValueError(f"{path}: nested too deeply") from None
+
+
+def _doubled(top: Any) -> str | None:
+    """Return a key that the outermost mapping of a YAML document has twice."""
+    pairs = top.value if getattr(top, "id", "") == "mapping" else ()
+    names = [key.value for key, _ in pairs if isinstance(key.value, str)]
+    return next((name for name in names if names.count(name) > 1), None)
+
+
+def _read_value(kind: type[Settings], name: object, value: Any) -> Any:
+    field = kind.field(str(name))  # YAML reads `on` as true and 1e-3 as text
     read = field.parse(value) if isinstance(value, str) else field.read(value)
     field.check(read)
     return read

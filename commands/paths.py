@@ -6,6 +6,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from commands.options import option
+from fame.files import is_there
 
 Root = Annotated[
     Path,
@@ -30,7 +31,7 @@ def existing(path: AnyPath, *, made_by: str) -> AnyPath:
     An address (``s3://``, ``hf:``) or a function (``module:name``) is not looked for here: opening
     it raises the error.
     """
-    if ":" not in str(path) and not Path(path).exists():
+    if ":" not in str(path) and not is_there(Path(path)):
         raise ValueError(f"{path} is not there; {made_by}")
     return path
 

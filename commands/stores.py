@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from commands.paths import AnyPath
+from fame.files import is_there
 from preprocess.config import Dataset
 from preprocess.datasets.files import is_video
 
@@ -24,10 +25,10 @@ def existing_store(path: AnyPath, *, root: Path, hint: str = "") -> AnyPath:
 
     A store in a bucket is not looked for here: opening it raises the error.
     """
-    if "://" in str(path) or (Path(path) / _ROOT_KEY).exists():
+    if "://" in str(path) or is_there(Path(path) / _ROOT_KEY):
         return path
     place = Path(path)
-    if not place.exists():
+    if not is_there(place):
         others = _named(place.parent) or _named(root / "stores")
         notes = [f"{path} is not there", _maker(place), hint, others]
     elif not place.is_dir():
@@ -67,7 +68,7 @@ def shares(words: list[str]) -> tuple[list[str], list[float] | None]:
 
 def _share(word: str) -> tuple[str, float | None]:
     path, equals, text = word.rpartition("=")
-    if not equals or Path(word).exists():
+    if not equals or is_there(Path(word)):
         return word, None
     try:
         return path, float(text)

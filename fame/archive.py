@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from fame.pickled import Name, PickleError, refusal, unpickle
+from fame.words import plain
 
 RUN_CHECKPOINT = Path("checkpoints", "last.pt")  # in a run folder
 DAMAGED = "truncated, damaged or not a checkpoint"
@@ -353,7 +354,7 @@ def _natural(numbers: list[Any]) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the first line of an error's message, cut where it is long; its type where there is
-    none.
+    """Return the first line of an error's message, printable and cut where it is long; its type
+    where there is none.
     """
-    return (str(error).strip().splitlines() or [""])[0][:160] or type(error).__name__
+    return plain((str(error).strip().splitlines() or [""])[0][:160]) or type(error).__name__

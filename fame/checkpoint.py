@@ -10,7 +10,6 @@ finite and within its bounds. Format 1 had no checksums; its parts get all the o
 import hashlib
 import json
 import math
-import reprlib
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from fame.archive import Archive, CheckpointError, Claim, open_archive
 from fame.files import whole
+from fame.words import shown
 
 FORMAT = "fame-checkpoint/2"
 _WITHOUT_CHECKSUMS = "fame-checkpoint/1"
@@ -30,10 +30,6 @@ _DESCRIPTIONS = ("model", "config", "progress")
 _MOST_VALUES, _DEEPEST = 100_000, 16  # in the descriptions together
 # Variances, whose square roots would be NaN some steps later, and a count.
 _NEVER_NEGATIVE = ("running_var", "num_batches_tracked", "exp_avg_sq")
-
-# A value of a damaged file may be a text of megabytes; a message has room for one line.
-_shorten = reprlib.Repr()
-_shorten.maxstring = _shorten.maxother = _shorten.maxlong = 80
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,14 +299,6 @@ class _Copier:
         except UnicodeEncodeError:  # half a character, which no terminal and no file takes
             raise CheckpointError(f"{shown(word)} is no text") from None
         return str(word)
-
-
-def shown(value: Any) -> str:
-    """Return any value of a file as short text on one line, for a message."""
-    if isinstance(value, str) and value.isprintable() and len(value) < 80:
-        return value
-    text = _shorten.repr(value)
-    return text if len(text) < 120 else f"{text[:100]}..."
 
 
 def _leaves(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:

@@ -46,6 +46,13 @@ def is_there(path: Path) -> bool:
         return False
 
 
+def real(path: Path) -> Path:
+    """Return the path without links. One that leads to itself stays: ``Path.resolve`` would raise
+    something that is no ``OSError``.
+    """
+    return Path(os.path.realpath(path))
+
+
 def try_write(path: Path) -> None:
     """Raise :class:`WriteError` now where :func:`whole` could not write ``path`` after long work.
 

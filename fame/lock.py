@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Generator
 from pathlib import Path
 
+from fame.files import real
+
 _UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 _LOOK_SECONDS = 0.5
 _held: set[int] = set()
@@ -34,7 +36,7 @@ def hold(
     passes ``flock`` on (NFS does). On a file system without locks,
     warn and go on.
     """
-    target = folder.resolve()
+    target = real(folder)
     file = target.parent / f".{target.name}.lock" if beside else target / ".lock"
     made = not file.parent.exists()
     try:

@@ -28,6 +28,7 @@ _HARMLESS = re.compile(
     r"|torch (device|Size|float\d+|bfloat16|double|float|half|u?int\d+|long|int|bool)"
 )
 _MOST_BITS = 128
+_MOST_STEPS = 5_000_000  # of one pickle; they take seconds. That of a run of I3D has 40,000
 _PUSHED = {
     "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
     "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE",
@@ -105,7 +106,9 @@ class _Machine:
     def run(self, file: io.BytesIO) -> Any:
         """Follow the instructions to the end."""
         steps: Iterator[tuple[Any, Any, Any]] = pickletools.genops(file)
-        for opcode, argument, _ in steps:
+        for number, (opcode, argument, _) in enumerate(steps):
+            if number > _MOST_STEPS:
+                raise PickleError(f"refused: its pickle has more than {_MOST_STEPS:,} instructions")
             name: str = opcode.name
             if name in _PUSHED:
                 if isinstance(argument, int) and argument.bit_length() > _MOST_BITS:

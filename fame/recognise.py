@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from fame.archive import CheckpointError, Claim
-from fame.checkpoint import FORMAT, shown
+from fame.checkpoint import FORMAT
+from fame.words import shown
 
 # Where projects put the weights in a file, the likeliest first; other keys come after these.
 _WRAPPERS = (

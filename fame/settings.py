@@ -46,6 +46,8 @@ from typing import (
     get_type_hints,
 )
 
+from fame.words import quoted, shown
+
 # The tests check annotations at run time, which take neither ``Self`` here nor an int for a float.
 S = TypeVar("S", bound="Settings")
 SEED = {"seed": "difference"}  # what the frame difference was called, after the paper's figure
@@ -80,9 +82,10 @@ class Setting:
     formerly: Mapping[str, str] | None = None
 
     def contains(self, value: Number) -> bool:
-        """Return whether a number is finite and lies in the range."""
+        """Return whether a number is finite, or of 64 bits, and lies in the range."""
         return (
-            math.isfinite(value)
+            # A larger whole number is too large for torch and, from 10^309 on, for a float.
+            (abs(value) < 1 << 63 if isinstance(value, int) else math.isfinite(value))
             and (self.low is None or value >= self.low)
             and (self.high is None or value <= self.high)
             and (self.above is None or value > self.above)
@@ -164,7 +167,7 @@ class Field:
     def check(self, value: Any) -> None:
         """Raise ``ValueError`` naming the field, the value and what is allowed."""
         if not (value is None and self.optional) and not self._allows(value):
-            raise ValueError(f"{self.name} must be {self.allowed}, got {value!r}")
+            raise ValueError(f"{self.name} must be {self.allowed}, got {quoted(value)}")
 
     def _allows(self, value: Any) -> bool:
         kind = self.kind
@@ -196,7 +199,7 @@ class Field:
                 return tuple(int(part) for part in text.split(",") if part)
             return kind(text) if kind is Path or kind in _NUMBERS else text
         except (ValueError, KeyError):
-            raise ValueError(f"{self.name} must be {self.allowed}, got {text!r}") from None
+            raise ValueError(f"{self.name} must be {self.allowed}, got {quoted(text)}") from None
 
     def read(self, value: Any) -> Any:
         """Turn a value from JSON, which has no tuples and no settings, into that of the field."""
@@ -237,9 +240,19 @@ class Settings:
         fields = cls.fields()
         if name not in fields:
             # With a cutoff of 0 there is always one.
-            (near,) = difflib.get_close_matches(name, fields, n=1, cutoff=0.0)
-            raise ValueError(f"{cls.__name__} has no field {name!r}; did you mean {near!r}?")
+            (near,) = difflib.get_close_matches(shown(name), fields, n=1, cutoff=0.0)
+            raise ValueError(f"{cls.__name__} has no field {quoted(name)}; did you mean {near!r}?")
         return fields[name]
+
+    @classmethod
+    def check(cls, data: Mapping[str, Any]) -> None:
+        """Raise ``ValueError`` for a value that its field does not allow. Fields of other versions
+        may be there, and values may not fit together.
+        """
+        for name, field in cls.fields().items():
+            value = data.get(name, field.default)
+            if not (isinstance(value, str) and value in (field.setting.formerly or {})):
+                field.check(field.read(value))
 
     @classmethod
     def from_dict(cls: type[S], data: Mapping[str, Any]) -> S:

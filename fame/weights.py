@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fame.archive import Archive, CheckpointError, one_line, open_archive
-from fame.checkpoint import FORMATS, Checkpoint, checksum, compare, expected, plain, shown, take
+from fame.checkpoint import FORMATS, Checkpoint, checksum, compare, expected, plain, take
 from fame.files import is_there
 from fame.hub import fetch, is_address
 from fame.models import Backbone, build_backbone, build_encoder, build_foreign, is_foreign
@@ -26,6 +26,7 @@ from fame.models.foreign import ForeignBackbone
 from fame.models.registry import seeded
 from fame.normalize import Normalisation, encoder_input
 from fame.recognise import Recognised, claims_for, recognise
+from fame.words import shown
 
 CARD_KEY, CHECKSUM_KEY = "fame_card", "fame_checksum"
 HEAD_PREFIXES = ("id_head.", "fc.")

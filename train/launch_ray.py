@@ -21,7 +21,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from fame.archive import RUN_CHECKPOINT
 from fame.checkpoint import open_checkpoint
 from fame.clipstore import StorePath, absolute
-from fame.files import is_there
+from fame.files import is_there, real
 from fame.sessions import secured
 from fame.weights import Weights, read_weights
 from train.config import FinetuneConfig, LaunchConfig, PretrainConfig, TrainingConfig
@@ -48,7 +48,7 @@ def pretrain_on_ray(
     already. GPUs are used unless ``config.device`` is cpu or the cluster has none. Raise what a
     worker raised.
     """
-    run_dir = run_dir.resolve()
+    run_dir = real(run_dir)
     arguments = {
         "config": config.to_dict(),
         "folder": str(Path.cwd()),
@@ -75,7 +75,7 @@ def finetune_on_ray(
     """Run :func:`train.finetune.finetune` as :func:`pretrain_on_ray` does; every process reads the
     weights of ``pretrained``.
     """
-    run_dir = run_dir.resolve()
+    run_dir = real(run_dir)
     arguments = {
         "config": config.to_dict(),
         "folder": str(Path.cwd()),
@@ -156,7 +156,7 @@ def _finetune(arguments: dict[str, Any]) -> None:
 
 def _whole(weights: Path | None) -> str | None:
     """Return the path of weights as it is understood on another node."""
-    return str(weights.resolve()) if weights and is_there(weights) else weights and str(weights)
+    return str(real(weights)) if weights and is_there(weights) else weights and str(weights)
 
 
 def _read(weights: str | None) -> Weights | None:

@@ -18,7 +18,7 @@ from fame.settings import Settings
 from fame.words import plain
 from train.config import FinetuneConfig, PretrainConfig
 from train.evaluate.plots import read_metrics
-from train.evaluate.results import number, read_json, read_results, read_run
+from train.evaluate.results import number, read_object, read_results, read_run
 from train.opening import nearest_recipe
 
 CARD = "README.md"
@@ -80,7 +80,7 @@ def model_card(
         _BIAS if biased else f"Not measured. {_BIAS}",
         *(_results(path) for path in biased),
         "## Environment",
-        _table(("", ""), _rows(read_json(run / "environment.json"), without={"data"})),
+        _table(("", ""), _rows(read_object(run / "environment.json"), without={"data"})),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -143,7 +143,7 @@ def _metrics(run: Path) -> Iterable[tuple[str, str]]:
         epoch = read_metrics(run / "epochs.jsonl")[-1]
         yield from ((key, number(epoch[key])) for key in sorted(epoch.keys() - {"step"}))
     if (run / "report.json").is_file():
-        report = read_json(run / "report.json")
+        report = read_object(run / "report.json")
         figures = report.get("figures")
         if isinstance(figures, dict):
             yield from ((f"test {key}, %", number(value)) for key, value in figures.items())

@@ -9,6 +9,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fame.files import is_there
+from fame.reading import read_bytes
+
 MAX_BYTES = 1 << 28  # of one annotation file; the largest official one has 30 MB
 _MARKS = {b"\xef\xbb\xbf": "utf-8", b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
 _SPACE = re.compile(r"[ \t\n]*")
@@ -116,13 +119,9 @@ def checked_class(line: Line, name: object) -> str:
 
 def _text(path: Path) -> str:
     r"""Return the text of a file, with ``\n`` for every line end."""
-    if not path.exists():
+    if not is_there(path):
         raise ValueError(f"{path} is not there: check its path, or put the file there")
-    if not path.is_file():
-        raise ValueError(f"{path} is not a file of annotations")
-    if path.stat().st_size > MAX_BYTES:
-        raise ValueError(f"{path} is larger than the {MAX_BYTES >> 20} MiB that annotations may be")
-    data = path.read_bytes()
+    data = read_bytes(path, most=MAX_BYTES)
     mark = next((mark for mark in _MARKS if data.startswith(mark)), b"")
     try:
         text = data[len(mark) :].decode(_MARKS.get(mark, "utf-8"))

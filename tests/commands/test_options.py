@@ -12,6 +12,7 @@ from torch.distributed.run import get_args_parser
 from typer.testing import CliRunner
 
 from cli import app
+from tests.stores import make_store
 from train.config import FinetuneConfig, PretrainConfig
 from train.recipes import RECIPES, recipe
 
@@ -24,6 +25,19 @@ def commands(
     yield path, command
     for name, child in getattr(command, "commands", {}).items():
         yield from commands(child, (*path, name))
+
+
+# A value of 10^9 leaves in 200 bytes.
+LAUGHS = (
+    "epochs: ["
+    + "".join(
+        f"&{name} [{','.join([before] * 10)}],"
+        for before, name in zip(
+            ("x", *["*a", "*b", "*c", "*d", "*e", "*f", "*g", "*h"]), "abcdefghi", strict=True
+        )
+    )
+    + "]"
+)
 
 
 def run(*arguments: object) -> Any:
@@ -122,11 +136,34 @@ def test_what_cannot_be_is_one_line(options: list[str], words: str) -> None:
         ("finetune ucf101 --fold 7", "fold must be a whole number from 1 to 3, got 7"),
         ("store verify x --workers 0", "--workers must be at least 1, got '0'"),
         ("pretrain --device x", "Invalid value for '--device': 'x' is not one of 'auto', 'cpu'"),
+        ("report --out=", "--out is empty; is a variable of your shell not set?"),
         ("pretrain --resume", "Option '--resume' requires an argument"),
     ],
 )
 def test_a_bad_value_is_echoed_with_its_option(arguments: str, words: str) -> None:
     assert refused(*arguments.split()).startswith(f"fame: {words}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["export", ""], "an argument is empty; is a variable"),
+        (["preprocess", "folder", "--videos", ""], "--videos is empty"),
+        (["pretrain", "--config", "."], ".: cannot be read (Is a directory)"),
+        (["pretrain", "x" * 300], "xxx is not there"),
+        (["store", "info", "loop"], "loop is not there"),
+        (["pretrain", "store", "--run-dir", "loop"], "cannot make"),
+        (["demo", "--out", "/proc/demo"], "/proc/demo: No such file or directory"),
+    ],
+)
+def test_a_path_that_cannot_be_is_named(
+    arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    make_store(Path("store"), videos=1)
+    line = refused(*arguments)
+    assert words in line and "[Errno" not in line
 
 
 def test_the_config_of_a_run_is_a_config_file(tmp_path: Path) -> None:
@@ -156,6 +193,16 @@ def test_a_yaml_file_changes_the_recipe(tmp_path: Path) -> None:
         ("a.yaml", "betta: 1", "did you mean 'beta'"),
         ("a.json", '{"beta": 2}', "a.json: beta must be"),
         ("a.yaml", "!!python/object/apply:os.getcwd []", "a.yaml: "),
+        ("a.yaml", "lr: 1\nlr: 2\n", "a.yaml: 'lr' is there twice"),
+        ("a.json", '{"lr": 1, "lr": 2}', "'lr' is there twice"),
+        ("a.yaml", "[" * 5000, "a.yaml: nested too deeply"),
+        ("a.json", "[" * 100_000, "nested too deeply"),
+        ("a.yaml", "3: 4", "has no field '3'"),
+        ("a.yaml", "on: 4", "has no field 'True'"),
+        ("a.yaml", LAUGHS, "a.yaml: epochs must be a whole number of at least 1, got [['x'"),
+        ("a.json", f'{{"{"x" * 10**6}": 1}}', "xxx'; did you mean"),
+        ("a.yaml", "epochs: 9223372036854775808", "epochs must be a whole number"),
+        ("a.json", f'{{"epochs": {"9" * 400}}}', "epochs must be a whole number"),
     ],
 )
 def test_a_bad_config_file_is_named(tmp_path: Path, name: str, text: str, words: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from fame import pickled
 from fame.pickled import PickleError, Record, unpickle
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
@@ -40,6 +41,13 @@ def test_plain_values_are_those_of_python(protocol: int) -> None:
         value = plain_value(draw)
         data = pickle.dumps(value, protocol)
         assert read(data) == value == pickle.loads(data)
+
+
+def test_a_pickle_of_endless_instructions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickled, "_MOST_STEPS", 100)
+    assert read(b"\x80\x02(" + b"N" * 90 + b"l.") == [None] * 90
+    with pytest.raises(PickleError, match="more than 100 instructions"):
+        read(b"\x80\x02(" + b"N" * 100 + b"l.")
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -18,7 +18,7 @@ from fame.words import plain
         ("a\nfame: all is well", r"a\nfame: all is well"),
         ("\u202egnp.exe", r"\u202egnp.exe"),
         ("\udcff", r"\udcff"),
-        ("x" * 3000, "x" * 2000 + "... (3000 letters)"),
+        ("x" * 2900 + "y" * 100, "x" * 1800 + "... (3000 letters) ..." + "x" * 100 + "y" * 100),
         ("Übung 滑雪", "Übung 滑雪"),
     ],
 )

@@ -511,8 +511,12 @@ def odd_stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ("good", ["--beta", "1"], "got 1.0"),
         ("good", ["--crop", "40"], "crop 40 is larger than the 36x48"),
         ("good", ["--batch", "0"], "batch must be a whole number of at least 1"),
-        ("good", ["--backgrounds", "nowhere.csv"], "nowhere.csv: no such file"),
-        ("good", ["--backgrounds", "{columns}"], "columns.csv: has no column background"),
+        (
+            "good",
+            ["--backgrounds", "nowhere.csv"],
+            "nowhere.csv: cannot be read (No such file or directory)",
+        ),
+        ("good", ["--backgrounds", "{columns}"], "columns.csv, line 1: has no column background"),
         ("good", ["--backgrounds", "{rows}"], "rows.csv: gives no background for 001"),
         (
             "good",

@@ -1,9 +1,11 @@
 """The page of a run: everything is in it, strangers' words are escaped, and it opens in a browser."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.train.tiny import TINY
+from tests.train.tiny import TINY, TUNED
 from train.evaluate.page import write_page
 from train.pretrain import pretrain
 
@@ -66,7 +68,7 @@ def test_a_page_without_a_store_needs_no_checkpoint(run: Path, tmp_path: Path):
     ("content", "says"),
     [
         ("[]", "no JSON object"),
-        ("{", "cannot be read"),
+        ("{", "is not JSON"),
         ("{}", "no results"),
         (None, r"\(No such file or directory\)$"),
     ],
@@ -78,6 +80,61 @@ def test_results_that_are_none_are_named(run: Path, tmp_path: Path, content: str
     with pytest.raises(ValueError, match=rf"some\.json.*{says}"):
         write_page(run, tmp_path / "page.html", results=[path], device=CPU)
     assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize("damage", ["text", "cut", "bomb", "pipe"])
+def test_a_picture_that_is_none_is_named(run: Path, tmp_path: Path, damage: str):
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(path := tmp_path / "bias.png")
+    good = path.read_bytes()
+    path.unlink()
+    if damage == "pipe":
+        os.mkfifo(path)
+    else:  # a header of 65,535 x 65,535 pixels, with its own checksum
+        head = b"IHDR" + b"\0\0\xff\xff" * 2 + good[24:29]
+        bomb = good[:12] + head + zlib.crc32(head).to_bytes(4) + good[33:]
+        path.write_bytes({"text": b"no picture", "cut": good[:40], "bomb": bomb}[damage])
+    with pytest.raises(ValueError, match=r"bias\.png: is (damaged, no picture|a pipe)"):
+        write_page(run, tmp_path / "page.html", results=[path], device=CPU)
+
+
+def test_a_run_of_fine_tuning_has_a_page(run: Path, tmp_path: Path):
+    shutil.copytree(run, tmp_path / "run")
+    for merge, says in ((0.0, "nothing, mask"), (0.5, "50 % of the clips, mask")):
+        text = json.dumps(TUNED.to_dict() | {"merge": merge})
+        (tmp_path / "run" / "config.json").write_text(text)
+        write_page(tmp_path / "run", tmp_path / "page.html", device=CPU)
+        assert says in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "says"),
+    [
+        ("config.json", '{"queue": "x"}', "queue must be a whole number"),
+        ("config.json", '{"queue": 1, "batch": 0}', "batch must be a whole number"),
+        ("environment.json", '{"processes": 0}', "processes is 0"),
+        ("metrics.jsonl", '{"loss": 1}\n{"step": 1}', "line 1: damaged"),
+        ("metrics.jsonl", '{"step": "0"}\n{"step": 1}', "line 1: damaged"),
+        ("metrics.jsonl", '{"step": 0, "loss": null}\n{"step": 1}', "line 1: damaged"),
+        ("metrics.jsonl", '{"step": 0, "loss": 1%s}\n{"step": 1}' % ("0" * 400), "line 1: damaged"),
+        ("metrics.jsonl", "[" * 100_000 + '\n{"step": 1}', "line 1: damaged"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named(
+    run: Path, tmp_path: Path, file: str, text: str, says: str
+):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / file).write_text(text)
+    with pytest.raises(ValueError, match=f"{file}.*{says}"):
+        write_page(tmp_path / "run", tmp_path / "page.html", device=CPU)
+
+
+def test_a_curve_that_not_every_line_has_is_left_out(run: Path, tmp_path: Path):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text('{"queue": 24}')  # of an earlier version
+    lines = '{"step": 0, "loss": 1, "spread": 1}\n{"step": 1, "loss": 1}\n{"step": 2}'
+    (tmp_path / "run" / "metrics.jsonl").write_text(lines)
+    write_page(tmp_path / "run", tmp_path / "page.html", device=CPU)
+    assert "points=" not in (tmp_path / "page.html").read_text()
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path: Path):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from train.evaluate.results import read_json, read_results
+from train.evaluate.results import read_object, read_results
 from train.run.log import truncate_metrics
 
 
@@ -42,22 +42,22 @@ def test_where_there_are_no_metrics_none_are_made(tmp_path: Path) -> None:
     ("text", "found"),
     [
         ("[1]", "holds no JSON object"),
-        ("{", r"cannot be read \(Expecting property name"),
-        ("[" * 100_000, "cannot be read"),
-        (" " * (2**24 + 1), "larger than 16 MiB"),
+        ("{", r"is not JSON \(Expecting property name"),
+        ("[" * 100_000, r"is not JSON \(nested too deeply\)"),
+        (" " * (2**24 + 1), "larger than the 16 MiB"),
     ],
 )
 def test_files_that_are_no_results_are_named(text: str, found: str, tmp_path: Path) -> None:
     path = tmp_path / "knn.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=found) as caught:
-        read_json(path)
+        read_object(path)
     assert str(caught.value).startswith(str(path))
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cannot be read .*No such file"):
-        read_json(tmp_path / "none.json")
+        read_object(tmp_path / "none.json")
 
 
 def test_results_are_those_of_our_commands_only(tmp_path: Path) -> None:
@@ -65,3 +65,9 @@ def test_results_are_those_of_our_commands_only(tmp_path: Path) -> None:
     path.write_text('{"results": 3}')
     with pytest.raises(ValueError, match="no results; it must be written by fame evaluate"):
         read_results(path)
+    rows = [{"figures": {str(row): 10**400, "b": {"value": 1}, "c": True}} for row in range(1000)]
+    path.write_text(json.dumps({"results": rows}))
+    with pytest.raises(ValueError, match="more than 100,000 figures"):
+        read_results(path)
+    path.write_text(json.dumps({"results": rows[:1]}))
+    assert read_results(path) == (["0", "b", "c"], [["", "-", "1", "-"]])

@@ -4,6 +4,7 @@ Shapes: V videos, N clips, P variants, T frames, S crop size.
 """
 
 import csv
+import io
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from fame.bias import choose_partners, draw_variants
 from fame.clipstore import ClipStore, Window
 from fame.foreground import top_fraction
 from fame.randomness import generator
+from fame.reading import read_text
+from fame.words import shown
 from train.evaluate.activation import centre_map
 from train.evaluate.features import SquareClips, centre_crop, check_labelled
 
@@ -134,13 +137,17 @@ def read_backgrounds(path: Path, store: ClipStore) -> Int[Tensor, " videos"]:
     Videos of other splits may be listed too; any text names a background. Raise ``ValueError``
     naming what is missing.
     """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
+    text = read_text(path, most=1 << 28)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    by_name: dict[str, str] = {}
+    try:
         if missing := {"video", "background"} - set(reader.fieldnames or ()):
-            raise ValueError(f"{path}: has no column {' and no column '.join(sorted(missing))}")
-        by_name = {row["video"]: row["background"] for row in reader}
+            raise ValueError(f"has no column {' and no column '.join(sorted(missing))}")
+        for row in reader:
+            if by_name.setdefault(row["video"], row["background"]) != row["background"]:
+                raise ValueError(f"gives another background for {shown(row['video'])} than before")
+    except (csv.Error, ValueError) as error:
+        raise ValueError(f"{path}, line {max(1, reader.line_num)}: {error}") from None
     if unknown := [name for name in store.names if not by_name.get(name)]:
         raise ValueError(
             f"{path}: gives no background for {unknown[0]} ({len(unknown)} videos of "

@@ -3,6 +3,8 @@
 Shapes: Q queries, V videos, D feature dim, T frames, S crop size, the last 3 RGB.
 """
 
+import io
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,18 +20,19 @@ from fame.files import whole
 from fame.models import is_foreign
 from fame.page import Markup, chart, document, figure, film, grid, picture, table, tag
 from fame.preview import heat
+from fame.reading import read_bytes
 from fame.weights import Encoder, load
 from train.evaluate.features import centre_crop, crop_for, window_for
 from train.evaluate.plots import (
-    CURVES,
     SMOOTH_SHARE,
     chance_levels,
     curve_names,
     guessing,
     moving_average,
     read_metrics,
+    shown_curves,
 )
-from train.evaluate.results import read_json, read_results, read_run
+from train.evaluate.results import number, read_object, read_results, read_run
 
 _MOST_POINTS = 400  # of a curve
 _MOST_VIDEOS = 200  # that are encoded for the examples
@@ -41,6 +44,7 @@ _TITLES = {  # of results by the names that commands give their files
     "bias": "How much hangs on the background",
     **{f"evaluate-{name}": f"{name}, %" for name in ("retrieval", "knn", "linear")},
 }
+_LARGEST_PICTURE = 1 << 26  # bytes of a file
 _NARROWEST = 640  # pixels: narrower pictures are enlarged
 
 
@@ -67,7 +71,10 @@ def write_page(
         encoder = load(run / "checkpoints" / "last.pt", device=device)
         parts += _examples(encoder, ClipStore.open(store))
     parts += [tag("h2", "Config"), table(sorted(config.items()))]
-    parts += [tag("h2", "Environment"), table(sorted(read_json(run / "environment.json").items()))]
+    parts += [
+        tag("h2", "Environment"),
+        table(sorted(read_object(run / "environment.json").items())),
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as partial:
         partial.write_text(
@@ -79,10 +86,12 @@ def write_page(
 def _summary(run: Path, config: dict[str, Any]) -> Markup:
     last = read_metrics(run / "metrics.jsonl")[-1]
     rows: list[tuple[str, object]] = [("encoder", config.get("encoder", "unknown"))]
-    if "beta" in config:
+    if "queue" in config:
         merged = "nothing" if config["background"] == "none" else f"views: {config['views']}"
-        rows.append(("merged", f"{merged}, mask {config['mask']}, beta {config['beta']}"))
-    rows += [("steps", int(last["step"]) + 1), ("last loss", f"{last['loss']:.4g}")]
+    else:  # of fine-tuning
+        merged = f"{100 * config['merge']:g} % of the clips" if config["merge"] else "nothing"
+    rows.append(("merged", f"{merged}, mask {config['mask']}, beta {config['beta']}"))
+    rows += [("steps", int(last["step"]) + 1), ("last loss", number(last.get("loss")))]
     return table(rows)
 
 
@@ -95,13 +104,12 @@ def _curves(run: Path) -> Iterator[Markup]:
     raw, _ = curve_names(steps, width)
     _, smooth = curve_names([line["step"] for line in lines], width)
     charts: list[Markup] = []
-    for name, title, unit in CURVES:
-        if name in lines[0]:
-            values = [line[name] for line in lines]
-            both = {raw: values, smooth: moving_average(values, width)}
-            drawn = {label: [line[i] for i in shown] for label, line in both.items()}
-            guess = {guessing(name, levels[name]): levels[name]} if name in levels else {}
-            charts.append(chart(drawn, title=f"{title}, {unit}", steps=steps, levels=guess))
+    for name, title, unit in shown_curves(lines):
+        values = [line[name] for line in lines]
+        both = {raw: values, smooth: moving_average(values, width)}
+        drawn = {label: [line[i] for i in shown] for label, line in both.items()}
+        guess = {guessing(name, levels[name]): levels[name]} if name in levels else {}
+        charts.append(chart(drawn, title=f"{title}, {unit}", steps=steps, levels=guess))
     yield tag("div", *charts, class_="charts")
 
 
@@ -162,8 +170,15 @@ def _activations(encoder: Encoder, clips: Sequence[np.ndarray]) -> Iterator[Mark
 
 
 def _png(path: Path, alt: str) -> Markup:
-    """Return a picture of a file; small ones are enlarged by a whole factor."""
-    with Image.open(path) as image:
-        pixels = np.asarray(image.convert("RGB"))
+    """Return a picture of a file; small ones are enlarged by a whole factor. Raise ``ValueError``
+    for a file that is no picture, or a very large one.
+    """
+    file = io.BytesIO(read_bytes(path, most=_LARGEST_PICTURE))
+    try:
+        with warnings.catch_warnings(), Image.open(file) as image:
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            pixels = np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Warning, Image.DecompressionBombError):
+        raise ValueError(f"{path}: is damaged, no picture or too large a one") from None
     factor = max(1, _NARROWEST // pixels.shape[1])
     return picture(pixels.repeat(factor, axis=0).repeat(factor, axis=1), alt=alt)

@@ -1,6 +1,5 @@
 """Pictures and films of a run, drawn without a display."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,9 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from fame.files import whole
+from fame.reading import read_json_lines
+from fame.words import shown
+from train.evaluate.results import is_number, read_object, read_run
 from train.figures import Figure
 
 # Metric of a pretraining run, title, and what its numbers are.
@@ -31,20 +33,32 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
     Raise ``ValueError`` where there are none, and for a line that is damaged.
     """
-    texts = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    found = list(read_json_lines(path)) if path.exists() else []
     lines: list[dict[str, float]] = []
-    for number, text in enumerate(texts, 1):
-        try:
-            line = json.loads(text)
-        except ValueError:
-            line = None
-        if isinstance(line, dict):
+    for number, _, line in found:
+        if _is_line(line):
             lines.append(cast("dict[str, float]", line))
-        elif number < len(texts):
+        elif number < len(found):
             raise ValueError(f"{path}, line {number}: damaged; the run's own command mends it")
     if not lines:
         raise ValueError(f"{path}: no metrics; is it the folder of a run that has begun?")
     return lines
+
+
+def _is_line(line: Any) -> bool:
+    """Return whether a line of metrics is that of a step: names and numbers."""
+    return (
+        isinstance(line, dict)
+        and type(line.get("step")) is int
+        and all(is_number(value) for value in cast("dict[str, Any]", line).values())
+    )
+
+
+def shown_curves(lines: Sequence[Mapping[str, float]]) -> list[tuple[str, str, str]]:
+    """Return name, title and unit of each curve that all lines have; a resumed run may be of two
+    versions of this program.
+    """
+    return [curve for curve in CURVES if all(curve[0] in line for line in lines)]
 
 
 def plot_curves(run: Path, picture: Path) -> None:
@@ -55,7 +69,7 @@ def plot_curves(run: Path, picture: Path) -> None:
     lines, levels = read_metrics(run / "metrics.jsonl"), chance_levels(run)
     steps = [line["step"] for line in lines]
     width = max(1, len(lines) // SMOOTH_SHARE)
-    shown = [curve for curve in CURVES if curve[0] in lines[0]]
+    shown = shown_curves(lines)
     raw, smooth = curve_names(steps, width)
     rows = -(-len(shown) // 2)  # two side by side: legible in a page
     figure = Figure(figsize=(10, 3.6 * rows), layout="constrained")
@@ -93,11 +107,14 @@ def chance_levels(run: Path) -> dict[str, float]:
     Among K negatives and the key, it is a loss of ln(K + 1) and an accuracy of 1 / (K + 1): for a
     queue of 63 keys 4.16 and 1.6 %. Among the keys of B clips it is a loss of ln(B).
     """
-    config = _read_json(run / "config.json")
+    config = read_run(run) if (run / "config.json").is_file() else {}
     if "queue" not in config:
         return {}
-    negatives, processes = config["queue"], _read_json(run / "environment.json").get("processes", 1)
-    at_hand = config["batch"] / config["accumulate"] / processes
+    file = run / "environment.json"
+    processes = read_object(file).get("processes", 1) if file.is_file() else 1
+    if type(processes) is not int or processes < 1:
+        raise ValueError(f"{file}: processes is {shown(processes)}, not a number of processes")
+    negatives, at_hand = config["queue"], config["batch"] / config["accumulate"] / processes
     return {
         "batch_loss": math.log(at_hand),
         "loss": math.log(negatives + 1),
@@ -110,10 +127,6 @@ def guessing(name: str, level: float) -> str:
     share = name == "accuracy"
     among = round(1 / level if share else math.exp(level))
     return f"guessing: {f'1/{among}' if share else f'ln({among})'} = {level:.3g}"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def moving_average(values: list[float], width: int) -> list[float]:

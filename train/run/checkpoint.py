@@ -19,8 +19,8 @@ from fame.checkpoint import (
     Schema,
     compare,
     expected,
-    shown,
 )
+from fame.words import shown
 from train.config import TrainingConfig
 
 # A run may go on with other values of these: they change its speed or its bookkeeping, not what it

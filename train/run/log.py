@@ -16,7 +16,7 @@ import time
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from torch import Tensor
 from fame.files import sweep, whole
 from fame.lock import hold
 from fame.progress import Progress, duration
+from fame.reading import read_json_lines
 from train.run.loggers import BESIDE, Logger, TensorBoard, grouped
 from train.run.peers import Peers
 from train.run.waiting import Waits
@@ -63,13 +64,13 @@ def truncate_metrics(path: Path, step: int) -> None:
     """Drop the lines of ``step`` and later, and a half-written last line."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text(errors="replace").splitlines():
-        try:
-            if json.loads(line)["step"] < step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):
+    kept: list[str] = []
+    for _, text, line in read_json_lines(path):
+        at = cast("dict[str, Any]", line).get("step") if isinstance(line, dict) else None
+        if type(at) is not int:
             break
+        if at < step:
+            kept.append(text + "\n")
     with whole(path) as partial:
         partial.write_text("".join(kept))
 

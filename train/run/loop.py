@@ -15,7 +15,7 @@ from typing import Any, Literal, NoReturn
 
 from fame.archive import RUN_CHECKPOINT, CheckpointError
 from fame.checkpoint import open_checkpoint, save
-from fame.files import write_errors
+from fame.files import real, write_errors
 from fame.progress import Progress
 from train.run import checkpoint
 from train.run.loading import LoaderError
@@ -268,7 +268,7 @@ def _begin(task: Task[Any], folder: Path, resume: Resume, peers: Peers) -> tuple
     # With "never" the file is absent here, so the run begins at step 0.
     source = last if resume in ("auto", "never") else Path(resume)
     fresh = source == last and not source.exists()
-    elsewhere = not source.resolve().is_relative_to(folder.resolve())
+    elsewhere = not real(source).is_relative_to(real(folder))
     step, changes = (0, "") if fresh else resume_from(task, source, elsewhere=elsewhere)
     if peers.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
