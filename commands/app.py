@@ -129,6 +129,10 @@ class Commands(TyperGroup):
         except BrokenPipeError:
             _nobody_reads()  # else the interpreter complains when it flushes for the last time
             code = code or _SIGNALLED + signal.SIGPIPE
+        except OSError as error:  # a file on a full disk
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            print(f"fame: what was to be printed is lost: {error.strerror}", file=sys.stderr)
+            code = code or 2
         sys.exit(code or 0)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from commands.options import Options, Values
+from commands.output import say
 from fame.beside import command as beside
 from preprocess.config import WorldSpec
 
@@ -49,18 +50,18 @@ def demo(
     _check_folder(out)
     spec = replace(_WORLD, **given)
     spec = replace(spec, test_share=min(0.25, _TESTED / spec.videos))
-    print(f"Drawing {spec.videos} videos of 6 motions into {out / 'world'} ...", flush=True)
+    say(f"Drawing {spec.videos} videos of 6 motions into {out / 'world'} ...")
     write_world(spec, out / "world")
     if dataset_only:
         return
     commands = demo_commands(out, epochs=epochs, seed=spec.seed)
     for number, arguments in enumerate(commands, 1):
-        print(f"\n[{number}/{len(commands)}] $ fame {shlex.join(arguments)}", flush=True)
+        say(f"\n[{number}/{len(commands)}] $ fame {shlex.join(arguments)}")
         done = subprocess.run([*beside("fame"), *arguments], check=False)  # noqa: S603 (ourselves)
         if done.returncode:
             raise typer.Exit(done.returncode)
     plot_curves(out / "run", out / "report" / "curves.png")
-    print(f"\nOpen {out / 'report' / 'report.html'}: curves, merged clips, neighbours and tables.")
+    say(f"\nOpen {out / 'report' / 'report.html'}: curves, merged clips, neighbours and tables.")
     print("Beside it lie curves.png, preview.png and the JSON files of each measure.")
 
 

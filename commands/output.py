@@ -29,8 +29,8 @@ def first_process() -> bool:
 
 
 def say(text: object) -> None:
-    """Print lines that hold words of strangers."""
-    print("\n".join(plain(line) for line in str(text).split("\n")))
+    """Print lines that hold words of strangers, before what a process begun next prints."""
+    print("\n".join(plain(line) for line in str(text).split("\n")), flush=True)
 
 
 def table(rows: dict[str, str]) -> None:

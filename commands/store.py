@@ -127,7 +127,7 @@ def verify(
     for shard in report.shards:
         say(f"{store}: shard {shard.shard}: {plain('; '.join(shard.problems))}")
     if report.ok:
-        print(
+        say(
             f"{store}: every checksum holds and every chunk decodes; "
             f"{report.flat_maps} maps show no foreground"
         )
@@ -135,7 +135,7 @@ def verify(
     if repair:
         with clipstore.lock(store):
             clipstore.repair(store, report)
-        print(
+        say(
             f"{store}: dropped what is damaged; run the preprocess command that made "
             "the store again"
         )
@@ -189,7 +189,7 @@ def preview(store: _Store, config: PreviewConfig) -> None:
     others = np.roll(np.arange(clips), -1)
     draw = write_gif if out.suffix == ".gif" else write_png
     draw(out, np.stack(frames), np.stack(maps), beta=config.beta, sources_N=others)
-    print(out)
+    say(out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,4 +207,4 @@ def browse(store: _Store, config: BrowseConfig) -> None:
     from fame.browse import browse as write
 
     shown = write(_existing(store), config.out, clips=config.clips, beta=config.beta)
-    print(f"{config.out}: {shown} clips")
+    say(f"{config.out}: {shown} clips")

@@ -13,6 +13,7 @@ install()
 def main() -> None:
     """Run the command line. No process that it starts looks for modules in the current folder."""
     os.environ["PYTHONSAFEPATH"] = "1"
+    _open_closed()
     came: list[int] = []
 
     def interrupt(number: int, frame: object) -> None:
@@ -32,6 +33,19 @@ def main() -> None:
         _say_interrupted()
     except KeyboardInterrupt:
         _say_interrupted()
+
+
+def _open_closed() -> None:
+    """Let closed standard streams (``>&-``) lead nowhere. The next file that is opened would take
+    the place of one, and get what is printed.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r"))
 
 
 def _say_interrupted() -> NoReturn:

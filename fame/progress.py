@@ -106,8 +106,15 @@ class Progress:
     def say(self, text: str) -> None:
         """Write lines above the bar."""
         lines = [plain(line) for line in text.splitlines()] if self._show else []
-        for line in lines:
-            self._console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        try:
+            for line in lines:
+                self._console.print(
+                    line, highlight=False, markup=False, emoji=False, soft_wrap=True
+                )
+        except BrokenPipeError:
+            raise
+        except OSError:  # a file on a full disk: no reason to end a run of days
+            self._show = False
 
     @property
     def elapsed(self) -> float:

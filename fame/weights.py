@@ -18,7 +18,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fame.archive import Archive, CheckpointError, one_line, open_archive
-from fame.checkpoint import FORMATS, Checkpoint, checksum, compare, expected, plain, take
+from fame.checkpoint import (
+    FORMATS,
+    Checkpoint,
+    Maybe,
+    Number,
+    checksum,
+    compare,
+    expected,
+    plain,
+    take,
+)
 from fame.files import is_there
 from fame.hub import fetch, is_address
 from fame.models import Backbone, build_backbone, build_encoder, build_foreign, is_foreign
@@ -31,7 +41,13 @@ from fame.words import shown
 CARD_KEY, CHECKSUM_KEY = "fame_card", "fame_checksum"
 HEAD_PREFIXES = ("id_head.", "fc.")
 _PARTS = ("classifier", "encoder_q")  # of a run's state: what is the encoder in it
-_LARGEST_CROP = 8192
+# What a run's config says of its clips, on which those who use its encoder rely.
+_OF_CLIPS = {
+    "crop": Number(low=1, high=8192),
+    "frames": Number(low=1, high=1 << 16),
+    "step": Number(low=1, high=1 << 16),
+    "span": Number(low=0, high=1, real=True),
+}
 
 State = dict[str, Tensor]
 
@@ -89,9 +105,8 @@ class Card:
         parts: dict[str, Any] = {key: model.get(key) or {} for key in ("options", "head", "config")}
         if wrong := [key for key, part in parts.items() if not isinstance(part, dict)]:
             raise CheckpointError(f"{wrong[0]} in the description of the model is not a mapping")
-        crop = parts["config"].get("crop")
-        if crop is not None and not (type(crop) is int and 1 <= crop <= _LARGEST_CROP):
-            raise CheckpointError(f"crop in the config is {shown(crop)}, not a number of pixels")
+        for key, bounds in _OF_CLIPS.items():
+            compare(parts["config"].get(key), Maybe(bounds), f"{key} in its config")
         return Card(
             name=model["name"],
             options=parts["options"],

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -172,6 +173,27 @@ def test_the_demo_can_write_its_videos_alone(tmp_path: Path) -> None:
     result = run("demo", "--out", str(tmp_path), "--videos", "12", "--dataset-only")
     assert result.exit_code == 0
     assert len(list((tmp_path / "world" / "videos").glob("*/*.mp4"))) == 12
+
+
+@pytest.mark.parametrize(
+    ("streams", "code"),
+    [
+        ("0<&- 1>&- 2>&-", 0),
+        ("2>&- 1>/dev/full", 2),
+        ("1>/dev/full", 2),
+        ("2>/dev/full", 0),
+    ],
+)
+def test_streams_that_are_closed_or_full(tmp_path: Path, streams: str, code: int) -> None:
+    """The store's first file would become the standard output where that is closed."""
+    make_store(tmp_path / "s.zarr", videos=2)
+    command = f"exec {shlex.quote(sys.executable)} -P -m fame store info s.zarr {streams}"
+    environment = os.environ | {"PYTHONPATH": str(SHAPE.parents[1])}
+    done = subprocess.run(
+        command, shell=True, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    assert done.returncode == code, done.stderr
+    assert done.stderr in ("", "fame: No space left on device\n")
 
 
 @pytest.mark.parametrize("out", ["file", "file/x", "folder"])

@@ -73,7 +73,8 @@ class FinetuneTask(Task[FinetuneConfig]):
             config,
             dataset=self.clips,
             network=self.classifier,
-            groups={"bn_group": config.bn_group, "merge_group": config.merge_group},
+            groups={"bn_group": config.bn_group}
+            | ({"merge_group": config.merge_group} if config.merge else {}),
             model={
                 "name": config.encoder,
                 "options": config.encoder_options,

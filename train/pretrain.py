@@ -83,10 +83,9 @@ class PretrainTask(Task[PretrainConfig]):
         proportion: Sequence[float] | None = None,
         init: Weights | None = None,
     ) -> None:
-        groups = {
-            "bn_group": config.bn_group,
-            "merge_group": config.merge_group if config.merges else None,
-        }
+        groups = {"bn_group": config.bn_group}
+        if config.merges:
+            groups["merge_group"] = config.merge_group
         moco = build_moco(config)
         self._start = [start_from_(moco, init, config.head_options)] if init else []
         self.moco = moco.to(device)

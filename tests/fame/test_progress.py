@@ -1,5 +1,7 @@
 """Progress is shown from the first second, says what is left, and at the end what took long."""
 
+import errno
+import io
 import math
 
 import pytest
@@ -88,6 +90,25 @@ def test_a_terminal_shows_a_bar_and_the_lines_above_it() -> None:
     text = console.export_text()
     assert "training" in text and "4/10" in text and "loss [4]" in text
     assert "saved \\x1b[2J" in text and "gone" in text and "left" in text
+
+
+class Full(io.StringIO):
+    """A file on a full disk."""
+
+    writes = 0
+
+    def write(self, text: str) -> int:
+        self.writes += 1
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_log_on_a_full_disk_ends_no_run() -> None:
+    full = Full()
+    progress = Progress(console=Console(file=full, force_terminal=False))
+    progress.say("first")
+    progress.say("second")
+    progress.phase("training", total=3)
+    assert full.writes == 1
 
 
 def test_other_processes_are_silent(capsys: pytest.CaptureFixture[str]) -> None:

@@ -241,6 +241,22 @@ def test_groups_that_do_not_fit_are_answered_with_those_that_do(
 
 
 @pytest.mark.parametrize(
+    ("batch", "world", "group", "says"),
+    [
+        (1, 1, None, "give --batch 2$"),
+        (4, 4, None, "give --batch 8$"),
+        (4, 1, 1, "--merge-group 2"),
+    ],
+)
+def test_a_clip_that_is_merged_is_not_alone(
+    batch: int, world: int, group: int | None, says: str
+) -> None:
+    with pytest.raises(ValueError, match=says):
+        share_of(batch, world=world, groups={"bn_group": None, "merge_group": group})
+    assert share_of(batch, world=world, groups={"bn_group": None}) == batch // world
+
+
+@pytest.mark.parametrize(
     ("world", "groups", "wrong", "advice"),
     [
         (1, (8, 8), "bn_group 8 and merge_group 8", 8),

@@ -201,7 +201,7 @@ def process_group(device: torch.device) -> Generator[Peers]:
 
 def share_of(batch: int, *, world: int, groups: dict[str, int | None], accumulate: int = 1) -> int:
     """Return the number of clips of each process. Raise ``ValueError`` where the batch cannot be
-    divided into whole groups.
+    divided into whole groups, or a clip that is merged (``merge_group`` is among them) is alone.
 
     A batch of 64 on 2 processes with ``accumulate=2`` gives each process 32 clips in 2 parts of 16,
     so that ``bn_group=8`` fits (16 = 2 groups) and ``bn_group=32`` does not.
@@ -227,6 +227,14 @@ def share_of(batch: int, *, world: int, groups: dict[str, int | None], accumulat
         raise ValueError(
             f"{name} {group} does not divide the {whole[name]} clips that a process sees at once; "
             f"give {' '.join(fits)}"
+        )
+    if "merge_group" in groups and (groups["merge_group"] or share) == 1:
+        raise ValueError(
+            "merging takes the background of another clip, and merge_group 1 leaves each alone: "
+            "give --merge-group 2 or more"
+            if groups["merge_group"]
+            else f"batch {batch} is one clip for each process, and merging takes the background of "
+            f"another: give --batch {2 * world}"
         )
     return share
 
