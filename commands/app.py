@@ -100,7 +100,7 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (ValueError, OSError, MemoryError) as error:
+        except (ValueError, OSError, MemoryError, ImportError) as error:
             if isinstance(error, BrokenPipeError) and _nobody_reads():
                 raise typer.Exit(_SIGNALLED + signal.SIGPIPE) from error
             if ctx.find_root().params["debug"]:
@@ -124,16 +124,25 @@ class Commands(TyperGroup):
         except TyperException as error:
             print("fame:", plain(" ".join(_in_one_line(error).split())), file=sys.stderr)
             code = 2
+        except OSError as error:  # of a help that cannot be printed
+            code = _lost(error)
         try:
             sys.stdout.flush()
-        except BrokenPipeError:
-            _nobody_reads()  # else the interpreter complains when it flushes for the last time
-            code = code or _SIGNALLED + signal.SIGPIPE
-        except OSError as error:  # a file on a full disk
+        except OSError as error:
+            code = code or _lost(error)
+            # Else the interpreter complains when it flushes for the last time.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            print(f"fame: what was to be printed is lost: {error.strerror}", file=sys.stderr)
-            code = code or 2
         sys.exit(code or 0)
+
+
+def _lost(error: OSError) -> int:
+    """Return the exit code where nothing can be printed, as on a full disk; say so where that is no
+    reader who left.
+    """
+    if isinstance(error, BrokenPipeError):
+        return _SIGNALLED + signal.SIGPIPE
+    print(f"fame: what was to be printed is lost: {error.strerror}", file=sys.stderr)
+    return 2
 
 
 def _refuse_empty(args: list[str]) -> None:
@@ -159,10 +168,14 @@ def _nobody_reads() -> bool:
 
 
 def _in_words(error: BaseException) -> str:
-    """Return what an error says: of the system, the file and the reason without its number."""
+    """Return what an error says: of the system, the file and the reason without its number; of a
+    package, that it cannot be loaded, for instance since memory is short.
+    """
     if isinstance(error, OSError) and error.strerror:
         name = error.filename
         return error.strerror if name is None else f"{name}: {error.strerror}"
+    if isinstance(error, ImportError):
+        return f"cannot load what this command needs: {error}"
     if isinstance(error, MemoryError):
         return f"out of memory; what was asked for needs more than there is ({error})"
     return str(error) or type(error).__name__
