@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import gpu_parts, train_gpu
+from benchmarks import gpu_parts, train_cpu, train_gpu
 from fame.clipstore import ClipStore, Window
 from fame.models.convolution import FlatConv3d
 from fame.models.i3d import I3D, MIXED, MaxPool
@@ -117,3 +117,11 @@ def test_memory_is_counted_as_a_step_holds_it():
     assert again < 0.7 * whole
     assert per_pair(small) == pytest.approx(whole / 2, rel=0.25)
     assert per_pair(small.override(["checkpoint_activations=true"])) > 0.5 * again
+
+
+def test_operations_are_counted_with_their_bytes_and_what_only_moves():
+    row = torch.zeros(5)
+    with train_cpu.Operations() as found:
+        torch.cat([row.view(5, 1), row.view(5, 1)])  # reads 40 bytes, writes 40; views cost nothing
+        row.add_(row)
+    assert (found.count, found.bytes, found.moved) == (2, 140, 80)
