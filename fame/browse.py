@@ -20,6 +20,7 @@ from fame.clipstore import (
     read_record,
     store_info,
 )
+from fame.files import try_write, whole
 from fame.foreground import foreground_mask
 from fame.page import Markup, document, escape, film, table, tag
 from fame.preview import dim, enlarge, heat
@@ -81,6 +82,7 @@ def browse(store: StorePath, out: Path, *, clips: int = 60, beta: float = 0.5) -
     """
     if not 1 <= clips <= MAX_CLIPS:
         raise ValueError(f"clips must be a whole number from 1 to {MAX_CLIPS}, got {clips}")
+    try_write(out)
     opened, info = ClipStore.open(store), store_info(store)
     valid_V = np.flatnonzero(opened.valid_V)
     wanted = min(clips, len(valid_V))
@@ -99,8 +101,8 @@ def browse(store: StorePath, out: Path, *, clips: int = 60, beta: float = 0.5) -
         style=_STYLE,
         script=_SCRIPT,
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text, encoding="utf-8")
+    with whole(out) as partial:
+        partial.write_text(text, encoding="utf-8")
     return len(videos)
 
 

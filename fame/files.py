@@ -53,6 +53,18 @@ def real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
+def utf8(path: Path) -> str:
+    """Return a path as text for OpenCV's writer of videos, which crashes on one that is not UTF-8.
+    Raise ``ValueError`` for such a path.
+    """
+    text = str(path)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{path}: is no name in UTF-8; choose another for a video") from None
+    return text
+
+
 def try_write(path: Path) -> None:
     """Raise :class:`WriteError` now where :func:`whole` could not write ``path`` after long work.
 

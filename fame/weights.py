@@ -46,7 +46,7 @@ _OF_CLIPS = {
     "crop": Number(low=1, high=8192),
     "frames": Number(low=1, high=1 << 16),
     "step": Number(low=1, high=1 << 16),
-    "span": Number(low=0, high=1, real=True),
+    "span": Maybe(Number(low=0, high=1, real=True)),
 }
 
 State = dict[str, Tensor]
@@ -105,8 +105,8 @@ class Card:
         parts: dict[str, Any] = {key: model.get(key) or {} for key in ("options", "head", "config")}
         if wrong := [key for key, part in parts.items() if not isinstance(part, dict)]:
             raise CheckpointError(f"{wrong[0]} in the description of the model is not a mapping")
-        for key, bounds in _OF_CLIPS.items():
-            compare(parts["config"].get(key), Maybe(bounds), f"{key} in its config")
+        for key in _OF_CLIPS.keys() & parts["config"].keys():
+            compare(parts["config"][key], _OF_CLIPS[key], f"{key} in its config")
         return Card(
             name=model["name"],
             options=parts["options"],

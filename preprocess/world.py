@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
+from fame.files import utf8
 from fame.randomness import numpy_generator
 from preprocess.config import MOTIONS, WorldSpec
 
@@ -265,7 +266,7 @@ def _encode(path: Path, frames_THWC: UInt8[np.ndarray, "t h w 3"], *, fps: int) 
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width = frames_THWC.shape[1:3]
     writer = cv2.VideoWriter(
-        str(path), cv2.VideoWriter.fourcc(*"mp4v"), float(fps), (width, height)
+        utf8(path), cv2.VideoWriter.fourcc(*"mp4v"), float(fps), (width, height)
     )
     if not writer.isOpened():
         raise OSError(f"{path}: this OpenCV build cannot write MPEG-4 video")

@@ -157,7 +157,7 @@ def changes_of_weights(content: Content, part: str) -> Iterator[tuple[str, Chang
     yield "an unknown option", put(("model", "options"), {"seed": "x"})
     yield "a second name", put(("model", "options"), {"name": "i3d"})
     for key, wrong in (("crop", 1 << 20), ("frames", 1 << 40), ("step", 1 << 62), ("span", 1.5)):
-        for value in ("large", -3, wrong, True, float("nan"), [1]):
+        for value in ("large", -3, wrong, True, float("nan"), [1], *([None] * (key != "span"))):
             yield f"{key} of {value}", put(("config", key), value)
     yield "class names of numbers", put(("model", "class_names"), [1, 2])
     for name, value in values({}).items():

@@ -97,7 +97,7 @@ def configured(weights: Weights | None, chosen: Mapping[str, Any]) -> FinetuneCo
         card = weights.card
         start = network_of(weights, chosen, instead="--pretrained none")
         kept = ("crop", "frames", "step", "span")
-        start |= {key: card.config[key] for key in kept if card.config.get(key) is not None}
+        start |= {key: card.config[key] for key in kept if key in card.config}
     recipe = FinetuneConfig()
     if "milestones" not in chosen:
         # Milestones keep their share of the run: one at 60 of 150 epochs is at 20 of 50.

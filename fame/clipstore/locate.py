@@ -6,6 +6,7 @@ from pathlib import Path
 from fame.clipstore.objects import PACKAGES, Bucket
 from fame.clipstore.schema import StoreError
 from fame.clipstore.storage import Storage, StorePath
+from fame.files import real
 
 
 def locate(path: StorePath) -> Storage:
@@ -35,7 +36,7 @@ def locate(path: StorePath) -> Storage:
 def absolute(path: StorePath) -> StorePath:
     """Return the same storage by a name that holds in any working directory."""
     storage = locate(path)
-    return storage.path.resolve() if isinstance(storage.path, Path) else storage.path
+    return real(storage.path) if isinstance(storage.path, Path) else storage.path
 
 
 def lock(path: StorePath) -> AbstractContextManager[None]:

@@ -1,6 +1,7 @@
 """Options come from settings: their help at 80 columns, config files, and torchrun's parser."""
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -154,6 +155,9 @@ def test_a_bad_value_is_echoed_with_its_option(arguments: str, words: str) -> No
         (["store", "info", "loop"], "loop is not there"),
         (["pretrain", "store", "--run-dir", "loop"], "cannot make"),
         (["demo", "--out", "/proc/demo"], "/proc/demo: No such file or directory"),
+        (["demo", "--out", "a\udcff", "--videos", "12"], r"\udcff"),
+        (["store", "browse", "store", "--out", "pipe"], "pipe: is a folder or a device"),
+        (["preprocess", "folder", "--videos", ".", "--store", "loop/x"], "loop"),
     ],
 )
 def test_a_path_that_cannot_be_is_named(
@@ -161,6 +165,8 @@ def test_a_path_that_cannot_be_is_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("loop").symlink_to("loop")
+    os.mkfifo("pipe")
+    Path("one.mp4").touch()
     make_store(Path("store"), videos=1)
     line = refused(*arguments)
     assert words in line and "[Errno" not in line

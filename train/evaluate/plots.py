@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from fame.files import whole
+from fame.files import utf8, whole
 from fame.reading import read_json_lines
 from fame.words import shown
 from train.evaluate.results import is_number, read_object, read_run
@@ -222,7 +222,7 @@ def _write_video(path: Path, moments: Sequence[np.ndarray], frames_per_second: f
     height, width, _ = moments[0].shape
     even = (width + width % 2, height + height % 2)  # the codec takes no other
     writer = cv2.VideoWriter(
-        str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), frames_per_second, even
+        utf8(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), frames_per_second, even
     )
     if not writer.isOpened():
         raise OSError(f"{path}: cannot be written as a video")
