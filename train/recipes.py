@@ -57,9 +57,10 @@ def fame_k400() -> PretrainConfig:
     docs/evidence.md decides: with good maps both views cost 8 points of the probe, maps per frame
     have not won over seeds, and adaptive masks lose, or collapse where movers are small. Beta is
     the paper's; less may do better, as half a frame is mostly background. On real hands, merging
-    by maps per frame gained 13 points of fine-tuning over no merging; maps per clip were not run
-    there. Three seeds at scale in which another choice wins kNN and probe would change it. bf16,
-    channels last, compiled. The batch, its groups and the schedule are the reference's, so that
+    by maps per frame gained 13 points of fine-tuning over no merging, by maps per clip nothing:
+    where movers are small, set ``mask=frames``. Three seeds at scale in which another choice wins
+    kNN and probe would change it. bf16, channels last, compiled. The batch, its groups and the
+    schedule are the reference's, so that
     results compare. Cost: 2.1e19 FLOP. Published figure: none yet for this variant; compare with
     reference-k400.
     """
