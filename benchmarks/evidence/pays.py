@@ -19,9 +19,9 @@ from run import PICTURES, RESULTS, cell, values
 
 WORLDS = {  # heading -> the results after 500 and after 3,000 steps
     "pale:\n12 backgrounds": ("frames", "longer"),
-    "own background\nfor each video": ("tempting_own", "tempting_own_longer"),
+    "own background\nfor each\nvideo": ("tempting_own", "tempting_own_longer"),
     "own, of twice\nthe contrast": ("tempting_bold", "tempting_bold_longer"),
-    "tempting: own, twice\ncontrast, small movers": ("tempting_strong", "tempting_strong_longer"),
+    "tempting: own,\ntwice contrast,\nsmall movers": ("tempting_strong", "tempting_strong_longer"),
 }
 STEPS = (500, 3000)
 ARMS = {
