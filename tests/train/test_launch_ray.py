@@ -147,6 +147,8 @@ def test_a_worker_finds_a_network_named_from_the_folder_of_the_command(
         assert Path.cwd() == tmp_path
 
     monkeypatch.setattr(launch_ray, "_fit", fit)
+    # What a worker sets would stay in this process: later tests of locks would wait for a minute.
+    monkeypatch.setenv("FAME_LOCK_SECONDS", "0")
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text(NETWORK)
     result = launch_ray.pretrain_on_ray(
