@@ -56,10 +56,21 @@ def _read_yaml(path: Path) -> Any:
 
 
 def _doubled(top: Any) -> str | None:
-    """Return a key that the outermost mapping of a YAML document has twice."""
-    pairs = top.value if getattr(top, "id", "") == "mapping" else ()
-    names = [key.value for key, _ in pairs if isinstance(key.value, str)]
-    return next((name for name in names if names.count(name) > 1), None)
+    """Return a key that a mapping of a YAML document has twice, however deep it lies."""
+    waiting, met = [top], set[int]()  # an alias leads to a node a second time, or for ever
+    while waiting:
+        node = waiting.pop()
+        if id(node) in met or not isinstance(getattr(node, "value", None), list):
+            continue
+        met.add(id(node))
+        if node.id == "mapping":
+            names = [key.value for key, _ in node.value if isinstance(key.value, str)]
+            if len(set(names)) < len(names):
+                return next(name for name in names if names.count(name) > 1)
+            waiting += [value for _, value in node.value]
+        else:
+            waiting += node.value
+    return None
 
 
 def _read_value(kind: type[Settings], name: object, value: Any) -> Any:

@@ -54,14 +54,14 @@ def fame_k400() -> PretrainConfig:
     """The default: I3D on Kinetics-400 with flow maps, in bf16.
 
     Command: ``fame pretrain STORE``. Maps of clips are read from the store; one view is merged, as
-    docs/evidence.md decides: with good maps both views cost 8 points of the probe, maps per frame
-    have not won over seeds, and adaptive masks lose, or collapse where movers are small. Beta is
-    the paper's; less may do better, as half a frame is mostly background. On real hands, merging
-    by maps per frame gained 13 points of fine-tuning over no merging, by maps per clip nothing:
-    where movers are small, set ``mask=frames``. Three seeds at scale in which another choice wins
-    kNN and probe would change it. bf16, channels last, compiled. The batch, its groups and the
-    schedule are the reference's, so that
-    results compare. Cost: 2.1e19 FLOP. Published figure: none yet for this variant; compare with
+    docs/evidence.md decides: with good maps both views cost 8 points of the probe, and adaptive
+    masks lose, or collapse where movers are small. Maps per frame are level with maps of clips
+    where movers are large and better where they are small, at one size of network: set
+    ``mask=frames`` there.
+    Beta is the paper's; less may do better, as half a frame is mostly background. Three seeds at
+    scale in which another choice wins kNN and probe would change it. bf16, channels last,
+    compiled. The batch, its groups and the schedule are the reference's, so that results
+    compare. Cost: 2.1e19 FLOP. Published figure: none yet for this variant; compare with
     reference-k400.
     """
     return PretrainConfig(

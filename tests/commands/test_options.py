@@ -200,6 +200,8 @@ def test_a_yaml_file_changes_the_recipe(tmp_path: Path) -> None:
         ("a.json", '{"beta": 2}', "a.json: beta must be"),
         ("a.yaml", "!!python/object/apply:os.getcwd []", "a.yaml: "),
         ("a.yaml", "lr: 1\nlr: 2\n", "a.yaml: 'lr' is there twice"),
+        ("a.yaml", "width: {a: [{b: 1, b: 2}]}\n", "a.yaml: 'b' is there twice"),
+        ("a.yaml", "lr: &a [*a]\n", "a.yaml: lr"),
         ("a.json", '{"lr": 1, "lr": 2}', "'lr' is there twice"),
         ("a.yaml", "[" * 5000, "a.yaml: nested too deeply"),
         ("a.json", "[" * 100_000, "nested too deeply"),
