@@ -9,7 +9,7 @@ import typer
 from commands.output import say
 from commands.paths import Root, checkpoint_or_default
 from fame.lock import hold
-from fame.settings import Setting, Settings
+from fame.settings import LARGEST_CROP, MOST_FRAMES, Setting, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +17,12 @@ class ExportConfig(Settings):
     """The clips that an exported program takes, and where it goes."""
 
     out: Annotated[Path | None, Setting("Folder to write to (default: ROOT/runs/export).")] = None
-    frames: Annotated[int, Setting("Frames of a clip.", low=1, metavar="FRAMES")] = 16
-    crop: Annotated[int, Setting("Side of a clip, pixels.", low=8, metavar="PIXELS")] = 224
+    frames: Annotated[
+        int, Setting("Frames of a clip.", low=1, high=MOST_FRAMES, metavar="FRAMES")
+    ] = 16
+    crop: Annotated[
+        int, Setting("Side of a clip, pixels.", low=8, high=LARGEST_CROP, metavar="PIXELS")
+    ] = 224
 
 
 def export(

@@ -11,7 +11,7 @@ import typer
 from commands.app import App
 from commands.output import say, table
 from commands.stores import existing_store
-from fame.settings import Setting, Settings
+from fame.settings import MOST_FRAMES, Setting, Settings
 from fame.words import plain
 from train.evaluate.config import Beta
 
@@ -147,7 +147,7 @@ class PreviewConfig(Settings):
     """Which clips of a store are drawn, and where."""
 
     clips: Annotated[int, Setting("Clips to draw, of as many videos.", low=2)] = 6
-    frames: Annotated[int, Setting("Frames of a clip.", low=1)] = 16
+    frames: Annotated[int, Setting("Frames of a clip.", low=1, high=MOST_FRAMES)] = 16
     beta: Beta = 0.5
     seed: Annotated[int, Setting("Decides which clips are drawn.", low=0)] = 0
     out: Annotated[Path, Setting("A .png sheet of three frames a clip, or a .gif of all.")] = Path(

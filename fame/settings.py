@@ -52,6 +52,10 @@ from fame.words import quoted, shown
 S = TypeVar("S", bound="Settings")
 SEED = {"seed": "difference"}  # what the frame difference was called, after the paper's figure
 Number = int | float
+# The largest clips: for settings, and for checkpoints that say which clips they take.
+MOST_FRAMES = MOST_APART = 1 << 16
+LARGEST_CROP = 8192
+MOST_WORKERS = 1024  # processes that a loader starts
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from fame.models.foreign import ForeignBackbone
 from fame.models.registry import seeded
 from fame.normalize import Normalisation, encoder_input
 from fame.recognise import Recognised, claims_for, recognise
+from fame.settings import LARGEST_CROP, MOST_APART, MOST_FRAMES
 from fame.words import shown
 
 CARD_KEY, CHECKSUM_KEY = "fame_card", "fame_checksum"
@@ -43,9 +44,9 @@ HEAD_PREFIXES = ("id_head.", "fc.")
 _PARTS = ("classifier", "encoder_q")  # of a run's state: what is the encoder in it
 # What a run's config says of its clips, on which those who use its encoder rely.
 _OF_CLIPS = {
-    "crop": Number(low=1, high=8192),
-    "frames": Number(low=1, high=1 << 16),
-    "step": Number(low=1, high=1 << 16),
+    "crop": Number(low=1, high=LARGEST_CROP),
+    "frames": Number(low=1, high=MOST_FRAMES),
+    "step": Number(low=1, high=MOST_APART),
     "span": Maybe(Number(low=0, high=1, real=True)),
 }
 

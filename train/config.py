@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from fame.settings import (
     CONTRAST,
     DATA,
+    LARGEST_CROP,
     LAUNCH,
     MERGING,
+    MOST_APART,
+    MOST_FRAMES,
+    MOST_WORKERS,
     NETWORK,
     OPTIMISER,
     RUN,
@@ -83,9 +87,16 @@ class TrainingConfig(Settings):
         ),
     ] = None
 
-    frames: Annotated[int, DATA("Frames of a clip.", low=1, metavar="FRAMES")] = 16
+    frames: Annotated[int, DATA("Frames of a clip.", low=1, high=MOST_FRAMES, metavar="FRAMES")] = (
+        16
+    )
     step: Annotated[
-        int, DATA("Kept frames of the store from one frame of a clip to the next.", low=1)
+        int,
+        DATA(
+            "Kept frames of the store from one frame of a clip to the next.",
+            low=1,
+            high=MOST_APART,
+        ),
     ] = 1
     span: Annotated[
         float | None,
@@ -128,10 +139,14 @@ class TrainingConfig(Settings):
     workers: Annotated[
         int,
         SPEED(
-            "Decoding processes of each training process; 0 decodes in the training process.", low=0
+            "Decoding processes of each training process; 0 decodes in the training process.",
+            low=0,
+            high=MOST_WORKERS,
         ),
     ] = 4
-    prefetch: Annotated[int, SPEED("Batches that each decoding process prepares ahead.", low=1)] = 2
+    prefetch: Annotated[
+        int, SPEED("Batches that each decoding process prepares ahead.", low=1, high=1024)
+    ] = 2
     decode: Annotated[
         Literal["workers", "device"],
         SPEED(
@@ -146,7 +161,9 @@ class TrainingConfig(Settings):
             metavar="FOLDER",
         ),
     ] = None
-    cache_gb: Annotated[float, SPEED("Most that this folder holds, in GB.", above=0)] = 100.0
+    cache_gb: Annotated[float, SPEED("Most that this folder holds, in GB.", above=0, high=1e6)] = (
+        100.0
+    )
     on_corrupt: Annotated[
         Literal["stop", "skip"], DATA("What to do at a damaged chunk of a store.")
     ] = "stop"
@@ -167,7 +184,9 @@ class TrainingConfig(Settings):
         float, RUN("Longest time in seconds that a killed run can lose.", low=0)
     ] = 600.0
 
-    crop: Annotated[int, DATA("Side of the training crop, pixels.", low=8, metavar="PIXELS")] = 224
+    crop: Annotated[
+        int, DATA("Side of the training crop, pixels.", low=8, high=LARGEST_CROP, metavar="PIXELS")
+    ] = 224
     min_area: Annotated[
         float, DATA("Smallest share of the frame that a crop covers.", above=0, high=1)
     ] = 0.2

@@ -89,6 +89,8 @@ def test_the_worked_example_of_shares() -> None:
     assert share_of(64, world=2, accumulate=2, groups={"bn_group": 8}) == 32
     with pytest.raises(ValueError, match="bn_group 32 does not divide the 16 clips"):
         share_of(64, world=2, accumulate=2, groups={"bn_group": 32})
+    with pytest.raises(ValueError, match=r"give --bn-group 64$"):  # at once, whatever was asked for
+        share_of(64, world=1, groups={"bn_group": 1 << 62})
 
 
 @pytest.mark.parametrize(("update", "first_full"), [("step", 9), ("epoch", 5)])

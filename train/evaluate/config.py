@@ -4,7 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from fame.settings import DATA, SPEED, Setting, Settings
+from fame.settings import (
+    DATA,
+    LARGEST_CROP,
+    MOST_APART,
+    MOST_FRAMES,
+    MOST_WORKERS,
+    SPEED,
+    Setting,
+    Settings,
+)
 from fame.store_spec import StorePath
 
 Batch = Annotated[int, SPEED("Clips that the network takes at a time.", low=1)]
@@ -12,24 +21,33 @@ Beta = Annotated[
     float, Setting("Share of a clip that is foreground: the top of its map.", above=0, high=1)
 ]
 Clips = Annotated[int, Setting("Evenly spaced clips of each video.", low=1)]
-Frames = Annotated[int | None, Setting("Frames of a clip (default: those of the training).", low=1)]
+Frames = Annotated[
+    int | None,
+    Setting("Frames of a clip (default: those of the training).", low=1, high=MOST_FRAMES),
+]
 Step = Annotated[
     int | None,
     Setting(
-        "Kept frames from one frame of a clip to the next (default: that of the training).", low=1
+        "Kept frames from one frame of a clip to the next (default: that of the training).",
+        low=1,
+        high=MOST_APART,
     ),
 ]
 Crop = Annotated[
     int | None,
     Setting(
-        "Side of the centre crop, pixels (default: that of the training).", low=1, metavar="PIXELS"
+        "Side of the centre crop, pixels (default: that of the training).",
+        low=1,
+        high=LARGEST_CROP,
+        metavar="PIXELS",
     ),
 ]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"], SPEED("Where to run; auto takes a GPU if there is one.")
 ]
 Workers = Annotated[
-    int, SPEED("Processes that decode clips; 0 decodes in the main process.", low=0)
+    int,
+    SPEED("Processes that decode clips; 0 decodes in the main process.", low=0, high=MOST_WORKERS),
 ]
 TestStore = Annotated[StorePath, DATA("Store of labelled test videos.", metavar="STORE")]
 Normalisation = Annotated[

@@ -53,7 +53,7 @@ def _make_room(loader: DataLoader[Any]) -> None:
     if needed > hard != resource.RLIM_INFINITY:
         raise LoaderError(
             f"only {hard} files may be open, and {workers} loader workers may need {needed}; raise "
-            "the limit (ulimit -n 4096) or decode in the main process (--workers 0)"
+            f"the limit (ulimit -n {needed}) or take fewer (--workers 0 decodes in this process)"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 

@@ -272,7 +272,7 @@ def _least_batch(*, world: int, groups: dict[str, int | None], accumulate: int) 
 
 def _divisor(clips: int, most: int) -> int | None:
     """Return the largest divisor of ``clips`` in 2..``most``; ``None`` where there is none."""
-    return next((size for size in range(most, 1, -1) if clips % size == 0), None)
+    return next((size for size in range(min(most, clips), 1, -1) if clips % size == 0), None)
 
 
 def _option(name: str, value: int | None) -> str:
