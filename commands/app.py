@@ -100,7 +100,9 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (ValueError, OSError, MemoryError, ImportError) as error:
+        except (ValueError, OSError, MemoryError, ImportError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not _no_room(error):
+                raise
             if isinstance(error, BrokenPipeError) and _nobody_reads():
                 raise typer.Exit(_SIGNALLED + signal.SIGPIPE) from error
             if ctx.find_root().params["debug"]:
@@ -167,6 +169,12 @@ def _nobody_reads() -> bool:
     return gone
 
 
+def _no_room(error: RuntimeError) -> bool:
+    from train.run.memory import no_room
+
+    return no_room(error)
+
+
 def _in_words(error: BaseException) -> str:
     """Return what an error says: of the system, the file and the reason without its number; of a
     package, that it cannot be loaded, for instance since memory is short.
@@ -176,8 +184,9 @@ def _in_words(error: BaseException) -> str:
         return error.strerror if name is None else f"{name}: {error.strerror}"
     if isinstance(error, ImportError):
         return f"cannot load what this command needs: {error}"
-    if isinstance(error, MemoryError):
-        return f"out of memory; what was asked for needs more than there is ({error})"
+    if isinstance(error, MemoryError | RuntimeError):
+        (reason, *_) = str(error).splitlines() or [""]
+        return f"out of memory; what was asked for needs more than there is ({reason})"
     return str(error) or type(error).__name__
 
 

@@ -87,6 +87,20 @@ def test_features_are_the_mean_over_the_valid_clips_of_a_video(
         assert torch.allclose(found.feature_VD[row], expected_D, atol=1e-5)
 
 
+def test_a_batch_that_does_not_fit_names_a_smaller_one(
+    stores: tuple[Path, Path], encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(Encoder, "features", full)
+    clips = SquareClips(ClipStore.open(stores[1]), window=WINDOW, clips=3, crop=32)
+    with pytest.raises(ValueError, match=r"^cpu is out of memory; try --batch 2 \(now 4\)$"):
+        extract_features(encoder, clips, batch=4)
+    with pytest.raises(ValueError, match=r"try fewer --frames or a smaller --crop$"):
+        extract_features(encoder, clips, batch=1)
+
+
 @pytest.mark.parametrize("per_clip_l2", [False, True])
 def test_the_references_retrieval_features_equal_a_slow_oracle(
     stores: tuple[Path, Path], encoder: Encoder, per_clip_l2: bool

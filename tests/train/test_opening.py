@@ -127,7 +127,7 @@ def test_a_step_that_does_not_fit_names_what_needs_less(
     with pytest.raises(DeviceFullError) as caught:
         pretrain(replace(TINY, device="cpu"), stores=[store], run_dir=tmp_path / "run")
     assert str(caught.value) == (
-        "cpu is out of memory: a step does not fit; try --accumulate 2 (now 1) or "
+        "cpu is out of memory; try --accumulate 2 (now 1) or "
         "--checkpoint-activations or a smaller --batch 4 (now 8)"
     )
 

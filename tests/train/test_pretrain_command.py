@@ -113,6 +113,7 @@ def test_bad_input_is_one_clear_line(store: Path, finished: Path, tmp_path: Path
             "optimizer.state.0.exp_avg is [1], not ",
         ),
         (store, ["--set", "betta=0.3"], "betta"),
+        (store, ["--dim", str(1 << 62)], "out of memory; what was asked for needs more than"),
         (tmp_path / "gone", [], "gone is not there; `fame preprocess` makes clip stores"),
     ):
         run = tmp_path / "run"

@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from train.evaluate.features import (
 from train.evaluate.plots import plot_confusion
 from train.evaluate.predictions import numbered, write_predictions
 from train.run.log import write_json
+from train.run.memory import memory_errors, smaller_batch
 from train.run.peers import Alone, Peers, choose_device
 
 _EXCHANGED = {"HammerThrow", "Hammering", "JumpRope", "JumpingJack"}
@@ -145,7 +147,8 @@ def _show(
     owners: list[Tensor] = []
     device = next(network.parameters()).device
     for clip_BPTSS3, video_B in clips.batches(batch, workers=workers, device=device):
-        scores.append(network(encoder_input(clip_BPTSS3.flatten(0, 1))).float().cpu())
+        with memory_errors(device, ways=partial(smaller_batch, batch)):
+            scores.append(network(encoder_input(clip_BPTSS3.flatten(0, 1))).float().cpu())
         # Videos 5 7 with 3 crops of each clip own the views 5 5 5 7 7 7.
         owners.append(video_B.repeat_interleave(clip_BPTSS3.shape[1]))
         on_clips(len(video_B))

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from fame.normalize import Normalisation
 from fame.processes import server
 from fame.weights import Encoder
 from train.run.loading import batches
+from train.run.memory import memory_errors, smaller_batch
 
 # Opened with the name of the work and its number of clips; its value is called with how many more
 # clips are done.
@@ -245,9 +247,9 @@ def mean_over_clips(
     sums: dict[int, Tensor] = {}
     counts: Counter[int] = Counter()
     for clip_BPTSS3, video_B in clips.batches(batch, workers=workers, device=device):
-        said_BPD = (
-            encode(clip_BPTSS3.flatten(0, 1)).double().cpu().unflatten(0, clip_BPTSS3.shape[:2])
-        )
+        with memory_errors(device, ways=partial(smaller_batch, batch)):
+            said_ND = encode(clip_BPTSS3.flatten(0, 1)).double().cpu()
+        said_BPD = said_ND.unflatten(0, clip_BPTSS3.shape[:2])
         for video, said_PD in zip(video_B.tolist(), said_BPD, strict=True):
             sums[video] = sums[video] + said_PD if video in sums else said_PD
             counts[video] += 1

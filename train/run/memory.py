@@ -1,15 +1,27 @@
-"""A step that does not fit the memory of its device: one line that names what needs less."""
+"""What does not fit the memory of its device: one line that names what needs less."""
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import torch
 
-_NO_ROOM = ("out of memory", "can't allocate memory", "not enough memory")
+# In the messages of torch's errors: that of a GPU, those of the CPU, and that of a size of more
+# than 64 bits. Only the GPU's has a class of its own; all are RuntimeErrors.
+_NO_ROOM = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "storage size calculation overflowed",
+)
 
 
 class DeviceFullError(ValueError):
-    """A step needs more memory than the device has; the message names what needs less."""
+    """More memory is needed than the device has; the message names what needs less."""
+
+
+def no_room(error: BaseException) -> bool:
+    """Return whether an error of torch says that memory is missing."""
+    return isinstance(error, RuntimeError) and any(w in str(error).lower() for w in _NO_ROOM)
 
 
 @contextmanager
@@ -19,10 +31,13 @@ def memory_errors(device: torch.device, *, ways: Callable[[], list[str]]) -> Gen
     """
     try:
         yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator has no own
-        text = str(error).lower()
-        if not isinstance(error, torch.OutOfMemoryError) and not any(w in text for w in _NO_ROOM):
+    except RuntimeError as error:
+        if not no_room(error):
             raise
-        raise DeviceFullError(
-            f"{device} is out of memory: a step does not fit; try {' or '.join(ways())}"
-        ) from error
+        raise DeviceFullError(f"{device} is out of memory; try {' or '.join(ways())}") from error
+
+
+def smaller_batch(batch: int) -> list[str]:
+    """Return what needs less memory where clips only go through a network."""
+    fewer = [f"--batch {batch // 2} (now {batch})"] if batch > 1 else []
+    return fewer or ["fewer --frames or a smaller --crop"]
