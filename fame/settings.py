@@ -55,6 +55,7 @@ Number = int | float
 # The largest clips: for settings, and for checkpoints that say which clips they take.
 MOST_FRAMES = MOST_APART = 1 << 16
 LARGEST_CROP = 8192
+MOST_CLIPS = 10_000  # of a video, in a test
 MOST_WORKERS = 1024  # processes that a loader starts
 
 

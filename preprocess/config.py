@@ -73,10 +73,17 @@ class PreprocessConfig(Settings):
     ] = None
     address: Annotated[str, RUN("Ray cluster: local, auto or the address of one.")] = "local"
     memory_per_worker: Annotated[
-        float, RUN("Memory of a worker and its decoder, GiB; 0 is no limit.", low=0, metavar="GIB")
+        float,
+        RUN(
+            "Memory of a worker and its decoder, GiB; 0 is no limit.",
+            low=0,
+            high=1e6,
+            metavar="GIB",
+        ),
     ] = 0.0
     time_limit: Annotated[
-        float, RUN("Seconds after which a video counts as failed.", above=0, metavar="SECONDS")
+        float,
+        RUN("Seconds after which a video counts as failed.", above=0, high=1e6, metavar="SECONDS"),
     ] = 300.0
     retry_failed: Annotated[bool, RUN("Try the failed videos again, also in a finished store.")] = (
         False

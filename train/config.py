@@ -15,6 +15,7 @@ from fame.settings import (
     LAUNCH,
     MERGING,
     MOST_APART,
+    MOST_CLIPS,
     MOST_FRAMES,
     MOST_WORKERS,
     NETWORK,
@@ -337,7 +338,9 @@ class FinetuneConfig(TrainingConfig):
     dropout: Annotated[
         float, NETWORK("Share of the features dropped before the classifier.", low=0, high=0.99)
     ] = 0.7
-    clips: Annotated[int, DATA("Evenly spaced clips by which a test video is judged.", low=1)] = 10
+    clips: Annotated[
+        int, DATA("Evenly spaced clips by which a test video is judged.", low=1, high=MOST_CLIPS)
+    ] = 10
 
     merge: Annotated[
         float,

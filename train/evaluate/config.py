@@ -8,6 +8,7 @@ from fame.settings import (
     DATA,
     LARGEST_CROP,
     MOST_APART,
+    MOST_CLIPS,
     MOST_FRAMES,
     MOST_WORKERS,
     SPEED,
@@ -20,7 +21,7 @@ Batch = Annotated[int, SPEED("Clips that the network takes at a time.", low=1)]
 Beta = Annotated[
     float, Setting("Share of a clip that is foreground: the top of its map.", above=0, high=1)
 ]
-Clips = Annotated[int, Setting("Evenly spaced clips of each video.", low=1)]
+Clips = Annotated[int, Setting("Evenly spaced clips of each video.", low=1, high=MOST_CLIPS)]
 Frames = Annotated[
     int | None,
     Setting("Frames of a clip (default: those of the training).", low=1, high=MOST_FRAMES),
@@ -132,7 +133,9 @@ class ClassifierConfig(Settings):
     store: TestStore
     out: Annotated[Path, DATA("Folder of the results.")]
     clips: Clips = 10
-    crops: Annotated[int, Setting("Squares of each clip, along its longer side.", low=1)] = 1
+    crops: Annotated[
+        int, Setting("Squares of each clip, along its longer side.", low=1, high=100)
+    ] = 1
     skip_short: Annotated[
         bool, Setting("Leave out videos shorter than a clip, as the reference does, not loop them.")
     ] = False
