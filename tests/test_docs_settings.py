@@ -1,12 +1,14 @@
 """The table of all settings in the documentation is what the declarations say."""
 
+import re
+
 import pytest
 
 from commands.options import in_words
 from fame.settings import Settings
 from fame.store_spec import StoreSpec
 from preprocess.config import PreprocessConfig, WorldSpec
-from tests.markdown import ROOT
+from tests.markdown import ROOT, pages
 from train.config import FinetuneConfig, LaunchConfig, PretrainConfig
 from train.evaluate.config import (
     ActivationConfig,
@@ -80,3 +82,20 @@ def test_every_setting_has_a_sentence() -> None:
     for kind in KINDS.values():
         for name, field in kind.fields().items():
             assert field.setting.help.endswith("."), f"{kind.__name__}.{name}"
+
+
+def test_values_that_pages_name_are_taken() -> None:
+    """Such as ``views=single|both`` or ``--cut adaptive``."""
+    choices: dict[str, set[str]] = {}
+    for kind in KINDS.values():
+        for name, field in kind.fields().items():
+            choices.setdefault(name, set()).update(field.choices)
+    named = [
+        (page.name, name, value)
+        for page in pages()
+        for name, values in re.findall(r"`(?:--)?([a-z_-]+)[= ]([a-z0-9_|]+)`", page.read_text())
+        for value in values.split("|")
+        if choices.get(name.replace("-", "_"))
+    ]
+    assert len(named) > 20
+    assert [each for each in named if each[2] not in choices[each[1].replace("-", "_")]] == []
