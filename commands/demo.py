@@ -24,6 +24,7 @@ _WORLD = WorldSpec(
     objects=12,
 )
 _TESTED = 48  # videos, or a quarter of few
+_FEWEST = 22  # videos: 16 of them train, one batch of the recipe, and 6 test
 
 
 def demo(
@@ -49,6 +50,11 @@ def demo(
 
     _check_folder(out)
     spec = replace(_WORLD, **given)
+    if spec.videos < _FEWEST and not dataset_only:
+        raise ValueError(
+            f"{spec.videos} videos are too few to train on: give --videos {_FEWEST} or more, or "
+            "--dataset-only"
+        )
     spec = replace(spec, test_share=min(0.25, _TESTED / spec.videos))
     say(f"Drawing {spec.videos} videos of 6 motions into {out / 'world'} ...")
     write_world(spec, out / "world")

@@ -128,7 +128,9 @@ class PreprocessConfig(Settings):
 class WorldSpec(Settings):
     """Everything that decides the videos that `preprocess.world` draws."""
 
-    videos: Annotated[int, Setting("Videos to draw; the last of them are for testing.", low=2)] = 96
+    videos: Annotated[
+        int, Setting("Videos to draw; the last of them are for testing.", low=2, high=1_000_000)
+    ] = 96
     frames: Annotated[int, Setting("Frames of a video.", low=2)] = 48
     height: Annotated[int, Setting("Height in pixels.", low=16)] = 96
     width: Annotated[int, Setting("Width in pixels.", low=16)] = 128

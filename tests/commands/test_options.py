@@ -139,6 +139,7 @@ def test_what_cannot_be_is_one_line(options: list[str], words: str) -> None:
         ("pretrain --device x", "Invalid value for '--device': 'x' is not one of 'auto', 'cpu'"),
         ("report --out=", "--out is empty; is a variable of your shell not set?"),
         ("pretrain --resume", "Option '--resume' requires an argument"),
+        ("demo --videos 21", "21 videos are too few to train on: give --videos 22 or more"),
     ],
 )
 def test_a_bad_value_is_echoed_with_its_option(arguments: str, words: str) -> None:
@@ -155,7 +156,7 @@ def test_a_bad_value_is_echoed_with_its_option(arguments: str, words: str) -> No
         (["store", "info", "loop"], "loop is not there"),
         (["pretrain", "store", "--run-dir", "loop"], "cannot make"),
         (["demo", "--out", "/proc/demo"], "/proc/demo: No such file or directory"),
-        (["demo", "--out", "a\udcff", "--videos", "12"], r"\udcff"),
+        (["demo", "--out", "a\udcff", "--videos", "22"], r"\udcff"),
         (["store", "browse", "store", "--out", "pipe"], "pipe: is a folder or a device"),
         (["preprocess", "folder", "--videos", ".", "--store", "loop/x"], "loop"),
     ],
