@@ -148,6 +148,7 @@ EXPERIMENTS = {
     **{f"tempting_{world}": arms(world, MOVING) for world in worlds.TEMPTING},
     **{f"tempting_{world}_longer": longer(arms(world, MOVING)) for world in worlds.TEMPTING},
     "tempting_masks": arms("strong", TEMPTING_MASKS),
+    "tempting_masks_longer": longer(arms("strong", TEMPTING_MASKS[:2])),
 }
 COLUMNS = {  # of the tables: figure of the bias report -> heading
     "linear/original": "linear probe",
