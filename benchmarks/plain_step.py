@@ -42,8 +42,8 @@ from train.views import make_views
 def synthetic_pairs(
     config: PretrainConfig, spec: StoreSpec, device: torch.device, *, seed: int = 0
 ) -> Pairs:
-    """A batch as the loader gives it: smooth random frames that move a little, and random smooth
-    maps.
+    """A batch as the loader gives it: smooth random frames that move a little, and random maps, of
+    clips or, with ``mask=frames``, of frames.
     """
     draws = generator(seed, 0, 0, "benchmark")
     shape = (config.batch, 2, config.frames, spec.height, spec.width, 3)
@@ -56,17 +56,17 @@ def synthetic_pairs(
         .permute(0, 1, 3, 4, 5, 2)
         .contiguous()
     )
-    maps = torch.rand(
-        config.batch, 2, spec.foreground_height, spec.foreground_width, generator=draws
-    )
+    each = (config.frames,) if config.mask == "frames" else ()
+    size = (spec.foreground_height, spec.foreground_width)
+    maps = torch.rand(config.batch, 2, *each, *size, generator=draws)
     return Pairs(clips.to(device), (maps * 255).byte().to(device), torch.arange(config.batch))
 
 
 def plain_views(
     pairs: Pairs, config: PretrainConfig, *, epoch: int, step: int
 ) -> tuple[Tensor, Tensor]:
-    """The views of a step, clip by clip; ``mask=stored``, one merged view or both, backgrounds of
-    other videos.
+    """The views of a step, clip by clip; ``mask=stored`` or ``frames``, one merged view or both,
+    backgrounds of other videos.
     """
     indices = pairs.sample_B.tolist()
     frame = tuple(pairs.clip_B2THWC.shape[3:5])
@@ -79,15 +79,11 @@ def plain_views(
             box, mirrored = crop.box_B4[row].tolist(), bool(crop.flip_B[row])
             frames_TCHW = pairs.clip_B2THWC[row, view].permute(0, 3, 1, 2).float() / 255
             clips.append(_resized(frames_TCHW, box, mirrored, config.crop, frame).transpose(0, 1))
-            maps.append(
-                _resized(
-                    pairs.score_B2hw[row, view][None, None].float(),
-                    box,
-                    mirrored,
-                    config.crop,
-                    frame,
-                )[0, 0]
+            # One map, or one of each frame: [1 or T, 1, h, w], as pictures of one channel.
+            score_N1hw = (
+                pairs.score_B2hw[row, view].float().view(-1, 1, *pairs.score_B2hw.shape[-2:])
             )
+            maps.append(_resized(score_N1hw, box, mirrored, config.crop, frame)[:, 0])
         if view == 0 or config.views == "both":
             clips = _merged(clips, maps, config, view=view, epoch=epoch, step=step)
         colour = draw_colour(**draws, gray=config.gray, jitter=config.jitter, blur=config.blur)
@@ -230,7 +226,7 @@ def _merged(
     draw = derangement if config.sources == "derangement" else permutation
     draws = generator(config.seed, epoch, step, f"background/{view}")
     source = draw(config.batch, generator=draws, group=config.merge_group).tolist()
-    masks = [top_fraction(score[None], config.beta)[0].float() for score in maps]
+    masks = [top_fraction(score_NHW, config.beta).float() for score_NHW in maps]
     return [
         clip * mask + clips[lender] * (1 - mask)
         for clip, mask, lender in zip(clips, masks, source, strict=True)

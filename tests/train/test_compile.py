@@ -27,7 +27,7 @@ views._compiled = functools.cache(
     lambda function: torch.compile(function, dynamic=False, fullgraph=True, backend="aot_eager")
 )
 spec = StoreSpec(height=36, width=48, foreground_height=9, foreground_width=12)
-for settings in (["views=both"], ["jitter_kind=paper", "views=single"]):
+for settings in (["views=both", "mask=frames"], ["jitter_kind=paper", "views=single"]):
     config = TINY.override([*settings, "gray=0.5", "crop=32"])
     pairs = synthetic_pairs(config, spec, torch.device("cpu"))
     for step in range(3):  # with another order of the jitter each
