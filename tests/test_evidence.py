@@ -45,7 +45,7 @@ SMALL += ["workers=0"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("plan", pointing.PLANS)
+@pytest.mark.parametrize("plan", ["gpu", "cores"])
 def test_pointing_hands_are_walked_from_videos_to_the_table(
     footage: Path, tmp_path: Path, plan: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
