@@ -86,8 +86,9 @@ EVIDENCE = [
     f"evidence_{name}"
     for name in (
         *("frames", "still", "camera", "longer", "backgrounds", "ablations", "masks"),
-        *("tempting_masks", "tempting_strong", "tempting_strong_longer"),
-        "pointing_cores",
+        *("tempting_masks", "tempting_masks_longer", "tempting_own", "tempting_bold"),
+        *("tempting_strong", "tempting_strong_longer"),
+        *("pointing_cores", "pointing_cores_longer"),
     )
 ]
 

@@ -168,7 +168,7 @@ def test_when_merging_pays_is_drawn_from_what_was_run(tmp_path: Path) -> None:
     lines = (tmp_path / "evidence_pays.md").read_text().splitlines()
     each = " | ".join(["**50.0** (50.0, 50.0)"] * 3)
     assert lines[4:] == [
-        f"| own background for each video | 500 | MoCo | {each} |",  # no other arm of the picture
+        f"| own | 500 | MoCo | {each} |",  # no other arm of the picture
         "",
         "2 pretrainings, 2.0 CPU hours.",
     ]

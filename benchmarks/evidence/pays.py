@@ -17,11 +17,11 @@ import matplotlib.pyplot as plt
 sys.path.insert(0, str(Path(__file__).parent))
 from run import PICTURES, RESULTS, cell, values
 
-WORLDS = {  # heading -> the results after 500 and after 3,000 steps
-    "pale:\n12 backgrounds": ("frames", "longer"),
-    "own background\nfor each\nvideo": ("tempting_own", "tempting_own_longer"),
-    "own, of twice\nthe contrast": ("tempting_bold", "tempting_bold_longer"),
-    "tempting: own,\ntwice contrast,\nsmall movers": ("tempting_strong", "tempting_strong_longer"),
+WORLDS = {  # name on the page -> the results after 500 and after 3,000 steps
+    "pale": ("frames", "longer"),  # 12 backgrounds for all training videos
+    "own": ("tempting_own", "tempting_own_longer"),  # a background for each of them
+    "bold": ("tempting_bold", "tempting_bold_longer"),  # that, of twice the contrast
+    "tempting": ("tempting_strong", "tempting_strong_longer"),  # that, and small movers
 }
 STEPS = (500, 3000)
 ARMS = {
@@ -39,7 +39,7 @@ Trials = dict[str, list[dict[str, Any]]]
 
 
 def read(results: Path) -> dict[tuple[str, int], Trials]:
-    """(Heading of a world, steps) -> arm -> its trials."""
+    """(Name of a world, steps) -> arm -> its trials."""
     found: dict[tuple[str, int], Trials] = {}
     for heading, names in WORLDS.items():
         for steps, name in zip(STEPS, names, strict=True):
@@ -57,7 +57,7 @@ def table(found: dict[tuple[str, int], Trials]) -> str:
     for (heading, steps), trials in found.items():
         for arm, each in trials.items():
             if each:
-                cells = [heading.replace("\n", " "), f"{steps:,}", arm]
+                cells = [heading, f"{steps:,}", arm]
                 cells += [cell(each, figure) for figure in FIGURES]
                 lines.append(f"| {' | '.join(cells)} |")
     trials = [trial for part in found.values() for each in part.values() for trial in each]
@@ -81,7 +81,7 @@ def plot(found: dict[tuple[str, int], Trials], path: Path) -> None:
                 for place, part in run.items():
                     panel.plot([place] * len(part), part, "o", color=colour, markersize=4)
             panel.set(title=f"{heading}, {steps:,} steps", ylim=(0, 100))
-            panel.set_xticks(range(len(shown)), shown, fontsize=8)
+            panel.set_xticks(range(len(shown)), shown)
             panel.set_xlim(-0.3, len(shown) - 0.6)
             panel.grid(axis="y", color="0.9")
         row[0].set_ylabel("%")
