@@ -91,6 +91,8 @@ def test_the_worked_example_of_shares() -> None:
         share_of(64, world=2, accumulate=2, groups={"bn_group": 32})
     with pytest.raises(ValueError, match=r"give --bn-group 64$"):  # at once, whatever was asked for
         share_of(64, world=1, groups={"bn_group": 1 << 62})
+    with pytest.raises(ValueError, match=r"give --bn-group 65536$"):
+        share_of(1 << 62, world=1, groups={"bn_group": (1 << 61) - 1})
 
 
 @pytest.mark.parametrize(("update", "first_full"), [("step", 9), ("epoch", 5)])

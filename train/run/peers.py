@@ -271,8 +271,11 @@ def _least_batch(*, world: int, groups: dict[str, int | None], accumulate: int) 
 
 
 def _divisor(clips: int, most: int) -> int | None:
-    """Return the largest divisor of ``clips`` in 2..``most``; ``None`` where there is none."""
-    return next((size for size in range(min(most, clips), 1, -1) if clips % size == 0), None)
+    """Return the largest divisor of ``clips`` in 2..``most``, of those that a search finds at once;
+    ``None`` where there is none.
+    """
+    largest = min(most, clips, 1 << 16)
+    return next((size for size in range(largest, 1, -1) if clips % size == 0), None)
 
 
 def _option(name: str, value: int | None) -> str:
